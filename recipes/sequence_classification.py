@@ -1,0 +1,261 @@
+"""Sequence classification: one label, several labels or a number for a text or a pair of texts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trainer.errors import InputError, RowError, nearest
+from trainer.recipe import Axis, Head, Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+    from torch import Tensor
+
+    from trainer.data.batch import Batch
+    from trainer.models.outputs import SequenceClassifierOutput
+    from trainer.tokenizer import Tokenizer
+
+PROBLEMS = ("auto", "single_label", "multi_label", "regression")
+
+
+@dataclass(frozen=True)
+class SequenceClassification(Recipe):
+    """Classify a text or a pair, or give it a number."""
+
+    text: str = "text"
+    """Column of the text."""
+    text_pair: str | None = None
+    """Column of the second text of a pair."""
+    label: str = "label"
+    """Column of the label: a name or an int, a list of them (multi_label), a number (regression)."""
+    problem: str = "auto"
+    """single_label, multi_label or regression; auto: told by the label column's type."""
+    labels: list[str] | None = None
+    """Label names in the order of their ids; null: those of the training rows."""
+    class_weights: Any = None
+    """Weight of each class in the loss: {label: weight}, or balanced (rare classes weigh more)."""
+    max_length: int = 128
+    """Longer texts are cut to so many tokens."""
+
+    fields: ClassVar[Mapping[str, Axis]] = {"labels": "sample"}
+
+    def __post_init__(self) -> None:
+        if self.problem not in PROBLEMS:
+            raise InputError(
+                f"recipe.problem: found '{self.problem}'; accepted: {', '.join(PROBLEMS)}"
+            )
+        if self.max_length < 1:
+            raise InputError(f"recipe.max_length: found {self.max_length}; accepted: 1 or more")
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise InputError("recipe.labels: a name stands there twice")
+        weights = self.class_weights
+        if weights is not None and weights != "balanced" and not isinstance(weights, Mapping):
+            raise InputError(
+                f"recipe.class_weights: found {weights!r}; accepted: {{label: weight}} or balanced"
+            )
+
+    @property
+    def metric_for_best_model(self) -> str:
+        metrics = {"regression": "pearson", "multi_label": "f1_macro"}
+        return metrics.get(self.problem, "accuracy")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.labels if self.problem == "single_label" else None
+
+    def learn(self, rows: "Dataset") -> "SequenceClassification":
+        values = _column(rows, self.label)
+        problem = _problem(values) if self.problem == "auto" else self.problem
+        if problem == "regression":
+            return replace(self, problem=problem)
+        labels = self.labels or _label_names(rows, self.label, problem)
+        learned = replace(self, problem=problem, labels=labels)
+        return replace(learned, class_weights=learned._weights(values))
+
+    def features(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
+    ) -> dict[str, list[Any]]:
+        texts = _texts(rows, self.text)
+        pairs = None if self.text_pair is None else _texts(rows, self.text_pair)
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=self.max_length)
+        columns = {
+            name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded
+        }
+        if self.label in rows:
+            columns["labels"] = [
+                self._target(value, row) for row, value in enumerate(rows[self.label])
+            ]
+        return columns
+
+    @property
+    def head(self) -> Head:
+        if self.problem == "regression":
+            return Head("sequence_classification", {"num_labels": 1, "problem_type": "regression"})
+        assert self.labels is not None, "learn() comes first"
+        config = {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {name: i for i, name in enumerate(self.labels)},
+            "problem_type": f"{self.problem}_classification",
+        }
+        return Head("sequence_classification", config)
+
+    def loss(
+        self,
+        outputs: "SequenceClassifierOutput",
+        batch: "Batch",
+        *,
+        label_smoothing: float = 0.0,
+    ) -> tuple["Tensor", "Tensor"]:
+        from trainer.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+
+        if self.problem == "regression":
+            return mean_squared_error(outputs.logits.squeeze(-1), batch["labels"])
+        loss = cross_entropy if self.problem == "single_label" else binary_cross_entropy
+        return loss(
+            outputs.logits,
+            batch["labels"],
+            label_smoothing=label_smoothing,
+            class_weights=self._weight_tensor(outputs.logits),
+        )
+
+    def predictions(
+        self, outputs: "SequenceClassifierOutput", batch: "Batch"
+    ) -> dict[str, "Tensor"]:
+        logits = outputs.logits.float()
+        match self.problem:
+            case "regression":
+                found = {"predictions": logits.squeeze(-1)}
+            case "multi_label":
+                probabilities = logits.sigmoid()
+                found = {"predictions": (probabilities > 0.5).long(), "probabilities": probabilities}
+            case _:
+                found = {"predictions": logits.argmax(-1), "probabilities": logits.softmax(-1)}
+        return found | ({"references": batch["labels"]} if "labels" in batch else {})
+
+    def answers(self, predictions: Mapping[str, "np.ndarray"]) -> list[dict[str, Any]]:
+        found = [self._answer(value) for value in predictions["predictions"].tolist()]
+        if "probabilities" in predictions:
+            for answer, row in zip(found, predictions["probabilities"].tolist(), strict=True):
+                if self.problem == "single_label":
+                    answer["score"] = max(row)
+                answer["probabilities"] = dict(zip(self.labels or (), row, strict=True))
+        if "references" in predictions:
+            for answer, value in zip(found, predictions["references"].tolist(), strict=True):
+                answer["reference"] = next(iter(self._answer(value).values()))
+        return found
+
+    def _answer(self, value: Any) -> dict[str, Any]:
+        """A prediction or a reference in words: a number, a label, or a list of labels."""
+        if self.problem == "regression":
+            return {"value": value}
+        assert self.labels is not None
+        if self.problem == "multi_label":
+            return {"labels": [name for name, yes in zip(self.labels, value, strict=True) if yes]}
+        return {"label": self.labels[value]}
+
+    def _target(self, value: Any, row: int) -> Any:
+        """What the loss compares with: an id, a number, or a vector of zeros and ones."""
+        if self.problem == "regression":
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise RowError(row, f"'{self.label}' is {value!r}; accepted: a number")
+            return float(value)
+        if self.problem == "single_label":
+            return self._id(value, row)
+        assert self.labels is not None
+        chosen = {self._id(item, row) for item in value}
+        return [float(i in chosen) for i in range(len(self.labels))]
+
+    def _id(self, value: Any, row: int) -> int:
+        """The id of a label given by its name, or by the id itself."""
+        assert self.labels is not None
+        if (name := _name(value)) in self.labels:
+            return self.labels.index(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if 0 <= value < len(self.labels):
+                return value
+            accepted = f"0 to {len(self.labels) - 1}"
+        else:
+            accepted = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
+            accepted += nearest(str(value), self.labels)
+        raise RowError(row, f"'{self.label}' is {value!r}; accepted: {accepted}")
+
+    def _weights(self, values: Sequence[Any]) -> dict[str, float] | None:
+        """The weight of each class by its name."""
+        weights, labels = self.class_weights, self.labels
+        assert labels is not None
+        if weights is None:
+            return None
+        if weights == "balanced":
+            lists = values if self.problem == "multi_label" else [[value] for value in values]
+            counts = Counter(self._id(item, row) for row, many in enumerate(lists) for item in many)
+            mean = sum(counts.values()) / len(labels)
+            return {name: mean / max(1, counts[i]) for i, name in enumerate(labels)}
+        for name in weights:
+            if str(name) not in labels:
+                raise InputError(
+                    f"recipe.class_weights: no label '{name}'{nearest(str(name), labels)}"
+                )
+        given = {str(name): float(weight) for name, weight in weights.items()}
+        return {name: given.get(name, 1.0) for name in labels}
+
+    def _weight_tensor(self, logits: "Tensor") -> "Tensor | None":
+        if self.class_weights is None:
+            return None
+        return logits.new_tensor([self.class_weights[name] for name in self.labels or ()])
+
+
+def _column(rows: "Dataset", name: str) -> Sequence[Any]:
+    """A column that must be there, without nulls."""
+    if name not in rows.column_names:
+        raise InputError(
+            f"recipe.label: no column '{name}'; accepted: {', '.join(rows.column_names)}"
+            f"{nearest(name, rows.column_names)}"
+        )
+    values = rows[name]
+    for row, value in enumerate(values):
+        if value is None:
+            raise RowError(row, f"'{name}' is null; accepted: a label")
+    return values
+
+
+def _texts(rows: Mapping[str, Sequence[Any]], name: str) -> list[str]:
+    """A text column, every entry of which is a string."""
+    if name not in rows:
+        raise InputError(
+            f"recipe.text: no column '{name}'; accepted: {', '.join(rows)}{nearest(name, rows)}"
+        )
+    for row, text in enumerate(rows[name]):
+        if not isinstance(text, str):
+            found = "null" if text is None else repr(text)
+            raise RowError(row, f"'{name}' is {found}; accepted: a text")
+    return list(rows[name])
+
+
+def _problem(values: Sequence[Any]) -> str:
+    """The problem that a label column's type tells."""
+    first = next(iter(values), None)
+    if isinstance(first, float):
+        return "regression"
+    return "multi_label" if isinstance(first, (list, tuple)) else "single_label"
+
+
+def _label_names(rows: "Dataset", column: str, problem: str) -> list[str]:
+    """The label names of a column: its own class names, else its values in order."""
+    feature = rows.features[column]
+    feature = getattr(feature, "feature", feature)
+    if getattr(feature, "names", None):
+        return list(feature.names)
+    values = rows[column]
+    distinct = set(values) if problem == "single_label" else {v for many in values for v in many}
+    return [_name(value) for value in sorted(distinct)]
+
+
+def _name(value: Any) -> str:
+    """A label's name: true and false as JSON writes them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,328 @@
+"""Rows: what loads, from where, split and renamed how; and the one line for each bad input."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
+
+from trainer.data.rows import Files, label_column, text_column
+from trainer.errors import InputError
+
+ROWS = {"text": ["a, b", 'said "no', "c", "\u00e9\u2028f"], "label": [0, 1, 1, 0]}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    disable_progress_bars()
+    return tmp_path
+
+
+def write(name: str, content: str | bytes) -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return name
+
+
+def jsonl(name: str, texts: list[str]) -> str:
+    return write(name, "".join(json.dumps({"text": text, "label": 1}) + "\n" for text in texts))
+
+
+def whole(name: str, **options: object) -> Dataset:
+    train = Files(train=name, validation_fraction=0, **options).load().train  # type: ignore[arg-type]
+    assert train is not None
+    return train
+
+
+def refusal(**options: object) -> str:
+    with pytest.raises(InputError) as error:
+        Files(**options).load()  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_format_gives_the_same_rows() -> None:
+    table = pa.table(ROWS)
+    pairs = list(zip(ROWS["text"], ROWS["label"], strict=True))
+    objects = [json.dumps({"text": text, "label": label}) for text, label in pairs]
+    quoted = "".join('"{}",{}\r\n'.format(text.replace('"', '""'), label) for text, label in pairs)
+    write("a.csv", "\ufefftext,label\r\n" + quoted)
+    write("a.tsv", "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in pairs))
+    write("a.jsonl", "\n".join(objects) + "\n\n")
+    write("a.json", "[" + ",\n".join(objects) + "]")
+    write("b.json", "\n".join(objects))
+    pq.write_table(table, "a.parquet")
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.json", "b.json", "a.parquet"):
+        assert whole(name)[:] == ROWS, name
+    assert whole(write("a.txt", "a\r\n\nb\u2028c"))[:] == {"text": ["a", "", "b\u2028c"]}
+    assert whole(write("a.conll", "a\tO\nb\tB-x\n\n\nc\tO\n"))[:] == {
+        "tokens": [["a", "b"], ["c"]],
+        "tags": [["O", "B-x"], ["O"]],
+    }
+
+
+def test_cells_are_numbers_only_if_nothing_is_lost() -> None:
+    rows = whole(write("a.csv", "i,f,zeros,words,empty\n1,0.50,007,NA,\n-2,,1,null,\n"))
+    assert rows[:] == {
+        "i": [1, -2],
+        "f": [0.5, None],
+        "zeros": ["007", "1"],
+        "words": ["NA", "null"],
+        "empty": ["", ""],
+    }
+    assert whole(write("b.csv", "x\nnan\ninf\n"))["x"][:] == ["nan", "inf"]
+    assert whole(write("c.csv", f"x\n{'y' * 200_000}\n"))["x"][0] == "y" * 200_000
+
+
+def test_objects_may_lack_keys_and_whole_floats_may_be_ints() -> None:
+    rows = whole(write("a.jsonl", '{"a": 1}\n{"b": "x"}\n{"a": 2.5}\n'))
+    assert rows[:] == {"a": [1, None, 2.5], "b": [None, "x", None]}
+
+
+def test_without_a_header_columns_are_numbers_to_be_renamed() -> None:
+    name = write("a.tsv", "good\t1\nbad\t0\n")
+    for columns in ({0: "text", 1: "label"}, {"0": "text", "1": "label"}):
+        rows = whole(name, has_header=False, columns=columns)
+        assert rows[:] == {"text": ["good", "bad"], "label": [1, 0]}
+    assert "has_header=false" in refusal(train=name, columns={"0": "text"})
+
+
+def test_files_of_a_folder_name_its_splits() -> None:
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "dev", "extra", "README"):
+        jsonl(f"hub/data/{name}.jsonl", [name, name + "!"])
+    jsonl("hub/.cache/train.jsonl", ["hidden"])
+    splits = Files(path="hub").load()
+    assert splits.train is not None and splits.test is None
+    first, second = "train-00000-of-00002", "train-00001-of-00002"
+    assert splits.train["text"][:] == [first, first + "!", second, second + "!"]
+    assert list(splits.validation) == [""] and splits.validation[""]["text"][0] == "dev"
+    named = Files(path="hub", validation={"a": "dev", "b": "extra"}).load().validation
+    assert {name: rows["text"][0] for name, rows in named.items()} == {"a": "dev", "b": "extra"}
+    found = refusal(path="hub", train="trian")
+    assert found == (
+        "dataset.train: no split 'trian'; there are: README, dev, extra, train; "
+        "did you mean 'train'?"
+    )
+    jsonl("byfolder/test/0000.jsonl", ["t"])
+    jsonl("byfolder/train/0000.jsonl", ["a", "b"])
+    by_folder = Files(path="byfolder", validation_fraction=0).load()
+    assert by_folder.test is not None and by_folder.test["text"][:] == ["t"]
+    jsonl("parts/b.jsonl", ["b"])
+    jsonl("parts/a.jsonl", ["a"])
+    for path in ("parts", "parts/*.jsonl"):
+        parts = Files(path=path, validation_fraction=0).load().train
+        assert parts is not None and parts["text"][:] == ["a", "b"]
+    lone = Files(path="byfolder/test/0000.jsonl", validation_fraction=0).load()
+    assert lone.train is not None and lone.test is None
+
+
+def test_files_of_an_installed_package_are_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("shipped_rows/__init__.py", "raise RuntimeError('imported')")
+    jsonl("shipped_rows/data/train.jsonl", ["a"])
+    monkeypatch.syspath_prepend(folder)
+    assert whole("pkg://shipped_rows/data")["text"][:] == ["a"]
+    assert refusal(path="pkg://no_such_package/data").startswith("dataset.path: ")
+
+
+def test_what_save_to_disk_wrote_loads_with_its_label_names() -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+    DatasetDict({"train": rows, "validation": rows.select([1])}).save_to_disk("both")
+    rows.save_to_disk("one")
+    splits = Files(path="both").load()
+    assert splits.train is not None and splits.train.features["label"].names == ["no", "yes"]
+    assert splits.validation[""]["text"][:] == ["b"]
+    one = Files(path="one", validation_fraction=0).load().train
+    assert one is not None and one[:] == rows[:]
+    Path("one/state.json").write_text("{")
+    assert refusal(path="one").startswith("dataset.path: one: not what save_to_disk wrote (")
+
+
+def test_a_changed_file_is_read_anew_and_nothing_is_left_on_disk(folder: Path) -> None:
+    name = jsonl("a.jsonl", ["a", "b"])
+    assert whole(name)["text"][:] == ["a", "b"]
+    times = Path(name).stat()
+    jsonl("a.jsonl", ["a", "c"])
+    os.utime(name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert whole(name)["text"][:] == ["a", "c"]
+    assert [path.name for path in folder.iterdir()] == ["a.jsonl"]
+
+
+def test_held_out_rows_depend_on_content_alone() -> None:
+    texts = [f"text {i}" for i in range(200)]
+    made = Files(train=jsonl("a.jsonl", texts + texts[:20])).load()
+    assert made.train is not None
+    held = set(made.validation[""]["text"])
+    assert len(made.train) + len(made.validation[""]) == 220
+    assert held.isdisjoint(made.train["text"]) and 20 <= len(made.validation[""]) <= 24
+    turned = Files(train=jsonl("b.jsonl", (texts + texts[:20])[::-1])).load()
+    assert set(turned.validation[""]["text"]) == held
+    other = Files(train="a.jsonl", seed=1).load()
+    assert set(other.validation[""]["text"]) != held
+    grown = Files(train=jsonl("c.jsonl", [*texts, *texts[:20], "one more"])).load()
+    assert len(set(grown.validation[""]["text"]) ^ held) <= 2
+    one_row = refusal(train=jsonl("d.jsonl", ["same", "same"]))
+    assert "dataset.validation_fraction=0" in one_row
+
+
+def test_limits_take_a_seeded_sample_in_order() -> None:
+    texts = [f"{i:03}" for i in range(100)]
+    jsonl("a.jsonl", texts)
+    jsonl("b.jsonl", [text + "b" for text in texts])
+    options = {"train": "a.jsonl", "validation": "b.jsonl", "test": "b.jsonl"}
+
+    def taken(**more: int) -> list[list[str]]:
+        splits = Files(**options, **more).load()  # type: ignore[arg-type]
+        assert splits.train is not None and splits.test is not None
+        return [list(rows["text"]) for rows in (splits.train, splits.validation[""], splits.test)]
+
+    train, validation, test = taken(max_train_rows=10, max_eval_rows=5)
+    assert len(train) == 10 and len(validation) == 5 and validation == test
+    assert train == sorted(train) != texts[:10]
+    assert [train, validation, test] == taken(max_train_rows=10, max_eval_rows=5)
+    assert set(train) < set(taken(max_train_rows=20)[0])
+    assert taken(max_train_rows=10, seed=1)[0] != train
+    assert taken(max_train_rows=1000)[0] == texts
+
+
+def test_shared_rows_are_counted_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    jsonl("a.jsonl", ["a", "b", "c"])
+    jsonl("b.jsonl", ["c", "d", "c"])
+    Files(train="a.jsonl", validation={"dev": "b.jsonl"}).load()
+    assert caplog.messages == ["dataset.validation.dev: 2 of 3 rows are in dataset.train too"]
+    caplog.clear()
+    write("a.conll", "a\tO\n\nb\tO\n")
+    write("b.conll", "b\tO\n\nc\tO\n")
+    Files(train="a.conll", validation="b.conll").load()
+    assert caplog.messages == ["dataset.validation: 1 of 2 rows are in dataset.train too"]
+
+
+def test_columns_are_renamed_and_may_be_swapped() -> None:
+    name = write("a.jsonl", '{"a": "x", "b": "y"}\n')
+    assert whole(name, columns={"a": "b", "b": "a"})[:] == {"b": ["x"], "a": ["y"]}
+    assert refusal(train=name, columns={"bb": "c"}) == (
+        "dataset.columns: dataset.train: a.jsonl: no column 'bb'; there are: a, b; "
+        "did you mean 'b'?"
+    )
+    assert "a and b would both be 'b'; rename one" in refusal(train=name, columns={"a": "b"})
+    assert "a and b would both be 'c'" in refusal(train=name, columns={"a": "c", "b": "c"})
+
+
+def test_a_test_set_may_lack_the_label() -> None:
+    write("a.jsonl", '{"x": "a", "y": 1}\n{"x": "b", "y": 0}\n')
+    write("t.jsonl", '{"x": "c"}\n')
+    test = Files(train="a.jsonl", test="t.jsonl", columns={"x": "text", "y": "label"}).load().test
+    assert test is not None and test[:] == {"text": ["c"]}
+
+
+BAD_FILES: dict[str, tuple[str | bytes, str]] = {
+    "bad.jsonl": ('{"a": 1}\n\n{"a": \n', ":3: bad JSON, Expecting value at column 7"),
+    "deep.jsonl": ('{"a":' + "[" * 100_000, ":1: bad JSON, "),
+    "list.jsonl": ("[1]\n", ":1: list found; each row must be an object"),
+    "mixed.jsonl": (
+        '{"a": "x"}\n{"a": null}\n{"a": 1}\n',
+        ":3: 'a' is 1 (int), which does not fit",
+    ),
+    "nested.jsonl": ('{"a": ["x"]}\n{"a": [1]}\n', ":2: 'a' is [1] (list), which does not fit"),
+    "huge.jsonl": ('{"a": 1}\n{"a": ' + "9" * 30 + "}", ":2: 'a' is 999"),
+    "surrogate.jsonl": ('{"a": "\\ud800"}', ":1: 'a' is '\\ud800' (str)"),
+    "bad.json": ('[{"a": 1},\n{"a": 2]', ":2: bad JSON, Expecting ',' delimiter at column 8"),
+    "numbers.json": ("[1, 2]", ": row 1: int found; each row must be an object"),
+    "empty.jsonl": ("", ": no rows; at least one is needed"),
+    "empty.csv": ("", ": no rows"),
+    "header.csv": ("text,label\n", ": no rows"),
+    "ragged.csv": ("a,b\n1,2\n1,2,3\n", ":3: 3 columns, but 2 in the first line"),
+    "open.csv": ('a,b\n"x,1\n', ":2: bad quoting (unexpected end of data)"),
+    "twice.csv": ("a,a\n1,2\n", ":1: column 'a' occurs twice"),
+    "latin.csv": (b"a\nx\n\xe9t\n", ":3: byte 0xe9 is not UTF-8"),
+    "latin.jsonl": (b'{"a": "\xe9"}', ":1: byte 0xe9 is not UTF-8"),
+    "bad.conll": ("a\tO\nb O\n", ":2: 'b O' found; a line is token TAB tag"),
+    "bad.parquet": (b"PAR1xxxx", ": not a whole parquet file ("),
+    "empty.parquet": (b"", ": not a whole parquet file ("),
+    "a.pkl": (b"", ": pickle files are not read; accepted: .csv "),
+    "pickled.jsonl": (pickle.dumps({}), ": pickle files are not read"),
+    "a.xyz": ("a", ": unknown ending '.xyz'; accepted: .csv "),
+    "noending": ("a", ": unknown ending ''"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused_in_one_line(name: str) -> None:
+    content, found = BAD_FILES[name]
+    write(name, content)
+    assert refusal(train=name).startswith(f"dataset.train: {name}{found}")
+
+
+def test_a_parquet_file_cut_anywhere_is_refused() -> None:
+    pq.write_table(pa.table({"text": ["a" * 100, "b" * 100]}), "a.parquet")
+    data = Path("a.parquet").read_bytes()
+    for size in (0, 4, len(data) // 2, len(data) - 1):
+        write("cut.parquet", data[:size])
+        assert "cut.parquet: not a whole parquet file (" in refusal(train="cut.parquet")
+    write("zero.parquet", data[:20] + bytes(40) + data[60:])
+    assert "zero.parquet: not a whole parquet file (" in refusal(train="zero.parquet")
+
+
+def test_bad_settings_are_refused_in_one_line() -> None:
+    jsonl("d/train.jsonl", ["a", "b"])
+    jsonl("d/dev.jsonl", ["c"])
+    write("d/x.csv", "text,label\na,1\n")
+    write("d/y.csv", "text,other\na,1\n")
+    Path("hollow").mkdir()
+    cases: list[tuple[dict[str, object], str]] = [
+        ({}, "dataset: nothing to load; give dataset.path or dataset.train"),
+        ({"train": "d/tran.jsonl"}, "d/tran.jsonl does not exist"),
+        ({"train": "d/tran.jsonl"}, "did you mean 'd/train.jsonl'?"),
+        ({"path": "tran.csv"}, "dataset.path: tran.csv does not exist"),
+        ({"train": "d/*.parquet"}, "dataset.train: d/*.parquet does not exist"),
+        ({"train": "hollow"}, "dataset.train: hollow holds no data file"),
+        ({"path": "hollow"}, "dataset.path: hollow holds no data file"),
+        ({"train": "d"}, "files of one split have one ending"),
+        ({"train": "d/*.csv"}, "d/y.csv has columns text, other; d/x.csv has text, label"),
+        ({"train": "d/x.csv", "validation": "d/../d/x.csv"}, "is in dataset.train too"),
+        ({"train": "d/*.jsonl", "validation": {"dev": "d/dev.jsonl"}}, "dataset.validation.dev: "),
+        ({"path": "d", "validation": "train"}, "dataset.validation: train is dataset.train too"),
+        ({"path": "d/train.jsonl", "name": "mrpc"}, "dataset.name: only a hub id has one"),
+        ({"train": "d/x.csv", "validation": 3}, "dataset.validation: 3; accepted: "),
+        ({"train": "d/x.csv", "max_train_rows": 0}, "dataset.max_train_rows: 0; accepted: "),
+        ({"train": "d/x.csv", "validation_fraction": 1.0}, "dataset.validation_fraction: 1.0"),
+    ]
+    for options, found in cases:
+        assert found in refusal(**options), options
+
+
+def test_columns_of_text_and_labels_name_the_bad_row() -> None:
+    rows = Dataset.from_dict({"text": ["a", None], "n": [1, 2], "label": [0, None]})
+    assert label_column(rows, "n", "here") == [1, 2]
+    assert text_column({"text": ["a", "b"]}, "text", "here") == ["a", "b"]
+    cases = [
+        (text_column, "text", "here: row 2: 'text' is null; every row needs one"),
+        (text_column, "n", "here: row 1: 'n' is 1 (int); it must be text"),
+        (label_column, "label", "here: row 2: 'label' is null; every row needs one"),
+        (label_column, "lable", "here: no column 'lable'; there are: text, n, label; did you mean"),
+    ]
+    for column, name, found in cases:
+        with pytest.raises(InputError) as error:
+            column(rows, name, "here")
+        assert str(error.value).startswith(found)
+
+
+def test_importing_the_sources_is_light() -> None:
+    heavy = "{'torch', 'datasets', 'pyarrow', 'numpy', 'pandas'}"
+    code = (
+        "import sys, trainer.data.rows, trainer.data.python_stdlib; "
+        f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    )
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

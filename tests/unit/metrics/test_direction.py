@@ -1,0 +1,44 @@
+"""The direction of a result comes from its metric, never from its name."""
+
+import pytest
+
+from trainer.errors import InputError
+from trainer.metrics.classification import F1, Accuracy
+from trainer.metrics.direction import direction, directions
+from trainer.metrics.regression import MeanSquaredError
+
+METRICS = {"accuracy": Accuracy(), "f1": F1(), "error": MeanSquaredError()}
+
+
+@pytest.mark.parametrize(
+    "name, better",
+    [
+        ("accuracy", True),
+        ("eval_accuracy", True),
+        ("f1_macro", True),
+        ("mse", False),
+        ("eval_mse", False),
+        ("loss", False),
+        ("eval_loss", False),
+        ("matched_accuracy", True),
+        ("eval_mis_matched_mse", False),
+        ("eval_matched_loss", False),
+    ],
+)
+def test_direction(name, better):
+    assert direction(METRICS, name, sets=("matched", "mis_matched")) is better
+
+
+@pytest.mark.parametrize("name", ["acuracy", "eval_acuracy"])
+def test_an_unknown_result_is_refused_with_the_nearest(name):
+    with pytest.raises(InputError) as refusal:
+        direction(METRICS, name)
+    assert str(refusal.value) == (
+        f"trainer.metric_for_best_model: found '{name}'; "
+        "accepted: loss, accuracy, f1_macro, mse; did you mean 'accuracy'?"
+    )
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(InputError, match="metrics.again: 'f1_macro' is taken"):
+        directions({"f1": F1(), "again": F1()})

@@ -1,0 +1,30 @@
+"""Scores are `evaluate` modules that work offline, in memory, and are imported late."""
+
+import os
+import subprocess
+import sys
+
+
+def test_configs_import_nothing_heavy_and_computing_leaves_the_home_alone(tmp_path):
+    script = """
+import sys
+import trainer.callbacks.early_stopping, trainer.callbacks.progress, trainer.metrics.hub
+import trainer.metrics.classification, trainer.metrics.regression
+heavy = {"torch", "datasets", "evaluate", "sklearn", "scipy", "rich"} & set(sys.modules)
+assert not heavy, heavy
+import numpy
+metric = trainer.metrics.classification.Accuracy()
+metric.prepare()
+print(metric.compute(numpy.array([1, 0]), numpy.array([1, 1])))
+from trainer.metrics.module import ScoreModule
+import evaluate
+assert issubclass(ScoreModule, evaluate.Metric)
+"""
+    home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    home["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'accuracy': 0.5}\n"
+    assert list(tmp_path.rglob("*")) == []

@@ -1,0 +1,41 @@
+"""Figures read as people write them."""
+
+import math
+
+import pytest
+
+from trainer.rendering.figures import count, duration, measure, plural, share, speed
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [
+        (count(7104), "7,104"),
+        (count(999_999), "999,999"),
+        (count(22_713_216), "22.7 M"),
+        (count(999_999_999), "1 B"),
+        (count(134_515_008), "135 M"),
+        (count(15.4e12), "15.4 T"),
+        (plural(1, "step"), "1 step"),
+        (plural(2000, "step"), "2,000 steps"),
+        (measure(0.84123), "0.8412"),
+        (measure(-0.5), "-0.5000"),
+        (measure(0), "0.0000"),
+        (measure(0.00012), "1.20e-04"),
+        (measure(1234.56), "1,234.6"),
+        (measure(math.nan), "-"),
+        (measure(None), "-"),
+        (measure(math.inf), "inf"),
+        (share(0.468), "47 %"),
+        (duration(8.44), "8.4 s"),
+        (duration(59.99), "1 min 0 s"),
+        (duration(123.4), "2 min 3 s"),
+        (duration(3 * 3600 + 12 * 60 + 5), "3 h 12 min"),
+        (speed({"samples_per_second": 312.4, "tokens_per_second": 5e4}), "312 samples/s"),
+        (speed({"samples_per_second": 2.25}), "2.2 samples/s"),
+        (speed({"samples_per_second": 0.4, "tokens_per_second": 51234.2}), "51,234 tokens/s"),
+        (speed({}), ""),
+    ],
+)
+def test_figures(found, expected):
+    assert found == expected

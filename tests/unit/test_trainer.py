@@ -1,0 +1,258 @@
+"""The Trainer: what a run leaves, that it resumes to the same bits, and plain modules."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
+from trainer.callbacks.callback import Callback
+from trainer.errors import InputError, NumericsError
+from trainer.metrics.classification import Accuracy
+from trainer.settings import TrainSettings
+from trainer.trainer import Trainer
+
+SETTINGS: dict[str, Any] = {
+    "num_epochs": 3,
+    "global_batch_size": 16,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "precision": "fp32",
+}
+
+
+def trainer(folder: Path | None, **settings: Any) -> Trainer:
+    evaluation = ragged_table(20, seed=1)
+    return Trainer(
+        tiny_model().float(),
+        RECIPES["single_label"],
+        TrainSettings(**{**SETTINGS, **settings}),
+        train_dataset=ragged_table(45),
+        eval_dataset=evaluation,
+        metrics={"accuracy": Accuracy()},
+        output_dir=folder,
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Trainer) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(run.model.parameters()).detach()
+
+
+@dataclass
+class KillAt(Callback):
+    """Dies after a step, as a killed process would: nothing is saved for it."""
+
+    step: int
+
+    def on_step_end(self, step: int, total_steps: int) -> None:
+        if step == self.step:
+            raise Killed
+
+
+class Killed(BaseException):
+    pass
+
+
+def fit_with_kills(folder: Path, kills: list[int], **settings: Any) -> Trainer:
+    for kill in kills:
+        run = trainer(folder, **settings)
+        run.callbacks.append(KillAt(kill))
+        with pytest.raises(Killed):
+            run.fit()
+    run = trainer(folder, **settings)
+    run.fit()
+    return run
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adamw": {"warmup_steps": 2},
+    "ema and best": {"ema_decay": 0.9, "load_best_model_at_end": True, "lr_scheduler": "cosine"},
+    "sgd with momentum": {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}},
+    "early stopping": {"early_stopping_patience": 2, "eval_steps": 1, "learning_rate": 3e-2},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_equals_never_stopped(tmp_path: Path, variant: str) -> None:
+    """Bit for bit, killed in the middle of an epoch, at its edge, right after a save, and twice."""
+    settings = {"save_steps": 2, **VARIANTS[variant]}
+    whole = trainer(tmp_path / "whole", **settings)
+    results = whole.fit()
+    for number, planned in enumerate(([1], [2], [3], [5, 5], [3, 7])):
+        kills = [kill for kill in planned if kill < results["steps"]]
+        folder = tmp_path / f"{number}"
+        again = fit_with_kills(folder, kills, **settings)
+        assert torch.equal(weights(again), weights(whole))
+        assert again.state == whole.state
+        assert without_speed(rows(folder)) == without_speed(rows(tmp_path / "whole"))
+        model = (folder / "model" / "model.safetensors").read_bytes()
+        assert model == (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
+
+
+def without_speed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.endswith("per_second")} for row in found]
+
+
+def test_evaluating_saving_and_logging_do_not_touch_training(tmp_path: Path) -> None:
+    plain = trainer(None, eval_steps=0, save_steps=0, logging_steps=0)
+    busy = trainer(tmp_path / "busy", eval_steps=1, save_steps=1)
+    plain.fit()
+    busy.fit()
+    assert torch.equal(weights(plain), weights(busy))
+
+
+def test_what_a_run_leaves(tmp_path: Path) -> None:
+    run = trainer(tmp_path, save_steps=4)
+    results = run.fit()
+    assert results["steps"] == 9 and results["samples"] == 135 and results["epochs"] == 3
+    found = rows(tmp_path)
+    training = [row for row in found if "loss" in row]
+    assert [row["step"] for row in training] == list(range(1, 10))
+    assert [row["samples"] for row in training] == [16, 32, 45, 61, 77, 90, 106, 122, 135]
+    assert training[-1]["tokens"] == 3 * run.train_samples.num_tokens == results["tokens"]
+    evaluations = [row for row in found if "eval_loss" in row]
+    assert [row["step"] for row in evaluations] == [3, 6, 9]
+    assert evaluations[-1]["eval_accuracy"] == results["metrics"]["eval_accuracy"]
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] == 9
+    assert {p.name for p in tmp_path.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-9"}
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    losses = [line["loss"] for line in lines]
+    assert losses == sorted(losses, reverse=True) and len(lines) == 20
+    assert np.isclose(np.mean(losses), results["metrics"]["eval_loss"])
+
+
+def test_the_logged_loss_is_the_optimised_loss(tmp_path: Path) -> None:
+    """Without dropout, the first step's loss is that of the initial weights on its samples."""
+    run = trainer(tmp_path, max_steps=1)
+    for module in run.model.modules():
+        if hasattr(module, "p"):
+            module.p = 0.0
+    start = tiny_model().float().eval()
+    run.fit()
+    batch = run.train_samples.collate(run.plan.global_batch(0))
+    with torch.no_grad():
+        logits = start(**batch.inputs()).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
+    assert rows(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_does_not_depend_on_its_batches() -> None:
+    """Sums and counts: any token budget gives the loss of all samples, and the same metrics."""
+    found = []
+    for budget in (1, 100, 100_000):
+        run = trainer(None, max_tokens_per_micro_batch=budget)
+        run.model.double()
+        found.append(run.evaluate())
+    batch = run.eval_samples[""].collate(range(20))
+    with torch.no_grad():
+        logits = run.model.eval()(**batch.inputs()).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
+    for evaluation in found:
+        assert evaluation["eval_loss"] == pytest.approx(expected, rel=1e-12)
+        assert evaluation["eval_accuracy"] == found[0]["eval_accuracy"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
+    run = trainer(tmp_path, save_steps=3)
+    run.callbacks.append(PoisonAt(4, run.model))
+    with pytest.raises(NumericsError, match=r"step 5: loss nan.*last good.*checkpoint-3") as error:
+        run.fit()
+    for sample in run.plan.global_batch(4):
+        assert f" {sample}," in str(error.value) or f" {sample};" in str(error.value)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert not (tmp_path / "model").exists()
+
+
+@dataclass
+class PoisonAt(Callback):
+    """Writes a NaN into the weights at the end of a step."""
+
+    step: int
+    model: torch.nn.Module
+
+    def on_step_end(self, step: int, total_steps: int) -> None:
+        if step == self.step:
+            with torch.no_grad():
+                next(self.model.parameters())[:] = float("nan")
+
+
+def test_skip_leaves_weights_and_moments_untouched_and_gives_up_in_the_end(tmp_path: Path) -> None:
+    run = trainer(tmp_path, non_finite="skip", num_epochs=20, eval_steps=0, save_steps=0)
+    run.callbacks.append(PoisonAt(4, run.model))
+    with pytest.raises(NumericsError, match="step 25"):
+        run.fit()
+    skipped = [row for row in rows(tmp_path) if row.get("skipped_steps")]
+    assert skipped[0]["step"] == 5 and skipped[0]["loss"] is None
+
+
+def test_early_stopping_and_the_best_model(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path,
+        num_epochs=50,
+        learning_rate=3e-2,
+        early_stopping_patience=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
+    results = run.fit()
+    assert results["stopped"] and results["steps"] < 150
+    losses = {row["step"]: row["eval_loss"] for row in rows(tmp_path) if "eval_loss" in row}
+    best = min(losses, key=losses.__getitem__)
+    assert results["best"]["step"] == best == results["model_step"]
+    assert results["metrics"]["eval_loss"] == pytest.approx(losses[best], rel=1e-6)
+
+
+def test_a_finished_run_is_complete_and_can_be_extended(tmp_path: Path) -> None:
+    first = trainer(tmp_path)
+    first.fit()
+    assert first.folder is not None
+    assert first.folder.completed(TrainSettings(**SETTINGS)) is not None
+    longer = {**SETTINGS, "num_epochs": 5}
+    assert first.folder.completed(TrainSettings(**longer)) is None
+    results = trainer(tmp_path, num_epochs=5).fit()
+    assert results["steps"] == 15
+    assert [row["step"] for row in rows(tmp_path) if "loss" in row] == list(range(1, 16))
+
+
+def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=3, save_steps=3).fit()
+    with pytest.raises(InputError, match=r"global_batch_size: found 8"):
+        trainer(tmp_path, global_batch_size=8).fit()
+    with pytest.raises(InputError, match=r"config.trainer"):
+        trainer(tmp_path, learning_rate=1.0).fit()
+    trainer(tmp_path, learning_rate=1e-4, allow_changes=["config.trainer"]).fit()
+
+
+def test_a_plain_module_with_a_plain_loss_trains(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=generator)
+    y = x @ torch.tensor([1.0, -2.0, 3.0]) + 0.5
+    data = [{"x": a, "y": b} for a, b in zip(x, y, strict=True)]
+
+    class Line(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).squeeze(-1)
+
+    def squared(outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return (outputs - batch["y"]).square().sum(), torch.tensor(float(len(outputs)))
+
+    settings = TrainSettings(num_epochs=20, learning_rate=0.05, precision="fp32", weight_decay=0.0)
+    run = Trainer(
+        Line(), loss=squared, settings=settings, train_dataset=data, output_dir=tmp_path
+    )
+    results = run.fit()
+    assert results["steps"] == 140
+    assert run.evaluate(data)["eval_loss"] < 1e-3
+    assert torch.allclose(run.model.layer.weight, torch.tensor([[1.0, -2.0, 3.0]]), atol=0.05)

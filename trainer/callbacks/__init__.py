@@ -1,0 +1,1 @@
+"""Callbacks: dataclasses that watch a run and ask it to stop, save or evaluate."""

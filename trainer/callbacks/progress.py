@@ -1,0 +1,84 @@
+"""Progress: what a person sees of a run while it runs."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from trainer.callbacks.callback import Ask, Callback, RunFacts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Without a terminal, training rows that follow a printed one sooner are not printed."""
+
+
+@dataclass
+class Progress(Callback):
+    """Summaries, a line for each evaluation, and a bar; plain lines where there is no terminal."""
+
+    def __post_init__(self) -> None:
+        self._facts: RunFacts | None = None
+        self._bar: Bar | None = None
+        self._last_line = -SECONDS_BETWEEN_LINES
+
+    @cached_property
+    def _console(self) -> "Console":
+        from trainer.console import make_console
+
+        return make_console()
+
+    def on_start(self, facts: RunFacts) -> None:
+        from trainer.console import show
+        from trainer.rendering.bar import training_bar
+        from trainer.rendering.start import start_summary
+
+        self._facts = facts
+        show(self._console, start_summary(facts))
+        if self._console.is_interactive:
+            self._bar = training_bar(self._console, facts.first_step, facts.total_steps)
+            self._bar.start()
+
+    def on_step_end(self, step: int, total_steps: int) -> Ask | None:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+        return None
+
+    def on_log(self, row: Mapping[str, Any]) -> None:
+        if self._facts is None or "loss" not in row:
+            return  # evaluation rows are shown by on_evaluate, which knows what was best
+        from trainer.console import show
+        from trainer.rendering.figures import measure, speed
+        from trainer.rendering.lines import training_line
+
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, loss=measure(row["loss"]), speed=speed(row))
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            show(self._console, training_line(row, self._facts.total_steps))
+
+    def on_evaluate(self, step: int, metrics: Mapping[str, float], improved: bool) -> Ask | None:
+        if self._facts is None:
+            return None  # not the main process
+        from trainer.console import show
+        from trainer.rendering.lines import evaluation_lines
+
+        show(self._console, evaluation_lines(step, self._facts, metrics, improved))
+        return None
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        from trainer.console import show
+        from trainer.rendering.end import end_summary
+
+        self.on_close()
+        console = self._console
+        show(console, end_summary(summary, console.width, report=console.is_terminal))
+
+    def on_close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,192 @@
+"""Batches: what one forward pass sees, flat (padding-free) or stacked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """What the Trainer asks of a batch; a field is read as an item: `batch["labels"]`."""
+
+    sample_ids: np.ndarray
+    num_tokens: int
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def inputs(self) -> dict[str, Any]:
+        """The keyword arguments of the model's forward."""
+        ...
+
+    def for_step(self, seed: int, step: int) -> Self:
+        """The same batch, ready for an optimizer step's randomness."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`."""
+        ...
+
+
+class Samples(Protocol):
+    """A data set that is ready to train on: any sample by its number, any batch by its samples."""
+
+    lengths: np.ndarray
+    """Tokens of each sample, [N]: what a token budget counts."""
+    fingerprint: str
+    """Equal for equal data: what a resumed run must repeat."""
+
+    def padding_avoided(self, batch_size: int) -> float:
+        """The share of pad tokens if batches of this many samples were padded to their longest."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def collate(self, sample_ids: Sequence[int] | np.ndarray) -> Batch:
+        """One batch of these samples, in this order, on the CPU."""
+        ...
+
+    def placeholder(self) -> Batch:
+        """The cheapest batch: what a rank without samples runs, with weight zero."""
+        ...
+
+
+@dataclass
+class FlatBatch:
+    """Sequences laid end to end without padding. T tokens, B sequences, N samples."""
+
+    input_ids: Tensor
+    """[T]"""
+    position_ids: Tensor
+    """[T], restarting at 0 in each sequence"""
+    sequence_lengths: Tensor
+    """[B], always on the CPU, so that asking for the longest costs no device sync"""
+    sequence_sample: Tensor
+    """[B], the row of `sample_ids` that each sequence belongs to (0 .. N-1, ascending)"""
+    sample_ids: np.ndarray
+    """[N], the data-set numbers of the samples"""
+    token_type_ids: Tensor | None = None
+    """[T], where the family has them"""
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    """labels and other recipe fields, along the axis that the recipe names for each"""
+    dropout_keys: Tensor | None = None
+    """[T], what decides each token's dropout masks; None while evaluating"""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.sample_ids)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.fields[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields
+
+    def inputs(self) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "sequence_lengths": self.sequence_lengths,
+        }
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids
+        if self.dropout_keys is not None:
+            inputs["dropout_keys"] = self.dropout_keys
+        return inputs
+
+    def for_step(self, seed: int, step: int) -> "FlatBatch":
+        """The same batch with the dropout keys of an optimizer step: f(seed, step, sample, token)."""
+        from trainer.models.dropout import token_keys
+
+        lengths = self.sequence_lengths
+        first_of_sample = torch.searchsorted(self.sequence_sample, self.sequence_sample)
+        sequence = torch.arange(len(lengths)) - first_of_sample
+        sample = torch.from_numpy(self.sample_ids)[self.sequence_sample]
+        starts = lengths.cumsum(0) - lengths
+        token = torch.arange(self.num_tokens) - starts.repeat_interleave(lengths)
+        keys = token_keys(
+            seed, step, sample.repeat_interleave(lengths), sequence.repeat_interleave(lengths), token
+        )
+        return replace(self, dropout_keys=keys)
+
+    def to(self, device: torch.device) -> "FlatBatch":
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            input_ids=move(self.input_ids),
+            position_ids=move(self.position_ids),
+            sequence_sample=move(self.sequence_sample),
+            token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
+            dropout_keys=None if self.dropout_keys is None else move(self.dropout_keys),
+            fields={name: move(tensor) for name, tensor in self.fields.items()},
+        )
+
+
+@dataclass
+class StackedBatch:
+    """Rows of equal shape, stacked: the batch of a plain `nn.Module`."""
+
+    columns: dict[str, Tensor]
+    sample_ids: np.ndarray
+    input_names: Sequence[str]
+    """The columns that the model's forward takes."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.sample_ids)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def inputs(self) -> dict[str, Any]:
+        return {name: self.columns[name] for name in self.input_names if name in self.columns}
+
+    def for_step(self, seed: int, step: int) -> "StackedBatch":
+        """Plain modules draw from torch's generator: seeded here, so that nothing needs saving."""
+        torch.manual_seed(hash((seed, step, *self.sample_ids[:1].tolist())) % 2**63)
+        return self
+
+    def to(self, device: torch.device) -> "StackedBatch":
+        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        return replace(self, columns=columns)
+
+
+@dataclass
+class StackedSamples:
+    """A map-style data set of dicts of tensors or numbers, for a plain `nn.Module`."""
+
+    rows: Any
+    input_names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.lengths = np.ones(len(self.rows), dtype=np.int64)
+        self.fingerprint = f"{len(self.rows)} rows"
+
+    def padding_avoided(self, batch_size: int) -> float:
+        return 0.0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def collate(self, sample_ids: Sequence[int] | np.ndarray) -> StackedBatch:
+        rows: list[Mapping[str, Any]] = [self.rows[int(i)] for i in sample_ids]
+        columns = {
+            name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]
+        }
+        return StackedBatch(columns, np.asarray(sample_ids, dtype=np.int64), self.input_names)
+
+    def placeholder(self) -> StackedBatch:
+        return self.collate([0])

@@ -1,0 +1,43 @@
+"""Rows of any kind to samples that are ready to train on."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trainer.data.batch import Samples, StackedSamples
+from trainer.data.tokens import tokenize
+from trainer.errors import InputError
+from trainer.recipe import LossOnly, Recipe
+
+
+def as_samples(
+    dataset: Any,
+    recipe: Recipe,
+    tokenizer: Any,
+    model: nn.Module,
+    *,
+    where: str,
+    cache_dir: Path | None = None,
+    progress: bool = False,
+) -> Samples:
+    """Samples of a table of rows, or of a map-style data set where there is only a loss.
+
+    What already is `Samples` is taken as it is. `where` names the data set in errors.
+    """
+    if hasattr(dataset, "collate"):
+        return dataset
+    if len(dataset) == 0:
+        raise InputError(f"{where}: no rows")
+    if isinstance(recipe, LossOnly):
+        return StackedSamples(dataset, list(inspect.signature(type(model).forward).parameters))
+    if tokenizer is None:
+        raise InputError(f"{where}: rows of text need a tokenizer")
+    if not hasattr(dataset, "column_names"):
+        from datasets import Dataset
+
+        dataset = Dataset.from_list(list(dataset))
+    return tokenize(
+        dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress
+    )

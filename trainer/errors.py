@@ -1,0 +1,36 @@
+"""What can go wrong, by whose fault: each class carries the exit code of its kind."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message is one line: where, what was found, what is accepted."""
+
+    exit_code = 2
+
+
+class RowError(InputError):
+    """One row is wrong: `row` counts from the first row that was looked at."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class EnvironmentFault(RuntimeError):
+    """The surroundings failed: a disk, a lock, another rank."""
+
+    exit_code = 3
+
+
+class NumericsError(ArithmeticError):
+    """The numbers failed: a loss or a gradient that is not finite."""
+
+    exit_code = 4
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """A hint to append to a message: the accepted name that looks most like `name`, or nothing."""
+    match = get_close_matches(name, list(accepted), n=1, cutoff=0.6)
+    return f"; did you mean '{match[0]}'?" if match else ""

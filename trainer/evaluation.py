@@ -1,0 +1,134 @@
+"""Evaluation: a recipe over a data set, to a dict of floats."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.batch import Batch, Samples
+from trainer.data.plan import evaluation_batches
+from trainer.ranks import Ranks
+from trainer.recipe import Recipe
+
+
+class Metric(Protocol):
+    """What evaluation asks of a metric."""
+
+    def compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. N samples, in the data set's order."""
+
+    metrics: dict[str, float]
+    """The loss and every metric."""
+    losses: np.ndarray | None
+    """[N], each sample's mean loss; None where the recipe gives one sum for a whole batch."""
+    predictions: dict[str, np.ndarray]
+    """What the recipe predicted, [N, ...] each."""
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Batch], Any],
+    recipe: Recipe,
+    samples: Samples,
+    metrics: Mapping[str, Metric],
+    *,
+    max_tokens: int,
+    ranks: Ranks,
+    watch: Callable[[int], None] = lambda num_samples: None,
+) -> Evaluation:
+    """Every sample once, whatever the number of ranks: sums and counts, added in batch order.
+
+    The batches depend on the data set and the token budget alone; whole ones are dealt to ranks.
+    `forward` takes a batch on its device; `watch` is told how many samples each batch had.
+    """
+    batches = evaluation_batches(samples.lengths, max_tokens)
+    mine = range(ranks.rank, len(batches), ranks.world_size)
+    parts = []
+    for number in mine:
+        batch = samples.collate(batches[number]).to(ranks.device)
+        outputs = forward(batch)
+        parts.append(_measure(recipe, outputs, batch))
+        watch(len(batches[number]))
+    gathered = ranks.gather_arrays(_joined(parts, list(mine)))
+    return _total(gathered, batches, len(samples), metrics)
+
+
+def _measure(recipe: Recipe, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+    """A batch's sums, counts and predictions, as flat tensors that stay on the device."""
+    measured = {f"prediction.{k}": v for k, v in recipe.predictions(outputs, batch).items()}
+    if recipe.has_loss(batch):
+        sums, counts = recipe.loss(outputs, batch)
+        measured["sums"] = sums.reshape(-1).double()
+        measured["counts"] = counts.reshape(-1).double()
+    return measured
+
+
+def _joined(parts: list[dict[str, Tensor]], numbers: list[int]) -> dict[str, np.ndarray]:
+    """One rank's parts end to end, with what is needed to take them apart again."""
+    joined = {
+        name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[:1] and parts[0]
+    }
+    joined["batch"] = np.asarray(numbers, dtype=np.int64)
+    if parts and "sums" in parts[0]:
+        joined["sizes"] = np.asarray([len(part["sums"]) for part in parts], dtype=np.int64)
+    return joined
+
+
+def _total(
+    gathered: list[dict[str, np.ndarray]],
+    batches: list[np.ndarray],
+    num_samples: int,
+    metrics: Mapping[str, Metric],
+) -> Evaluation:
+    """All ranks' parts as one evaluation, added up in an order that no rank count changes."""
+    predictions = _in_dataset_order(gathered, batches, num_samples)
+    found: dict[str, float] = {}
+    losses = None
+    sums, counts = _in_batch_order(gathered, "sums"), _in_batch_order(gathered, "counts")
+    if sums:
+        total = sum(float(part.sum()) for part in sums)
+        count = sum(float(part.sum()) for part in counts)
+        found["loss"] = total / count if count else float("nan")
+        if sum(map(len, sums)) == num_samples:
+            order = np.concatenate(batches)
+            losses = np.empty(num_samples)
+            with np.errstate(invalid="ignore"):
+                losses[order] = np.concatenate(sums) / np.concatenate(counts)
+    if "references" in predictions:
+        for metric in metrics.values():
+            found |= metric.compute(predictions["predictions"], predictions["references"])
+    return Evaluation(found, losses, predictions)
+
+
+def _in_batch_order(gathered: list[dict[str, np.ndarray]], name: str) -> list[np.ndarray]:
+    """A quantity's parts, one a batch, by the batch's number."""
+    parts: dict[int, np.ndarray] = {}
+    for rank in gathered:
+        if name in rank:
+            cuts = np.cumsum(rank["sizes"])[:-1]
+            parts |= dict(zip(rank["batch"].tolist(), np.split(rank[name], cuts), strict=True))
+    return [parts[number] for number in sorted(parts)]
+
+
+def _in_dataset_order(
+    gathered: list[dict[str, np.ndarray]], batches: list[np.ndarray], num_samples: int
+) -> dict[str, np.ndarray]:
+    """The predictions of every sample, at its place in the data set."""
+    predictions: dict[str, np.ndarray] = {}
+    for rank in gathered:
+        where = [batches[number] for number in rank["batch"].tolist()]
+        for name, values in rank.items():
+            if name.startswith("prediction."):
+                shape = (num_samples, *values.shape[1:])
+                whole = predictions.setdefault(
+                    name.removeprefix("prediction."), np.empty(shape, values.dtype)
+                )
+                whole[np.concatenate(where)] = values
+    return predictions

@@ -1,0 +1,1 @@
+"""Jobs: what a command does with a checked run, one file each."""

@@ -1,0 +1,67 @@
+"""The evaluate job: a saved model over a data set's held-out rows."""
+
+from typing import Any
+
+from trainer.errors import InputError
+from trainer.run import Run
+
+
+def run(run: Run) -> int:
+    """Measure the model; writes evaluation.json and evaluation-predictions.jsonl to output_dir."""
+    from trainer.checkpoint import files
+    from trainer.data.tokens import default_cache_dir
+    from trainer.jobs.parts import load_model, load_tokenizer
+    from trainer.outcome import evaluation_results, prediction_lines
+    from trainer.trainer import Trainer
+
+    if run.recipe is None:
+        raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
+    tokenizer = load_tokenizer(run)
+    held_out = _held_out(run)
+    trainer = Trainer(
+        model=load_model(run.model, run.recipe.head, run.seed),
+        recipe=run.recipe,
+        settings=run.trainer,
+        tokenizer=tokenizer,
+        eval_dataset=held_out,
+        metrics=run.metrics,
+        seed=run.seed,
+        cache_dir=default_cache_dir(),
+    )
+    trainer.evaluate()
+    if not trainer.ranks.is_main:
+        return 0
+    results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
+    files.make_folder(run.output_dir)
+    for name, evaluation in trainer.evaluations.items():
+        lines = prediction_lines(evaluation, run.recipe, held_out[name])
+        file = f"evaluation-predictions{'-' * bool(name)}{name}.jsonl"
+        files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
+    files.write_json(run.output_dir / "evaluation.json", results)
+    _show(results, run)
+    return 0
+
+
+def _held_out(run: Run) -> dict[str, Any]:
+    """The validation sets, else the test set, else all rows of a single file."""
+    splits = run.dataset.load()
+    if splits.validation:
+        return dict(splits.validation)
+    only = splits.test if splits.test is not None else splits.train
+    if only is None:
+        raise InputError("dataset: nothing to evaluate on; give dataset.validation or dataset.test")
+    return {"": only}
+
+
+def _show(results: dict[str, Any], run: Run) -> None:
+    from trainer.console import make_console, show
+    from trainer.rendering.classes import class_report
+    from trainer.rendering.figures import measure
+    from trainer.rendering.layout import labelled
+
+    console = make_console()
+    if results["report"] and console.is_terminal:
+        if (by_class := class_report(results["report"], console.width)) is not None:
+            show(console, by_class)
+    figures = {name: measure(value) for name, value in results["metrics"].items()}
+    show(console, labelled(figures | {"written to": str(run.output_dir)}))

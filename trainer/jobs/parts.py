@@ -1,0 +1,38 @@
+"""The parts of a run that every job needs: its model and its tokenizer."""
+
+from typing import Any
+
+from trainer import hub
+from trainer.models.auto import TASKS, AutoConfig
+from trainer.optim import freeze
+from trainer.recipe import Head
+from trainer.run import ModelSettings, Run
+from trainer.tokenizer import Tokenizer
+
+
+def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
+    """The model that the settings name, with the head that the recipe needs, in fp32.
+
+    What is not in its files is drawn from `seed`. Raises InputError for files that do not fit.
+    """
+    import torch
+
+    folder = hub.find(settings.path, revision=settings.revision, what="model.path")
+    if settings.sha256 is not None:
+        hub.check_digest(folder / "model.safetensors", settings.sha256)
+    overrides = {**settings.config, **head.config}
+    torch.manual_seed(seed)
+    if settings.from_scratch:
+        model = TASKS[head.task].from_config(AutoConfig.from_pretrained(folder, **overrides))
+    else:
+        model = TASKS[head.task].from_pretrained(folder, new_head=settings.new_head, **overrides)
+    if settings.freeze:
+        freeze(model, settings.freeze)
+    return model
+
+
+def load_tokenizer(run: Run) -> Tokenizer:
+    """The tokenizer that the run names, or the model's own."""
+    if run.tokenizer.path is not None:
+        return Tokenizer.from_pretrained(run.tokenizer.path, revision=run.tokenizer.revision)
+    return Tokenizer.from_pretrained(run.model.path, revision=run.model.revision)

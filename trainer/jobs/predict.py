@@ -1,0 +1,116 @@
+"""The predict job: texts from the command line, standard input, a file or a data set to answers."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import files
+from trainer.errors import InputError
+from trainer.recipe import Recipe
+from trainer.run import Run
+
+ROWS_AT_A_TIME = 4096
+"""Rows that are tokenized and held together, so that a file of any length takes little memory."""
+
+
+def run(run: Run) -> int:
+    """Answer every row in the caller's order, one JSON object a line."""
+    if run.recipe is None:
+        raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
+    rows = _rows(run, run.recipe)
+    lines = _answers(run, run.recipe, rows)
+    if run.output.file is None:
+        for line in lines:
+            print(line, flush=True)
+    else:
+        _write(Path(run.output.file), lines)
+    return 0
+
+
+def _rows(run: Run, recipe: Recipe) -> Any:
+    """The rows to answer: a table, or a list of dicts with the recipe's text columns."""
+    given = run.input
+    if given.file is not None and given.text is not None:
+        raise InputError("input: found both input.text and input.file; accepted: one of them")
+    if given.file is not None:
+        from trainer.data.sources import read_files
+
+        return read_files(given.file, "input.file", has_header=True)
+    if given.text is not None:
+        return _typed_rows(given.text, given.text_pair, recipe)
+    if run.dataset is None:
+        raise InputError("input: nothing to answer; give input.text, input.file or a dataset")
+    splits = run.dataset.load()
+    if splits.test is not None:
+        return splits.test
+    return next(iter(splits.validation.values()), splits.train)
+
+
+def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, str]]:
+    """Rows from the command line: a text, a JSON list of texts, or - for standard input's lines."""
+    names = recipe.text_columns
+    texts = _texts(text, "input.text")
+    if len(names) == 1:
+        if pair is not None:
+            raise InputError("input.text_pair: the model reads one text, not a pair")
+        return [{names[0]: one} for one in texts]
+    if pair is None:
+        raise InputError("input.text_pair: the model reads pairs; give the second text")
+    pairs = _texts(pair, "input.text_pair")
+    if len(pairs) != len(texts):
+        raise InputError(f"input.text_pair: found {len(pairs)} for {len(texts)} texts")
+    return [dict(zip(names, both, strict=True)) for both in zip(texts, pairs, strict=True)]
+
+
+def _texts(given: str, where: str) -> list[str]:
+    if given == "-":
+        lines = [line.rstrip("\n") for line in sys.stdin]
+        if not lines:
+            raise InputError(f"{where}: standard input is empty")
+        return lines
+    if given.startswith("["):
+        try:
+            texts = json.loads(given)
+        except ValueError:
+            return [given]  # a text that begins with a bracket
+        if texts and all(isinstance(text, str) for text in texts):
+            return texts
+    return [given]
+
+
+def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
+    from trainer.jobs.parts import load_model, load_tokenizer
+    from trainer.trainer import Trainer
+
+    tokenizer = load_tokenizer(run)
+    model = load_model(run.model, recipe.head, run.seed)
+    trainer = Trainer(model, recipe, run.trainer, tokenizer=tokenizer, seed=run.seed)
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        piece = _piece(rows, start)
+        predictions = trainer.predict(_questions(piece, recipe))
+        for row, answer in zip(piece, recipe.answers(predictions), strict=True):
+            yield json.dumps({**row, **answer}, ensure_ascii=False, default=str)
+
+
+def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
+    stop = min(start + ROWS_AT_A_TIME, len(rows))
+    return rows[start:stop] if isinstance(rows, list) else list(rows.select(range(start, stop)))
+
+
+def _questions(piece: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """The rows without anything but texts: labels that lie beside them are not looked at."""
+    names = recipe.text_columns
+    return [{name: row[name] for name in names if name in row} for row in piece]
+
+
+def _write(path: Path, lines: Iterator[str]) -> None:
+    """Write the answers beside the target, then give them its name: it is whole or not there."""
+    staged = path.with_name(f".tmp-{path.name}")
+    files.make_folder(path.parent)
+    files.truncate(staged, 0)
+    for line in lines:
+        files.append_line(staged, line)
+    files.fsync_file(staged)
+    files.replace(staged, path)

@@ -1,0 +1,38 @@
+"""Direction: which way each result of an evaluation is better, as its metric says."""
+
+from collections.abc import Iterable, Mapping
+
+from trainer.errors import InputError, nearest
+from trainer.metrics.metric import Metric
+
+
+def direction(metrics: Mapping[str, Metric], name: str, sets: Iterable[str] = ()) -> bool:
+    """Whether a greater value of the evaluation result `name` is better.
+
+    `name` is a result ("accuracy", "loss"), with or without "eval_" and, where `sets` names the
+    evaluation sets, the name of one ("eval_matched_accuracy"). Raises InputError for any other.
+    """
+    results = directions(metrics)
+    of_sets = {f"{s}_{result}": better for s in sets if s for result, better in results.items()}
+    accepted = {**results, **of_sets}
+    bare = name.removeprefix("eval_")
+    if bare not in accepted:
+        raise InputError(
+            f"trainer.metric_for_best_model: found '{name}'; "
+            f"accepted: {', '.join(accepted)}{nearest(bare, accepted)}"
+        )
+    return accepted[bare]
+
+
+def directions(metrics: Mapping[str, Metric]) -> dict[str, bool]:
+    """Every result of an evaluation, the loss first, and whether a greater value is better.
+
+    Raises InputError where two metrics would write to the same name.
+    """
+    results = {"loss": False}
+    for key, metric in metrics.items():
+        for name in metric.names():
+            if name in results:
+                raise InputError(f"metrics.{key}: '{name}' is taken; accepted: one metric a name")
+            results[name] = metric.greater_is_better
+    return results

@@ -1,0 +1,157 @@
+"""What turns gradients into new weights: parameter groups, optimizers, learning rate, EMA."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import InputError, nearest
+from trainer.settings import TrainSettings
+
+NamedParameters = Sequence[tuple[str, nn.Parameter]]
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that training changes, by name, each once even where it is tied."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def build_optimizer(parameters: NamedParameters, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over matrices with decay and vectors without."""
+    optimizer_class = _optimizer_class(settings.optimizer)
+    options = {"lr": settings.learning_rate, **settings.optimizer_options}
+    if optimizer_class in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD):
+        options.setdefault("fused", True)
+    try:
+        return optimizer_class(_decay_groups(parameters, settings.weight_decay), **options)
+    except TypeError as error:
+        raise InputError(f"trainer.optimizer_options: {settings.optimizer}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"trainer.optimizer: {settings.optimizer}: {error}") from error
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    classes = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
+    }
+    for closure_or_sparse in ("optimizer", "lbfgs", "sparseadam"):
+        classes.pop(closure_or_sparse, None)
+    if name.lower() not in classes:
+        accepted = ", ".join(sorted(cls.__name__ for cls in classes.values()))
+        hint = nearest(name.lower(), classes)
+        raise InputError(f"trainer.optimizer: found '{name}'; accepted: {accepted}{hint}")
+    return classes[name.lower()]
+
+
+def _decay_groups(parameters: NamedParameters, weight_decay: float) -> list[dict]:
+    """Biases and norms are vectors: they get no decay (as in BERT's own optimizer)."""
+    matrices = [p for _, p in parameters if p.ndim >= 2]
+    vectors = [p for _, p in parameters if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(step: int, total_steps: int, settings: TrainSettings) -> float:
+    """The learning rate of optimizer step `step` (from 0): a function, so nothing to restore."""
+    warmup = settings.resolved_warmup(total_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total_steps - warmup)  # 0 .. below 1
+    return settings.learning_rate * _decayed(settings.lr_scheduler, progress)
+
+
+def _decayed(scheduler: str, progress: float) -> float:
+    """The share of the peak that is left after `progress` (0 to 1) of the steps past warm-up."""
+    left = max(0.0, 1.0 - progress)
+    match scheduler:
+        case "linear":
+            return left
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        case "wsd":  # warm-up, stable, decay (arXiv:2404.06395): linear over the last tenth
+            return min(1.0, left / 0.1)
+        case "constant":
+            return 1.0
+    raise AssertionError(f"no schedule {scheduler}")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give every group of the optimizer this learning rate."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):  # capturable optimizers keep it on the device
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
+    """Stop training what the name patterns match, in our names or the hub's; how many tensors.
+
+    Raises InputError for a pattern that matches nothing, and where nothing is left to train.
+    """
+    hub_name = getattr(model, "hub_name", lambda name: name)
+    frozen = set()
+    for pattern in patterns:
+        matched = {
+            name
+            for name, _ in model.named_parameters()
+            if fnmatchcase(name, pattern) or fnmatchcase(hub_name(name), pattern)
+        }
+        if not matched:
+            names = [hub_name(name) for name, _ in model.named_parameters()]
+            raise InputError(
+                f"model.freeze: '{pattern}' matches no parameter; accepted: patterns of names "
+                f"such as {names[0]}{nearest(pattern, names)}"
+            )
+        frozen |= matched
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
+    if not trainable(model):
+        raise InputError(f"model.freeze: {list(patterns)} leaves nothing to train")
+    return len(frozen)
+
+
+class ExponentialMovingAverage:
+    """A moving average of the trained weights, in fp32: `shadow` holds it by name."""
+
+    def __init__(self, parameters: NamedParameters, decay: float) -> None:
+        self.decay = decay
+        self.parameters = dict(parameters)
+        self.shadow = {name: p.detach().clone() for name, p in parameters}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights by 1 - decay."""
+        weights = [self.parameters[name].detach() for name in self.shadow]
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - self.decay)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back a saved average."""
+        assert tensors.keys() == self.shadow.keys()
+        for name, tensor in tensors.items():
+            self.shadow[name].copy_(tensor)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the context the model has the averaged weights; after it, its own again."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, average in self.shadow.items():
+            weight = self.parameters[name].data
+            self.parameters[name].data = average
+            self.shadow[name] = weight

@@ -1,0 +1,104 @@
+"""Recipe: the questions that every task answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from trainer.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+    from torch import Tensor
+
+    from trainer.data.batch import Batch
+    from trainer.tokenizer import Tokenizer
+
+Axis = Literal["token", "sequence", "sample"]
+"""What one entry of a field belongs to: a token, a sequence, or a sample (one or more sequences)."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which head a task needs: its name (as in `AutoModelFor...`) and the config.json fields it sets."""
+
+    task: str
+    """A key of `trainer.models.auto.TASKS`, such as "sequence_classification"."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of config.json, such as id2label and problem_type."""
+
+
+class Recipe:
+    """One task. A recipe is called by the Trainer and never calls it.
+
+    Subclasses are frozen dataclasses whose fields are the options that a user may set.
+    """
+
+    fields: ClassVar[Mapping[str, Axis]] = {}
+    """The columns beside input_ids that `features` makes, and what one entry of each belongs to."""
+
+    @property
+    def metric_for_best_model(self) -> str:
+        """The metric that means "better" when the settings name none."""
+        return "loss"
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that a row to predict on must have."""
+        return ()
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the ids in `predictions` mean, where a sample has exactly one; for reports."""
+        return None
+
+    def learn(self, rows: "Dataset") -> Self:
+        """This recipe, completed by what it must know of the training rows (label names, say)."""
+        return self
+
+    def features(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
+    ) -> dict[str, list[Any]]:
+        """Columns of text to columns of ids: `input_ids`, perhaps `token_type_ids`, and `fields`.
+
+        A sample of several sequences has a list of lists in `input_ids`. Rows without answers
+        (to predict on) give no answer columns. Raises RowError for a row that cannot be used.
+        """
+        raise AssertionError(f"{type(self).__name__} does not make features")
+
+    @property
+    def head(self) -> Head:
+        """The head that the model must have for this task."""
+        raise AssertionError(f"{type(self).__name__} names no head")
+
+    def has_loss(self, batch: "Batch") -> bool:
+        """Whether the batch holds the answers that the loss compares with."""
+        return all(name in batch for name in self.fields)
+
+    def loss(
+        self, outputs: Any, batch: "Batch", *, label_smoothing: float = 0.0
+    ) -> tuple["Tensor", "Tensor"]:
+        """(sum, count) of the loss: scalars, or one entry per sample. Only the Trainer divides."""
+        raise AssertionError(f"{type(self).__name__} has no loss")
+
+    def predictions(self, outputs: Any, batch: "Batch") -> dict[str, "Tensor"]:
+        """What the metrics eat: `predictions` and, where known, `references`, one row per sample."""
+        return {}
+
+    def answers(self, predictions: Mapping[str, "np.ndarray"]) -> list[dict[str, Any]]:
+        """The same predictions in the user's words: a label and its probability, say."""
+        return [{} for _ in next(iter(predictions.values()), ())]
+
+
+@dataclass(frozen=True)
+class LossOnly(Recipe):
+    """The recipe of a plain loss callable: `function(outputs, batch)` returns (sum, count)."""
+
+    function: Callable[[Any, Any], tuple["Tensor", "Tensor"]]
+
+    def loss(
+        self, outputs: Any, batch: "Batch", *, label_smoothing: float = 0.0
+    ) -> tuple["Tensor", "Tensor"]:
+        if label_smoothing:
+            raise InputError("trainer.label_smoothing: a plain loss function smooths by itself")
+        return self.function(outputs, batch)

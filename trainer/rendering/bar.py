@@ -1,0 +1,23 @@
+"""Bar: how far the training is, its loss, its speed and the time left."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def training_bar(console: Console, first_step: int, total_steps: int) -> Progress:
+    """A bar of one task with the fields `loss` and `speed`; it leaves nothing when stopped."""
+    bar = Progress(
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
+        TextColumn("[dim]loss[/] {task.fields[loss]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]left[/]"),
+        console=console,
+        expand=True,
+        transient=True,
+        refresh_per_second=4,
+        speed_estimate_period=120,
+    )
+    bar.add_task("training", completed=first_step, total=total_steps, loss="-", speed="")
+    return bar

@@ -1,0 +1,63 @@
+"""Lines: a logged row or an evaluation in one line each."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.text import Text
+
+from trainer.callbacks.callback import RunFacts
+from trainer.rendering.figures import measure, speed
+
+
+def training_line(row: Mapping[str, Any], total_steps: int) -> Text:
+    """`step 120/666  epoch 0.54  loss 0.5123  lr 4.1e-05  310 samples/s`."""
+    values = {"loss": measure(row.get("loss"))}
+    if "learning_rate" in row:
+        values["lr"] = f"{row['learning_rate']:.1e}"
+    line = _pairs(_where(row["step"], row["epoch"], total_steps) | values)
+    return line.append(f"  {speed(row)}") if speed(row) else line
+
+
+def evaluation_lines(
+    step: int, facts: RunFacts, results: Mapping[str, float], improved: bool
+) -> Text:
+    """One line, and one below it for each named set.
+
+    The keys of `results` are eval_<metric> or eval_<set>_<metric>.
+    """
+    sets = by_set(results, facts.num_eval_samples)
+    width = max(map(len, sets), default=0)
+    where = _where(step, step / facts.steps_per_epoch, facts.total_steps)
+    line = Text.assemble(("eval", "bold"), "  ", _pairs(where))
+    if "" in sets:
+        line.append("  ").append_text(_measures(sets.pop("")))
+    if improved:
+        line.append("  best", style="bold green")
+    for name, metrics in sets.items():
+        line.append(f"\n      {name:<{width}}  ").append_text(_measures(metrics))
+    return line
+
+
+def by_set(results: Mapping[str, float], sets: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The metrics of each set by their own names; the longest set name that fits owns a key."""
+    longest_first = sorted((name for name in sets if name), key=len, reverse=True)
+    found: dict[str, dict[str, float]] = {}
+    for key, value in results.items():
+        bare = key.removeprefix("eval_")
+        owner = next((name for name in longest_first if bare.startswith(f"{name}_")), "")
+        found.setdefault(owner, {})[bare.removeprefix(f"{owner}_" if owner else "")] = value
+    return found
+
+
+def _where(step: int, epoch: float, total_steps: int) -> dict[str, str]:
+    width = len(str(total_steps))
+    return {"step": f"{step:>{width}}/{total_steps}", "epoch": f"{epoch:.2f}"}
+
+
+def _measures(metrics: Mapping[str, float]) -> Text:
+    return _pairs({name: measure(value) for name, value in metrics.items()})
+
+
+def _pairs(values: Mapping[str, str]) -> Text:
+    pairs = [Text.assemble((key, "dim"), " ", value) for key, value in values.items()]
+    return Text("  ").join(pairs)

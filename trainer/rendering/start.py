@@ -1,0 +1,46 @@
+"""Start summary: what is about to be trained, on what, for how long and where."""
+
+from rich.text import Text
+
+from trainer.callbacks.callback import RunFacts
+from trainer.rendering.figures import count, plural, share
+from trainer.rendering.layout import labelled
+
+
+def start_summary(facts: RunFacts) -> Text:
+    """A label and a few words a line, and an empty line."""
+    lines = {
+        "model": _model(facts),
+        "data": _data(facts),
+        "steps": _steps(facts),
+        "device": _device(facts),
+        "output": str(facts.output_dir) if facts.output_dir else "nothing is written",
+    }
+    return labelled(lines).append("\n")
+
+
+def _model(facts: RunFacts) -> str:
+    trained = facts.num_trainable_parameters
+    part = "" if trained == facts.num_parameters else f", {count(trained)} of them trained"
+    where = "" if facts.model_path in ("", facts.model_name) else f" from {facts.model_path}"
+    return f"{facts.model_name}{where}\n{count(facts.num_parameters)} parameters{part}"
+
+
+def _data(facts: RunFacts) -> str:
+    samples = plural(facts.num_train_samples, "sample")
+    trained = f"{samples}, {count(facts.num_train_tokens)} tokens"
+    sets = [f"{n:,} {name}".rstrip() for name, n in facts.num_eval_samples.items()]
+    evaluated = f"\nevaluated on {' + '.join(sets)} samples" if sets else "\nno evaluation set"
+    return f"{trained}, {share(facts.padding_avoided)} padding avoided{evaluated}"
+
+
+def _steps(facts: RunFacts) -> str:
+    epochs = facts.total_steps / facts.steps_per_epoch
+    after = f", the first {facts.first_step:,} of them done" if facts.first_step else ""
+    size = f"{plural(facts.global_batch_size, 'sample')} each"
+    return f"{facts.total_steps:,} ({epochs:.4g} epochs), {size}{after}"
+
+
+def _device(facts: RunFacts) -> str:
+    processes = "process" if facts.num_processes == 1 else "processes"
+    return f"{facts.device}, {facts.precision}, {facts.num_processes} {processes}"

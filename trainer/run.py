@@ -1,0 +1,97 @@
+"""Run: a checked config as typed values; what every job is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.callbacks.callback import Callback
+from trainer.recipe import Recipe
+from trainer.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which weights to start from, and what to change in them."""
+
+    path: str = "???"
+    """A local folder, a hub id, or pkg://package/folder for weights that a Python package ships."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    sha256: str | None = None
+    """What the digest of model.safetensors must be; null: not checked."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Entries that replace those of config.json."""
+    from_scratch: bool = False
+    """Random weights: only config.json is read."""
+    new_head: bool = False
+    """Replace a head that was trained for other labels."""
+    freeze: list[str] = field(default_factory=list)
+    """Patterns (* and ?) of parameter names that are not trained."""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokenizer to use."""
+
+    path: str | None = None
+    """As model.path; null: the model's own."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+
+@dataclass(frozen=True)
+class LaunchSettings:
+    """How many processes to start, and where."""
+
+    num_processes: int | str = "auto"
+    """Processes on this machine; auto: one for every local GPU, else one."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What evaluate and predict read besides a data set."""
+
+    text: str | None = None
+    """One text, taken as the shell passed it; a JSON list is several; - is standard input."""
+    text_pair: str | None = None
+    """The second text of a pair, in the same forms."""
+    file: str | None = None
+    """A file of rows (jsonl, json, csv, tsv, parquet, txt: one text a line)."""
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where predict writes."""
+
+    file: str | None = None
+    """A .jsonl file; null: standard output."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a job needs, built and checked; nothing on disk has been touched yet."""
+
+    job: str
+    output_dir: Path
+    run_name: str
+    seed: int
+    model: ModelSettings
+    tokenizer: TokenizerSettings
+    dataset: Any
+    """A data source: an object with `load() -> Splits` (trainer/data/rows.py), or None."""
+    recipe: Recipe | None
+    """None: the one that the model's folder names in recipe.json."""
+    trainer: TrainSettings
+    metrics: Mapping[str, Any]
+    callbacks: Mapping[str, Callback]
+    launch: LaunchSettings
+    input: InputSettings
+    output: OutputSettings
+    config: Mapping[str, Any]
+    """The resolved config, secrets redacted: what config.yaml holds."""
+    trusted_packages: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Config group -> the option taken ("dataset": "python_stdlib")."""
+    overrides: tuple[str, ...] = ()
+    """What the user typed, to be repeated in the commands that the run prints."""

@@ -1,0 +1,121 @@
+"""RunFolder: what lies in output_dir, and who may write there when."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import files
+from trainer.checkpoint.lock import RunLock
+from trainer.checkpoint.publish import checkpoint_path, publish, published, together
+from trainer.checkpoint.record import MetricsLog
+from trainer.checkpoint.resume import choose
+from trainer.checkpoint.retain import retain
+from trainer.ranks import Ranks
+from trainer.settings import TrainSettings
+
+logger = logging.getLogger("trainer")
+
+
+class RunFolder:
+    """The folder of a run: config.yaml, metrics.jsonl, checkpoints, model/, results.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = MetricsLog(path / "metrics.jsonl")
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model to use."""
+        return self.path / "model"
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint that was published."""
+        found = published(self.path)
+        return found[max(found)] if found else None
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return checkpoint_path(self.path, step)
+
+    def completed(self, settings: TrainSettings) -> dict[str, Any] | None:
+        """The results of a run here that has nothing left to do under these settings, or None."""
+        if settings.resume not in ("auto", "must"):
+            return None
+        try:
+            results = json.loads((self.path / "results.json").read_text())
+            over = results["steps"] >= settings.total_steps(results["train_samples"])
+            return results if over or results["stopped"] else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s: not readable (%s); looked past", self.path / "results.json", error)
+            return None
+
+    @contextmanager
+    def opened(self, resume: str, ranks: Ranks) -> Iterator[Path | None]:
+        """Make and lock the folder; gives every rank the checkpoint to resume from, or None."""
+        with ExitStack() as stack:
+            main = ranks.is_main
+            found = together(ranks, lambda: self._lock(stack, resume) if main else None)[0]
+            yield None if found is None else Path(found)
+
+    def _lock(self, stack: ExitStack, resume: str) -> str | None:
+        stack.enter_context(RunLock(self.path))
+        checkpoint = choose(self.path, resume)
+        return None if checkpoint is None else str(checkpoint)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """config.yaml, which `from=` repeats. JSON is YAML, but people read this one."""
+        import yaml
+
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        files.write_text(self.path / "config.yaml", text)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a row to metrics.jsonl."""
+        self.metrics.append(row)
+
+    def save_checkpoint(
+        self,
+        step: int,
+        fill: Callable[[Path], None],
+        *,
+        ranks: Ranks,
+        limit: int,
+        best: int | None,
+    ) -> Path:
+        """Publish the checkpoint of a step, then let old ones go. Every rank calls it."""
+        if ranks.is_main:
+            self.metrics.sync()
+        newest = self.newest
+        checkpoint = publish(
+            self.checkpoint(step),
+            fill,
+            facts={"step": step},
+            expected_bytes=0 if newest is None else _size(newest),
+            ranks=ranks,
+        )
+        if ranks.is_main:
+            retain(self.path, limit, best)
+        return checkpoint
+
+    def publish_model(self, step: int, fill: Callable[[Path], None], ranks: Ranks) -> Path:
+        """Publish model/, replacing one of an earlier end. Every rank calls it."""
+        return publish(self.model, fill, facts={"step": step}, ranks=ranks)
+
+    def write_predictions(self, name: str, lines: Iterable[str]) -> None:
+        """predictions.jsonl, or predictions-<name>.jsonl of a named evaluation set."""
+        file = f"predictions-{name}.jsonl" if name else "predictions.jsonl"
+        files.write_text(self.path / file, "".join(f"{line}\n" for line in lines))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """results.json: written last, so that what it tells of is there."""
+        files.write_json(self.path / "results.json", results)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

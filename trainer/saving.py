@@ -1,0 +1,53 @@
+"""A model's folder: weights, tokenizer and recipe.json, written and read back."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from trainer.checkpoint import files
+from trainer.models.loading import overwrite_weights
+from trainer.models.pretrained import PretrainedModel
+from trainer.recipe import LossOnly, Recipe
+
+RECIPE = "recipe.json"
+WEIGHTS = "model.safetensors"
+
+
+def write_model(directory: Path, model: nn.Module, tokenizer: Any, recipe: Recipe) -> None:
+    """Write what `from_pretrained` reads, in this package and elsewhere, and the recipe's name.
+
+    A plain module has no config: its folder holds model.safetensors alone.
+    """
+    files.make_folder(directory)
+    if isinstance(model, PretrainedModel):
+        model.save_pretrained(directory)
+    else:
+        files.write_tensors(directory / WEIGHTS, model.state_dict())
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    if not isinstance(recipe, LossOnly):
+        files.write_json(directory / RECIPE, recipe_to_json(recipe))
+
+
+def read_weights(directory: Path, model: nn.Module) -> None:
+    """Load a folder's weights into a model of the same shape, bit for bit."""
+    if isinstance(model, PretrainedModel):
+        overwrite_weights(model, directory)
+        return
+    with safe_open(directory / WEIGHTS, "pt") as saved:
+        state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    with torch.no_grad():
+        model.load_state_dict(state, strict=True)
+
+
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as recipe.json holds it: its short name, or where it lives, and its fields."""
+    module, name = type(recipe).__module__, type(recipe).__qualname__
+    short = module.removeprefix("recipes.") if module.startswith("recipes.") else None
+    fields: Mapping[str, Any] = dataclasses.asdict(recipe)  # type: ignore[call-overload]
+    return {"recipe": short or f"{module}.{name}", "fields": fields}

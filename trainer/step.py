@@ -1,0 +1,129 @@
+"""One optimizer step: the gradient of a global batch, divided once, clipped and applied."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.data.batch import Batch
+from trainer.optim import ExponentialMovingAverage, set_learning_rate
+from trainer.ranks import Ranks
+from trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one optimizer step measured."""
+
+    loss: float
+    """The loss that was optimised; NaN where no item was supervised."""
+    grad_norm: float
+    """Length of the whole gradient before clipping."""
+    finite: bool
+    """Whether loss and gradient were finite; where not, no weight was changed."""
+
+
+class Stepper:
+    """Runs optimizer steps over a (wrapped) model.
+
+    A loss is a sum; the global count is known when the last micro batch of the last rank is done.
+    So the backward pass takes sums scaled by a constant, and one multiplication of the gradients,
+    which clipping needs anyway, turns them into the gradient of sum / count.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ranks: Ranks,
+        global_batch_size: int,
+        max_grad_norm: float = 0.0,
+        label_smoothing: float = 0.0,
+        ema: ExponentialMovingAverage | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.optimizer = optimizer
+        self.ranks = ranks
+        self.scale = 1.0 / global_batch_size
+        self.max_grad_norm = max_grad_norm
+        self.label_smoothing = label_smoothing
+        self.ema = ema
+        self.scaler = scaler
+
+    def step(
+        self,
+        micro_batches: Sequence[tuple[Batch, bool]],
+        learning_rate: float,
+    ) -> StepFacts:
+        """Train on one global batch: this rank's micro batches, each with whether it counts."""
+        sums = self.accumulate(micro_batches)
+        return self.apply(sums, learning_rate)
+
+    def accumulate(self, micro_batches: Sequence[tuple[Batch, bool]]) -> Tensor:
+        """Add up gradients of the scaled loss sum; [loss sum, count] of all ranks, in fp64."""
+        totals = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
+        for number, (batch, counts_in) in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with self._sync_only_if(last):
+                loss_sum, count = self._loss(batch)
+                weight = 1.0 if counts_in else 0.0
+                self._backward(loss_sum * (weight * self.scale))
+            totals += torch.stack([loss_sum.detach().double(), count.double()]) * weight
+        return self.ranks.sum(totals)
+
+    def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
+        """Divide by the count, clip, and step; a gradient that is not finite changes nothing."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        scaled_norm = torch.nn.utils.get_total_norm(gradients)
+        loss_sum, count, norm = torch.stack([*sums, scaled_norm.double()]).tolist()  # one sync
+        # DDP has averaged over ranks what is a sum
+        divide = self.ranks.world_size / (self.scale * count) if count else 0.0
+        loss = loss_sum / count if count else math.nan
+        facts = StepFacts(loss, norm * divide, math.isfinite(norm) and math.isfinite(loss_sum))
+        if facts.finite:
+            clip = self.max_grad_norm / (facts.grad_norm + 1e-6) if self.max_grad_norm else 1.0
+            torch._foreach_mul_(gradients, divide * min(1.0, clip))
+            set_learning_rate(self.optimizer, learning_rate)
+        self._update(facts.finite)
+        return facts
+
+    def warm_up(self, batch: Batch) -> None:
+        """A backward pass of weight zero: DDP lays out its buckets by the first one that it sees."""
+        self.accumulate([(batch, False)])
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs = self.model(**batch.inputs())
+        sums, counts = self.recipe.loss(outputs, batch, label_smoothing=self.label_smoothing)
+        return sums.sum(), counts.sum()
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def _update(self, finite: bool) -> None:
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)  # skips by itself what has overflowed
+            self.scaler.update()
+        elif finite:
+            self.optimizer.step()
+        if finite and self.ema is not None:
+            self.ema.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (p for group in self.optimizer.param_groups for p in group["params"])
+
+    def _sync_only_if(self, last: bool) -> AbstractContextManager[Any]:
+        no_sync: Callable[[], AbstractContextManager[Any]] | None
+        no_sync = getattr(self.model, "no_sync", None)
+        return nullcontext() if last or no_sync is None else no_sync()

@@ -1,0 +1,555 @@
+"""Trainer: the loop, on one screen."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from trainer.allocator import keep_freed_memory
+from trainer.callbacks.callback import Ask, Callback, RunFacts
+from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.checkpoint.state import Progress
+from trainer.data.batch import Batch
+from trainer.data.plan import GlobalBatchPlan
+from trainer.data.samples import as_samples
+from trainer.errors import InputError, NumericsError
+from trainer.evaluation import Evaluation, evaluate
+from trainer.interruption import Interruption
+from trainer.metrics.direction import direction, directions
+from trainer.metrics.metric import Metric
+from trainer.optim import (
+    ExponentialMovingAverage,
+    build_optimizer,
+    learning_rate,
+    trainable,
+)
+from trainer.outcome import class_report, prediction_lines, versions
+from trainer.precision import resolve_precision
+from trainer.ranks import Ranks
+from trainer.recipe import LossOnly, Recipe
+from trainer.run_folder import RunFolder
+from trainer.run_state import Resumable, RunState
+from trainer.saving import write_model
+from trainer.settings import TrainSettings
+from trainer.step import StepFacts, Stepper
+from trainer.throughput import Throughput
+
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
+"""Tokens of one forward pass where the settings leave it open."""
+MAX_SKIPPED_IN_A_ROW = 20
+"""Steps with non-finite numbers that `non_finite: skip` forgives before it stops the run."""
+
+
+class Trainer:
+    """Fine-tunes a model by a recipe and settings; evaluates it, saves it, resumes.
+
+    `model` is one of this package's, with a `recipe` (or a plain `nn.Module` with a `loss` callable
+    that takes (outputs, batch) and returns (sum, count)). Data sets are tables of rows, which the
+    recipe and the tokenizer turn into ids; several evaluation sets come as a mapping by name.
+    Without `output_dir` nothing is written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe | None = None,
+        settings: TrainSettings | None = None,
+        *,
+        loss: Any = None,
+        tokenizer: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        metrics: Mapping[str, Metric] | None = None,
+        callbacks: Sequence[Callback] = (),
+        output_dir: str | Path | None = None,
+        seed: int = 42,
+        config: Mapping[str, Any] | None = None,
+        cache_dir: Path | None = None,
+        model_path: str = "",
+        commands: Mapping[str, str] | None = None,
+    ) -> None:
+        if (recipe is None) == (loss is None):
+            raise InputError("Trainer: give either a recipe or a loss")
+        self.settings = settings or TrainSettings()
+        self.seed = seed
+        self.config = dict(config or {})
+        self.model_path = model_path
+        self.commands = dict(commands or {})
+        self.metrics = dict(metrics or {})
+        self.tokenizer = tokenizer
+        self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
+        self.recipe = recipe if recipe is not None else LossOnly(loss)
+        self._place(model)
+        self.train_samples = self._samples(train_dataset, "train_dataset", cache_dir)
+        named = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
+        self.eval_rows = {name: rows for name, rows in named.items() if rows is not None}
+        self.eval_samples = {
+            name: self._samples(rows, f"eval_dataset {name}".strip(), cache_dir)
+            for name, rows in self.eval_rows.items()
+        }
+        self.evaluations: dict[str, Evaluation] = {}
+        self.evaluated_step = -1
+        self.callbacks = list(callbacks)
+        if self.settings.early_stopping_patience:
+            self.callbacks.append(EarlyStopping(self.settings.early_stopping_patience))
+
+    # --- the loop ---
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the last step, or until a callback asks to stop; returns what results.json holds.
+
+        Raises NumericsError where loss or gradient are not finite, Interrupted after a signal.
+        """
+        with self._session() as interruption:
+            state = self.state
+            while state.step < self.total_steps and not state.stopped:
+                facts = self.stepper.step(self._micro_batches(), self._learning_rate(state.step))
+                self._advance(facts)
+                ask = self._asked(
+                    c.on_step_end(state.step, self.total_steps) for c in self.callbacks
+                )
+                if self._due("logging_steps"):
+                    self._log_training(facts)
+                improved = (
+                    self._due("eval_steps") or ask.evaluate
+                ) and self._evaluate_and_compare()
+                leave = self._agreed(interruption.code)
+                if self._due("save_steps") or ask.save or improved or leave or state.stopped:
+                    self._save_checkpoint()
+                if leave:
+                    raise interruption.error(leave, self.folder and self.folder.newest)
+                self.throughput.restart_clock()
+            return self._finish()
+
+    def evaluate(self, dataset: Any = None) -> dict[str, float]:
+        """Loss and metrics of `dataset`, or of the evaluation sets, as {"eval_loss": ...}.
+
+        With several sets the keys are eval_<set>_<metric>. Uses the average of the weights where
+        the run keeps one; touches neither training's randomness nor its position.
+        """
+        sets = self.eval_samples if dataset is None else {"": self._samples(dataset, "dataset")}
+        found = {name: self._evaluation(samples, self.metrics) for name, samples in sets.items()}
+        if dataset is None:
+            self.evaluations = found
+        return {
+            f"eval_{name}_{metric}" if name else f"eval_{metric}": value
+            for name, evaluation in found.items()
+            for metric, value in evaluation.metrics.items()
+        }
+
+    def predict(self, dataset: Any) -> dict[str, np.ndarray]:
+        """What the recipe predicts for rows, [N, ...] each, in their order."""
+        return self._evaluation(self._samples(dataset, "input"), {}).predictions
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
+        with self._shipped_weights():
+            write_model(Path(directory), self.model, self.tokenizer, self.recipe)
+
+    # --- a step's parts ---
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.settings.total_steps(len(self.train_samples))
+
+    def _micro_batches(self) -> list[tuple[Batch, bool]]:
+        """This rank's share of the step's global batch; an empty share runs a placeholder."""
+        parts = self.plan.micro_batches(
+            self.state.step,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            micro_batch_size=self.settings.micro_batch_size,
+            max_tokens=self.max_tokens,
+        )
+        return [(self._training_batch(sample_ids), len(sample_ids) > 0) for sample_ids in parts]
+
+    def _training_batch(self, sample_ids: np.ndarray) -> Batch:
+        samples = self.train_samples
+        batch = samples.collate(sample_ids) if len(sample_ids) else samples.placeholder()
+        return batch.for_step(self.seed, self.state.step).to(self.ranks.device)
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.total_steps, self.settings)
+
+    def _advance(self, facts: StepFacts) -> None:
+        """Count the step; a step that was not finite stops the run or counts as skipped."""
+        state = self.state
+        sample_ids = self.plan.global_batch(state.step)
+        state.skipped_in_a_row = 0 if facts.finite else state.skipped_in_a_row + 1
+        if not facts.finite:
+            self._refuse_or_skip(facts, sample_ids)
+        tokens = int(self.train_samples.lengths[sample_ids].sum())
+        self.throughput.add(facts, len(sample_ids), tokens)
+        state.tokens += tokens
+        state.step += 1
+
+    def _refuse_or_skip(self, facts: StepFacts, sample_ids: np.ndarray) -> None:
+        """fp16 overflows now and then, and its scaler then lowers the scale: that is forgiven too."""
+        self.state.skipped += 1
+        forgiving = self.settings.non_finite == "skip" or self.scaler is not None
+        if forgiving and self.state.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW:
+            return
+        good = self.folder.newest if self.folder else None
+        raise NumericsError(
+            f"step {self.state.step + 1}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
+            f"samples {', '.join(map(str, sample_ids.tolist()))}; last good checkpoint: {good}"
+        )
+
+    def _due(self, name: str) -> bool:
+        """Whether the step just done ends an interval; the last step ends every one but 0."""
+        interval = self.settings.interval(name, len(self.train_samples))
+        return interval > 0 and (
+            self.state.step % interval == 0 or self.state.step == self.total_steps
+        )
+
+    def _agreed(self, code: int) -> int:
+        """The highest of all ranks' exit codes: they leave together or not at all."""
+        return code if self.ranks.world_size == 1 else max(self.ranks.gather(code))
+
+    def _asked(self, answers: Iterable[Ask | None]) -> Ask:
+        """What the callbacks want together; remembers why one wants to stop."""
+        asks = [ask for ask in answers if ask is not None]
+        for ask in asks:
+            if ask.stop:
+                self.state.stopped = ask.reason or "a callback asked to stop"
+        return Ask(save=any(ask.save for ask in asks), evaluate=any(ask.evaluate for ask in asks))
+
+    # --- what is told ---
+
+    def _log_training(self, facts: StepFacts) -> None:
+        self._log(
+            self.throughput.row()
+            | {"learning_rate": self._learning_rate(self.state.step - 1)}
+            | {"grad_norm": facts.grad_norm}
+            | ({"skipped_steps": self.state.skipped} if self.state.skipped else {})
+        )
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        """One row of metrics.jsonl, told to callbacks and trackers as well."""
+        row = {
+            "step": self.state.step,
+            "epoch": round(self.state.step / self.plan.steps_per_epoch, 4),
+            "samples": self.plan.samples_before(self.state.step),
+            "tokens": self.state.tokens,
+            **values,
+        }
+        if not self.ranks.is_main:
+            return
+        if self.folder:
+            self.folder.log(row)
+        for callback in self.callbacks:
+            callback.on_log(row)
+        if self.settings.trackers:
+            self.accelerator.log(
+                {k: v for k, v in row.items() if k != "step"}, step=self.state.step
+            )
+
+    def _evaluate_and_compare(self) -> bool:
+        """Evaluate, log, and say whether a better best model is to be saved."""
+        results = self.evaluate()
+        self.evaluated_step = self.state.step
+        if not results:
+            return False
+        self._log(results)
+        improved = self.state.offer(self.best_name, results[self.best_name], self.greater_is_better)
+        step = self.state.step
+        self._asked(c.on_evaluate(step, results, improved) for c in self.callbacks)
+        return improved and self.settings.load_best_model_at_end
+
+    # --- beginning and end ---
+
+    def _place(self, model: nn.Module) -> None:
+        """Move the model to its device, in fp32 where it is trained, and wrap it for many ranks."""
+        device = PartialState().device
+        self.precision = resolve_precision(self.settings.precision, device)
+        self.accelerator = Accelerator(
+            mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
+            log_with=self.settings.trackers or None,
+            project_dir=self.folder and self.folder.path / "trackers",
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+        self.ranks = Ranks(device)
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.float()
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        if self.settings.compile:
+            model.compile(dynamic=True)
+        self.model = model
+        self.wrapped = self.accelerator.prepare_model(model)
+        self.ema: ExponentialMovingAverage | None = None
+        budget = self.settings.max_tokens_per_micro_batch
+        self.max_tokens = budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
+
+    def _samples(self, dataset: Any, where: str, cache_dir: Path | None = None) -> Any:
+        if dataset is None:
+            return None
+        return as_samples(
+            dataset,
+            self.recipe,
+            self.tokenizer,
+            self.model,
+            where=where,
+            cache_dir=cache_dir,
+            progress=self.ranks.is_main,
+        )
+
+    def _prepare(self) -> None:
+        """Everything that training needs and evaluation does not."""
+        if self.train_samples is None:
+            raise InputError("Trainer: fit() needs a train_dataset")
+        keep_freed_memory()
+        torch.use_deterministic_algorithms(self.settings.deterministic)
+        settings, parameters = self.settings, trainable(self.model)
+        self.plan = GlobalBatchPlan(
+            self.train_samples.lengths, settings.global_batch_size, self.seed
+        )
+        self.optimizer = build_optimizer(parameters, settings)
+        self.ema = settings.ema_decay and ExponentialMovingAverage(parameters, settings.ema_decay)
+        self.scaler = torch.amp.GradScaler() if self.precision == "fp16" else None
+        self.stepper = Stepper(
+            self.wrapped,
+            self.recipe,
+            self.optimizer,
+            ranks=self.ranks,
+            global_batch_size=settings.global_batch_size,
+            max_grad_norm=settings.max_grad_norm,
+            label_smoothing=settings.label_smoothing,
+            ema=self.ema,
+            scaler=self.scaler,
+        )
+        self.best_name, self.greater_is_better = self._metric_for_best_model()
+        self.state = RunState()
+        self.resumable = Resumable(
+            self.model,
+            self.tokenizer,
+            self.recipe,
+            self.optimizer,
+            self.ema,
+            self.scaler,
+            self.callbacks,
+            self.state,
+        )
+        self.throughput = Throughput()
+        for metric in self.metrics.values():
+            metric.prepare()
+
+    @contextmanager
+    def _session(self) -> Iterator[Interruption]:
+        """A run from its folder's lock to its callbacks' close, standing where it is to go on."""
+        self._prepare()
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.callback(callback.on_close)
+            if self.folder:
+                opened = self.folder.opened(self.settings.resume, self.ranks)
+                checkpoint = stack.enter_context(opened)
+                if checkpoint is not None:
+                    self._restore(checkpoint)
+                elif self.ranks.is_main:
+                    self.folder.metrics.cut_back(-1)
+            self._start()
+            yield stack.enter_context(Interruption(self.settings.time_limit))
+
+    def _start(self) -> None:
+        """Tell everybody what begins."""
+        self.started = time.perf_counter()
+        if self.ranks.is_main:
+            if self.folder and self.config:
+                self.folder.write_config(self.config)
+            for callback in self.callbacks:
+                callback.on_start(self._facts())
+        if self.settings.trackers:
+            self.accelerator.init_trackers("tempering", config=flat(self.config))
+        self.wrapped.train()
+        if self.ranks.world_size > 1:
+            placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
+            self.stepper.warm_up(placeholder.to(self.ranks.device))
+        self.throughput.restart_clock()
+
+    def _restore(self, checkpoint: Path) -> None:
+        self.resumable.restore(checkpoint, self._progress(), self.settings.allow_changes)
+        if self.folder and self.ranks.is_main:
+            self.folder.metrics.cut_back(self.state.step)
+
+    def _save_checkpoint(self) -> None:
+        """Publish what resuming needs; a step's checkpoint is published once."""
+        if self.folder is None or self.folder.checkpoint(self.state.step).exists():
+            return
+        self.folder.save_checkpoint(
+            self.state.step,
+            self._fill_checkpoint,
+            ranks=self.ranks,
+            limit=self.settings.save_total_limit,
+            best=self.state.best.step if self.state.best else None,
+        )
+        if self.ranks.is_main:
+            for callback in self.callbacks:
+                callback.on_save(self.folder.checkpoint(self.state.step))
+
+    def _fill_checkpoint(self, directory: Path) -> None:
+        if self.ranks.is_main:
+            self.resumable.write(directory, self._progress())
+
+    def _progress(self) -> Progress:
+        settings, best = self.settings, self.state.best
+        return Progress(
+            step=self.state.step,
+            samples_consumed=self.plan.samples_before(self.state.step),
+            epoch=self.state.step / self.plan.steps_per_epoch,
+            seed=self.seed,
+            global_batch_size=settings.global_batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            max_tokens=self.max_tokens,
+            world_size=self.ranks.world_size,
+            precision=self.precision,
+            data_fingerprint=self.train_samples.fingerprint,
+            config_fingerprint=self.resumable.fingerprints(settings),
+            best_metric=best.value if best else None,
+            best_step=best.step if best else None,
+            evaluations_without_improvement=0,
+            total_steps=self.total_steps,
+            finished=self.state.step == self.total_steps or bool(self.state.stopped),
+            versions=versions(),
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        """Ship the model, evaluate it, and write down how the run went."""
+        state, shipped = self.state, self.state.step
+        if self.settings.load_best_model_at_end and state.best and self.folder:
+            shipped = state.best.step
+            self.resumable.read_weights(self.folder.checkpoint(shipped))
+        if self.eval_samples and self.evaluated_step != shipped:
+            self.evaluate()
+        if self.folder:
+            self.folder.publish_model(shipped, self._fill_model, self.ranks)
+        results = self._results(shipped)
+        if self.ranks.is_main:
+            if self.folder:
+                self._write_predictions(self.folder)
+                self.folder.write_results(results)
+            for callback in self.callbacks:
+                callback.on_end(results)
+        if self.settings.trackers:
+            self.accelerator.end_training()
+        self.wrapped.eval()
+        return results
+
+    def _fill_model(self, directory: Path) -> None:
+        if self.ranks.is_main:
+            self.save(directory)
+
+    def _results(self, shipped: int) -> dict[str, Any]:
+        """What results.json holds."""
+        metrics = {
+            f"eval_{name}_{metric}" if name else f"eval_{metric}": value
+            for name, evaluation in self.evaluations.items()
+            for metric, value in evaluation.metrics.items()
+        }
+        first = next(iter(self.evaluations.values()), None)
+        state, best = self.state, self.state.best
+        return {
+            "steps": state.step,
+            "total_steps": self.total_steps,
+            "samples": self.plan.samples_before(state.step),
+            "train_samples": len(self.train_samples),
+            "epochs": state.step / self.plan.steps_per_epoch,
+            "tokens": state.tokens,
+            "seconds": time.perf_counter() - self.started,
+            "metrics": metrics,
+            "best": best and asdict(best),
+            "model_step": shipped,
+            "model_path": str(self.folder.model) if self.folder else None,
+            "commands": self.commands,
+            "stopped": state.stopped or None,
+            "skipped_steps": state.skipped,
+            "report": first and class_report(first, self.recipe),
+            "versions": versions(),
+        }
+
+    def _write_predictions(self, folder: RunFolder) -> None:
+        for name, evaluation in self.evaluations.items():
+            if evaluation.predictions:
+                lines = prediction_lines(evaluation, self.recipe, self.eval_rows[name])
+                folder.write_predictions(name, lines)
+
+    def _evaluation(self, samples: Any, metrics: Mapping[str, Metric]) -> Evaluation:
+        """One evaluation of the weights that would be shipped."""
+        training = self.model.training
+        self.wrapped.eval()
+        with self._shipped_weights():
+            found = evaluate(
+                lambda batch: self.wrapped(**batch.inputs()),
+                self.recipe,
+                samples,
+                metrics,
+                max_tokens=self.max_tokens,
+                ranks=self.ranks,
+            )
+        self.wrapped.train(training)
+        return found
+
+    def _shipped_weights(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that are evaluated and shipped: the average, if kept."""
+        return self.ema.applied() if self.ema else nullcontext()
+
+    def _metric_for_best_model(self) -> tuple[str, bool]:
+        """The evaluation result that means better, and whether greater is better.
+
+        Where the settings name none it is the recipe's, or the loss if that is not computed.
+        """
+        wanted = self.settings.metric_for_best_model
+        if wanted is None:
+            own = self.recipe.metric_for_best_model
+            wanted = own if own in directions(self.metrics) else "loss"
+        sets = list(self.eval_samples)
+        greater = direction(self.metrics, wanted, sets)
+        bare = wanted.removeprefix("eval_")
+        if sets and "" not in sets and not any(bare.startswith(f"{name}_") for name in sets):
+            bare = f"{sets[0]}_{bare}"  # of several sets, the first decides
+        return f"eval_{bare}", greater
+
+    def _facts(self) -> RunFacts:
+        samples, model = self.train_samples, self.model
+        return RunFacts(
+            output_dir=self.folder and self.folder.path,
+            model_name=getattr(model, "architecture", type(model).__name__),
+            model_path=self.model_path,
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            num_trainable_parameters=sum(p.numel() for _, p in trainable(model)),
+            num_train_samples=len(samples),
+            num_train_tokens=int(samples.lengths.sum()),
+            num_eval_samples={name: len(found) for name, found in self.eval_samples.items()},
+            total_steps=self.total_steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            first_step=self.state.step,
+            global_batch_size=self.settings.global_batch_size,
+            num_processes=self.ranks.world_size,
+            device=str(self.ranks.device),
+            precision=self.precision,
+            padding_avoided=samples.padding_avoided(self.settings.global_batch_size),
+            config=self.config,
+        )
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys with plain values, as trackers want it."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = (
+                value if isinstance(value, (int, float, str, bool)) else str(value)
+            )
+    return found
