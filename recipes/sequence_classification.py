@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trainer.data.rows import label_column, text_column
 from trainer.errors import InputError, RowError, nearest
 from trainer.recipe import Axis, Head, Recipe
 
@@ -29,7 +30,7 @@ class SequenceClassification(Recipe):
     text_pair: str | None = None
     """Column of the second text of a pair."""
     label: str = "label"
-    """Column of the label: a name or an int, a list of them (multi_label), a number (regression)."""
+    """Column of the label: a name, an int, a list of them (multi_label), a number (regression)."""
     problem: str = "auto"
     """single_label, multi_label or regression; auto: told by the label column's type."""
     labels: list[str] | None = None
@@ -69,20 +70,31 @@ class SequenceClassification(Recipe):
     def class_names(self) -> list[str] | None:
         return self.labels if self.problem == "single_label" else None
 
+    @classmethod
+    def fields_of_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(2)}
+        labels = [str(names[key]) for key in sorted(names, key=int)]
+        problem = str(config.get("problem_type") or "").removesuffix("_classification")
+        if problem not in PROBLEMS:
+            problem = "regression" if len(labels) == 1 else "single_label"
+        return {"problem": problem, "labels": None if problem == "regression" else labels}
+
     def learn(self, rows: "Dataset") -> "SequenceClassification":
-        values = _column(rows, self.label)
+        values = label_column(rows, self.label, "recipe.label")
         problem = _problem(values) if self.problem == "auto" else self.problem
         if problem == "regression":
             return replace(self, problem=problem)
-        labels = self.labels or _label_names(rows, self.label, problem)
+        labels = self.labels or _label_names(rows.features[self.label], values, problem)
         learned = replace(self, problem=problem, labels=labels)
         return replace(learned, class_weights=learned._weights(values))
 
     def features(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
     ) -> dict[str, list[Any]]:
-        texts = _texts(rows, self.text)
-        pairs = None if self.text_pair is None else _texts(rows, self.text_pair)
+        texts = text_column(rows, self.text, "recipe.text")
+        pairs = None
+        if self.text_pair is not None:
+            pairs = text_column(rows, self.text_pair, "recipe.text_pair")
         encoded = tokenizer(texts, pairs, truncation=True, max_length=self.max_length)
         columns = {
             name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded
@@ -114,6 +126,7 @@ class SequenceClassification(Recipe):
     ) -> tuple["Tensor", "Tensor"]:
         from trainer.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 
+        assert outputs.logits is not None
         if self.problem == "regression":
             return mean_squared_error(outputs.logits.squeeze(-1), batch["labels"])
         loss = cross_entropy if self.problem == "single_label" else binary_cross_entropy
@@ -127,13 +140,17 @@ class SequenceClassification(Recipe):
     def predictions(
         self, outputs: "SequenceClassifierOutput", batch: "Batch"
     ) -> dict[str, "Tensor"]:
+        assert outputs.logits is not None
         logits = outputs.logits.float()
         match self.problem:
             case "regression":
                 found = {"predictions": logits.squeeze(-1)}
             case "multi_label":
                 probabilities = logits.sigmoid()
-                found = {"predictions": (probabilities > 0.5).long(), "probabilities": probabilities}
+                found = {
+                    "predictions": (probabilities > 0.5).long(),
+                    "probabilities": probabilities,
+                }
             case _:
                 found = {"predictions": logits.argmax(-1), "probabilities": logits.softmax(-1)}
         return found | ({"references": batch["labels"]} if "labels" in batch else {})
@@ -210,33 +227,6 @@ class SequenceClassification(Recipe):
         return logits.new_tensor([self.class_weights[name] for name in self.labels or ()])
 
 
-def _column(rows: "Dataset", name: str) -> Sequence[Any]:
-    """A column that must be there, without nulls."""
-    if name not in rows.column_names:
-        raise InputError(
-            f"recipe.label: no column '{name}'; accepted: {', '.join(rows.column_names)}"
-            f"{nearest(name, rows.column_names)}"
-        )
-    values = rows[name]
-    for row, value in enumerate(values):
-        if value is None:
-            raise RowError(row, f"'{name}' is null; accepted: a label")
-    return values
-
-
-def _texts(rows: Mapping[str, Sequence[Any]], name: str) -> list[str]:
-    """A text column, every entry of which is a string."""
-    if name not in rows:
-        raise InputError(
-            f"recipe.text: no column '{name}'; accepted: {', '.join(rows)}{nearest(name, rows)}"
-        )
-    for row, text in enumerate(rows[name]):
-        if not isinstance(text, str):
-            found = "null" if text is None else repr(text)
-            raise RowError(row, f"'{name}' is {found}; accepted: a text")
-    return list(rows[name])
-
-
 def _problem(values: Sequence[Any]) -> str:
     """The problem that a label column's type tells."""
     first = next(iter(values), None)
@@ -245,13 +235,11 @@ def _problem(values: Sequence[Any]) -> str:
     return "multi_label" if isinstance(first, (list, tuple)) else "single_label"
 
 
-def _label_names(rows: "Dataset", column: str, problem: str) -> list[str]:
+def _label_names(feature: Any, values: Sequence[Any], problem: str) -> list[str]:
     """The label names of a column: its own class names, else its values in order."""
-    feature = rows.features[column]
     feature = getattr(feature, "feature", feature)
     if getattr(feature, "names", None):
         return list(feature.names)
-    values = rows[column]
     distinct = set(values) if problem == "single_label" else {v for many in values for v in many}
     return [_name(value) for value in sorted(distinct)]
 

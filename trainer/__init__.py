@@ -10,8 +10,9 @@ if TYPE_CHECKING:
         AutoModelForSequenceClassification as AutoModelForSequenceClassification,
     )
     from trainer.settings import TrainSettings as TrainSettings
-    from trainer.tokenizer import AutoTokenizer as AutoTokenizer
     from trainer.tokenizer import Tokenizer as Tokenizer
+
+    AutoTokenizer = Tokenizer
     from trainer.trainer import Trainer as Trainer
 
 _HOMES = {

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """The user's input is wrong; the message is one line: where, what was found, what is accepted."""
+    """The user's input is wrong; one line: where, what was found, what is accepted."""
 
     exit_code = 2
 

@@ -72,9 +72,8 @@ def _measure(recipe: Recipe, outputs: Any, batch: Batch) -> dict[str, Tensor]:
 
 def _joined(parts: list[dict[str, Tensor]], numbers: list[int]) -> dict[str, np.ndarray]:
     """One rank's parts end to end, with what is needed to take them apart again."""
-    joined = {
-        name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in parts[:1] and parts[0]
-    }
+    names = list(parts[0]) if parts else []
+    joined = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
     joined["batch"] = np.asarray(numbers, dtype=np.int64)
     if parts and "sums" in parts[0]:
         joined["sizes"] = np.asarray([len(part["sums"]) for part in parts], dtype=np.int64)

@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Within the context, signals are remembered instead of killing; a second SIGINT leaves at once."""
+    """A context that remembers signals instead of dying; a second SIGINT leaves at once."""
 
     def __init__(self, time_limit: float | None = None) -> None:
         self.time_limit = time_limit

@@ -60,7 +60,7 @@ def binary_cross_entropy(
 
 
 def mean_squared_error(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared errors of predictions [B] or [B, C] and labels of the same shape: sums, counts [B]."""
+    """Squared errors of predictions and labels, both [B] or [B, C]: sums [B], counts [B]."""
     predictions = predictions if predictions.dtype == torch.float64 else predictions.float()
     errors = (predictions - labels.to(predictions.dtype)).square().reshape(len(predictions), -1)
     return errors.sum(-1), torch.full_like(errors[:, 0], errors.shape[1])

@@ -77,7 +77,7 @@ def _decayed(scheduler: str, progress: float) -> float:
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         case "wsd":  # warm-up, stable, decay (arXiv:2404.06395): linear over the last tenth
-            return min(1.0, left / 0.1)
+            return min(1.0, 10 * left)
         case "constant":
             return 1.0
     raise AssertionError(f"no schedule {scheduler}")

@@ -1,9 +1,9 @@
-"""Outcome: what a finished run tells of itself: results.json and predictions.jsonl."""
+"""Outcome: what a run or an evaluation tells of itself, in files and to trackers."""
 
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,28 @@ from trainer.metrics.report import classification_report
 from trainer.recipe import Recipe
 
 PACKAGES = ("torch", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors", "numpy")
+
+
+def named_metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """{"eval_loss": ...}, or {"eval_<set>_loss": ...} for named evaluation sets."""
+    return {
+        f"eval_{name}_{metric}" if name else f"eval_{metric}": value
+        for name, evaluation in evaluations.items()
+        for metric, value in evaluation.metrics.items()
+    }
+
+
+def evaluation_results(
+    evaluations: Mapping[str, Evaluation], recipe: Recipe, model_path: str | None
+) -> dict[str, Any]:
+    """What a file of results tells of evaluations: the metrics, and the first set by class."""
+    first = next(iter(evaluations.values()), None)
+    return {
+        "metrics": named_metrics(evaluations),
+        "model_path": model_path,
+        "report": None if first is None else class_report(first, recipe),
+        "versions": versions(),
+    }
 
 
 def class_report(evaluation: Evaluation, recipe: Recipe) -> dict[str, Any] | None:
@@ -32,8 +54,8 @@ def prediction_lines(evaluation: Evaluation, recipe: Recipe, rows: Any) -> Itera
     """
     answers = recipe.answers(evaluation.predictions)
     losses = evaluation.losses
-    order = range(len(answers)) if losses is None else np.argsort(-losses, kind="stable").tolist()
-    for row in order:
+    order = np.arange(len(answers)) if losses is None else np.argsort(-losses, kind="stable")
+    for row in order.tolist():
         line = {"row": row, **({} if losses is None else {"loss": float(losses[row])})}
         line |= answers[row]
         if hasattr(rows, "__getitem__"):
@@ -45,3 +67,15 @@ def versions() -> dict[str, str]:
     """The versions that a run depends on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys with plain values, as trackers want it."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            plain = isinstance(value, (int, float, str, bool))
+            found[prefix + key] = value if plain else str(value)
+    return found

@@ -1,6 +1,7 @@
-"""Which number format a device is fast at, and which it can do at all."""
+"""Number formats: which a device is fast at, and fp32 masters for what is trained."""
 
 import torch
+from torch import nn
 
 from trainer.errors import InputError
 
@@ -15,6 +16,13 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     if wanted == "fp16" and device.type != "cuda":
         raise InputError("trainer.precision: fp16 needs a CUDA GPU; accepted here: fp32, bf16")
     return wanted
+
+
+def keep_masters_in_fp32(model: nn.Module) -> None:
+    """Half-precision weights that are trained become fp32: bf16 swallows small updates."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
 
 
 def _fast_at_bf16(device: torch.device) -> bool:

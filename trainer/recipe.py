@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
 
 Axis = Literal["token", "sequence", "sample"]
-"""What one entry of a field belongs to: a token, a sequence, or a sample (one or more sequences)."""
+"""What one entry of a field belongs to; a sample is one sequence or more."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """Which head a task needs: its name (as in `AutoModelFor...`) and the config.json fields it sets."""
+    """Which head a task needs: its name, and the config.json fields that it sets."""
 
     task: str
     """A key of `trainer.models.auto.TASKS`, such as "sequence_classification"."""
@@ -52,6 +52,11 @@ class Recipe:
         """What the ids in `predictions` mean, where a sample has exactly one; for reports."""
         return None
 
+    @classmethod
+    def fields_of_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that a foreign model's config.json tells, such as its label names."""
+        return {}
+
     def learn(self, rows: "Dataset") -> Self:
         """This recipe, completed by what it must know of the training rows (label names, say)."""
         return self
@@ -82,7 +87,7 @@ class Recipe:
         raise AssertionError(f"{type(self).__name__} has no loss")
 
     def predictions(self, outputs: Any, batch: "Batch") -> dict[str, "Tensor"]:
-        """What the metrics eat: `predictions` and, where known, `references`, one row per sample."""
+        """What the metrics eat: `predictions` and, where known, `references`, a row a sample."""
         return {}
 
     def answers(self, predictions: Mapping[str, "np.ndarray"]) -> list[dict[str, Any]]:

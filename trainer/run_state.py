@@ -28,6 +28,19 @@ from trainer.settings import TrainSettings
 
 logger = logging.getLogger("trainer")
 
+TO_REPEAT = (
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "optimizer",
+    "optimizer_options",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing",
+    "ema_decay",
+)
+"""Settings that a resumed run must repeat to reach the weights of one that never stopped."""
+
 
 @dataclass(frozen=True)
 class Best:
@@ -125,12 +138,10 @@ class Resumable:
     def fingerprints(self, settings: TrainSettings) -> dict[str, str]:
         """A digest of each part of a run that a resumed run must repeat."""
         shapes = {n: [*p.shape, p.requires_grad] for n, p in self.model.named_parameters()}
-        names = ("learning_rate", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm")
-        names += ("optimizer", "optimizer_options", "label_smoothing", "ema_decay")
         parts = {
             "model": shapes,
             "recipe": {} if isinstance(self.recipe, LossOnly) else recipe_to_json(self.recipe),
-            "trainer": {name: getattr(settings, name) for name in names},
+            "trainer": {name: getattr(settings, name) for name in TO_REPEAT},
         }
         return {
             name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest()[:16]

@@ -107,9 +107,9 @@ class TrainSettings:
 
 
 def _check_numbers(settings: TrainSettings) -> None:
-    positive = ("num_epochs", "max_steps", "global_batch_size", "micro_batch_size")
-    positive += ("max_tokens_per_micro_batch", "learning_rate", "early_stopping_patience")
-    for name in (*positive, "time_limit"):
+    batches = ("global_batch_size", "micro_batch_size", "max_tokens_per_micro_batch")
+    lengths = ("num_epochs", "max_steps", "early_stopping_patience", "time_limit")
+    for name in (*batches, *lengths, "learning_rate"):
         _require(settings, name, lambda v: v > 0, "a number above 0")
     for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
         _require(settings, name, lambda v: v >= 0, "a number of 0 or more")

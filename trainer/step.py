@@ -98,7 +98,7 @@ class Stepper:
         return facts
 
     def warm_up(self, batch: Batch) -> None:
-        """A backward pass of weight zero: DDP lays out its buckets by the first one that it sees."""
+        """A backward pass of weight zero: DDP lays out its buckets by the first that it sees."""
         self.accumulate([(batch, False)])
         self.optimizer.zero_grad(set_to_none=True)
 

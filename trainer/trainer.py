@@ -23,16 +23,17 @@ from trainer.data.samples import as_samples
 from trainer.errors import InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
-from trainer.metrics.direction import direction, directions
+from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
+from trainer.models.pretrained import PretrainedModel
 from trainer.optim import (
     ExponentialMovingAverage,
     build_optimizer,
     learning_rate,
     trainable,
 )
-from trainer.outcome import class_report, prediction_lines, versions
-from trainer.precision import resolve_precision
+from trainer.outcome import evaluation_results, flat, named_metrics, prediction_lines, versions
+from trainer.precision import keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
 from trainer.run_folder import RunFolder
@@ -88,11 +89,11 @@ class Trainer:
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
         self.recipe = recipe if recipe is not None else LossOnly(loss)
         self._place(model)
-        self.train_samples = self._samples(train_dataset, "train_dataset", cache_dir)
+        self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         named = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
         self.eval_rows = {name: rows for name, rows in named.items() if rows is not None}
         self.eval_samples = {
-            name: self._samples(rows, f"eval_dataset {name}".strip(), cache_dir)
+            name: self._samples(rows, f"dataset.validation.{name}".rstrip("."), cache_dir)
             for name, rows in self.eval_rows.items()
         }
         self.evaluations: dict[str, Evaluation] = {}
@@ -104,7 +105,7 @@ class Trainer:
     # --- the loop ---
 
     def fit(self) -> dict[str, Any]:
-        """Train to the last step, or until a callback asks to stop; returns what results.json holds.
+        """Train to the last step, or until a callback asks to stop; returns results.json's content.
 
         Raises NumericsError where loss or gradient are not finite, Interrupted after a signal.
         """
@@ -139,11 +140,7 @@ class Trainer:
         found = {name: self._evaluation(samples, self.metrics) for name, samples in sets.items()}
         if dataset is None:
             self.evaluations = found
-        return {
-            f"eval_{name}_{metric}" if name else f"eval_{metric}": value
-            for name, evaluation in found.items()
-            for metric, value in evaluation.metrics.items()
-        }
+        return named_metrics(found)
 
     def predict(self, dataset: Any) -> dict[str, np.ndarray]:
         """What the recipe predicts for rows, [N, ...] each, in their order."""
@@ -193,7 +190,7 @@ class Trainer:
         state.step += 1
 
     def _refuse_or_skip(self, facts: StepFacts, sample_ids: np.ndarray) -> None:
-        """fp16 overflows now and then, and its scaler then lowers the scale: that is forgiven too."""
+        """Raise, or forgive: fp16 overflows now and then, and its scaler then lowers the scale."""
         self.state.skipped += 1
         forgiving = self.settings.non_finite == "skip" or self.scaler is not None
         if forgiving and self.state.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW:
@@ -278,10 +275,12 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         self.ranks = Ranks(device)
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
-                parameter.data = parameter.data.float()
+        keep_masters_in_fp32(model)
         if self.settings.gradient_checkpointing:
+            if not isinstance(model, PretrainedModel):
+                raise InputError(
+                    "trainer.gradient_checkpointing: this package's own models have it"
+                )
             model.gradient_checkpointing_enable()
         if self.settings.compile:
             model.compile(dynamic=True)
@@ -315,7 +314,8 @@ class Trainer:
             self.train_samples.lengths, settings.global_batch_size, self.seed
         )
         self.optimizer = build_optimizer(parameters, settings)
-        self.ema = settings.ema_decay and ExponentialMovingAverage(parameters, settings.ema_decay)
+        if settings.ema_decay:
+            self.ema = ExponentialMovingAverage(parameters, settings.ema_decay)
         self.scaler = torch.amp.GradScaler() if self.precision == "fp16" else None
         self.stepper = Stepper(
             self.wrapped,
@@ -328,7 +328,9 @@ class Trainer:
             ema=self.ema,
             scaler=self.scaler,
         )
-        self.best_name, self.greater_is_better = self._metric_for_best_model()
+        self.best_name, self.greater_is_better = metric_for_best_model(
+            settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
+        )
         self.state = RunState()
         self.resumable = Resumable(
             self.model,
@@ -451,13 +453,7 @@ class Trainer:
 
     def _results(self, shipped: int) -> dict[str, Any]:
         """What results.json holds."""
-        metrics = {
-            f"eval_{name}_{metric}" if name else f"eval_{metric}": value
-            for name, evaluation in self.evaluations.items()
-            for metric, value in evaluation.metrics.items()
-        }
-        first = next(iter(self.evaluations.values()), None)
-        state, best = self.state, self.state.best
+        state = self.state
         return {
             "steps": state.step,
             "total_steps": self.total_steps,
@@ -466,15 +462,14 @@ class Trainer:
             "epochs": state.step / self.plan.steps_per_epoch,
             "tokens": state.tokens,
             "seconds": time.perf_counter() - self.started,
-            "metrics": metrics,
-            "best": best and asdict(best),
+            "best": asdict(state.best) if state.best else None,
             "model_step": shipped,
-            "model_path": str(self.folder.model) if self.folder else None,
             "commands": self.commands,
             "stopped": state.stopped or None,
             "skipped_steps": state.skipped,
-            "report": first and class_report(first, self.recipe),
-            "versions": versions(),
+            **evaluation_results(
+                self.evaluations, self.recipe, str(self.folder.model) if self.folder else None
+            ),
         }
 
     def _write_predictions(self, folder: RunFolder) -> None:
@@ -500,29 +495,13 @@ class Trainer:
         return found
 
     def _shipped_weights(self) -> AbstractContextManager[None]:
-        """Within it the model has the weights that are evaluated and shipped: the average, if kept."""
+        """Within it the model has the weights that are shipped: the average, if one is kept."""
         return self.ema.applied() if self.ema else nullcontext()
-
-    def _metric_for_best_model(self) -> tuple[str, bool]:
-        """The evaluation result that means better, and whether greater is better.
-
-        Where the settings name none it is the recipe's, or the loss if that is not computed.
-        """
-        wanted = self.settings.metric_for_best_model
-        if wanted is None:
-            own = self.recipe.metric_for_best_model
-            wanted = own if own in directions(self.metrics) else "loss"
-        sets = list(self.eval_samples)
-        greater = direction(self.metrics, wanted, sets)
-        bare = wanted.removeprefix("eval_")
-        if sets and "" not in sets and not any(bare.startswith(f"{name}_") for name in sets):
-            bare = f"{sets[0]}_{bare}"  # of several sets, the first decides
-        return f"eval_{bare}", greater
 
     def _facts(self) -> RunFacts:
         samples, model = self.train_samples, self.model
         return RunFacts(
-            output_dir=self.folder and self.folder.path,
+            output_dir=self.folder.path if self.folder else None,
             model_name=getattr(model, "architecture", type(model).__name__),
             model_path=self.model_path,
             num_parameters=sum(p.numel() for p in model.parameters()),
@@ -540,16 +519,3 @@ class Trainer:
             padding_avoided=samples.padding_avoided(self.settings.global_batch_size),
             config=self.config,
         )
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys with plain values, as trackers want it."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = (
-                value if isinstance(value, (int, float, str, bool)) else str(value)
-            )
-    return found

@@ -151,7 +151,11 @@ def test_micro_batch_size_does_not_change_a_run() -> None:
         return torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
 
     whole = weights(max_tokens_per_micro_batch=100_000)
-    for settings in ({"micro_batch_size": 1}, {"micro_batch_size": 5}, {"max_tokens_per_micro_batch": 60}):
+    for settings in (
+        {"micro_batch_size": 1},
+        {"micro_batch_size": 5},
+        {"max_tokens_per_micro_batch": 60},
+    ):
         assert (weights(**settings) - whole).norm() <= 1e-12 * whole.norm()
 
 

@@ -12,8 +12,15 @@ from torch import Tensor
 class Batch(Protocol):
     """What the Trainer asks of a batch; a field is read as an item: `batch["labels"]`."""
 
-    sample_ids: np.ndarray
-    num_tokens: int
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """[N], the data-set numbers of the samples."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """What a token budget has counted."""
+        ...
 
     def __getitem__(self, name: str) -> Tensor: ...
 
@@ -35,10 +42,15 @@ class Batch(Protocol):
 class Samples(Protocol):
     """A data set that is ready to train on: any sample by its number, any batch by its samples."""
 
-    lengths: np.ndarray
-    """Tokens of each sample, [N]: what a token budget counts."""
-    fingerprint: str
-    """Equal for equal data: what a resumed run must repeat."""
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, [N]: what a token budget counts."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal data: what a resumed run must repeat."""
+        ...
 
     def padding_avoided(self, batch_size: int) -> float:
         """The share of pad tokens if batches of this many samples were padded to their longest."""
@@ -103,7 +115,7 @@ class FlatBatch:
         return inputs
 
     def for_step(self, seed: int, step: int) -> "FlatBatch":
-        """The same batch with the dropout keys of an optimizer step: f(seed, step, sample, token)."""
+        """The same batch with a step's dropout keys: functions of seed, step, sample and token."""
         from trainer.models.dropout import token_keys
 
         lengths = self.sequence_lengths
@@ -113,7 +125,11 @@ class FlatBatch:
         starts = lengths.cumsum(0) - lengths
         token = torch.arange(self.num_tokens) - starts.repeat_interleave(lengths)
         keys = token_keys(
-            seed, step, sample.repeat_interleave(lengths), sequence.repeat_interleave(lengths), token
+            seed,
+            step,
+            sample.repeat_interleave(lengths),
+            sequence.repeat_interleave(lengths),
+            token,
         )
         return replace(self, dropout_keys=keys)
 
@@ -160,7 +176,9 @@ class StackedBatch:
         return self
 
     def to(self, device: torch.device) -> "StackedBatch":
-        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        columns = {
+            name: column.to(device, non_blocking=True) for name, column in self.columns.items()
+        }
         return replace(self, columns=columns)
 
 

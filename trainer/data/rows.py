@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.data.sources import Source, files_at, read_files, source_at
 from trainer.data.splits import hold_out, limited, num_shared
-from trainer.errors import InputError, nearest
+from trainer.errors import InputError, RowError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -146,26 +146,27 @@ def renamed(rows: "Dataset", columns: Mapping[str, str], where: str) -> "Dataset
     return rows.rename_columns(dict(columns)) if columns else rows
 
 
-def text_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, where: str) -> list[str]:
-    """A column of texts. Raises InputError if it is missing or a row, counted from 1, has none."""
-    texts = label_column(rows, name, where)
-    for number, text in enumerate(texts, 1):
+def text_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[str]:
+    """A column of texts. Raises InputError, naming the setting `key`, if there is no such column,
+    and RowError for a row that has no text."""
+    texts = label_column(rows, name, key)
+    for row, text in enumerate(texts):
         if not isinstance(text, str):
-            found = f"{text!r:.60} ({type(text).__name__})"
-            raise InputError(f"{where}: row {number}: '{name}' is {found}; it must be text")
+            raise RowError(row, f"'{name}' is {text!r:.60} ({type(text).__name__}); accepted: text")
     return texts
 
 
-def label_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, where: str) -> list[Any]:
-    """A column without nulls, as it is. Raises InputError if it is missing or a row has none."""
+def label_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[Any]:
+    """A column without nulls, as it is. Raises as `text_column` does."""
     names = list(rows) if isinstance(rows, Mapping) else rows.column_names
     if name not in names:
-        raise InputError(f"{where}: {_missing(name, names)}")
-    values = list(rows[name] if isinstance(rows, Mapping) else rows.select_columns(name)[:][name])
-    for number, value in enumerate(values, 1):
+        raise InputError(f"{key}: {_missing(name, names)}")
+    # a whole batch of a table converts in one go; its column alone would convert cell by cell
+    values = rows[name] if isinstance(rows, Mapping) else rows.select_columns(name)[:][name]
+    for row, value in enumerate(values):
         if value is None:
-            raise InputError(f"{where}: row {number}: '{name}' is null; every row needs one")
-    return values
+            raise RowError(row, f"'{name}' is null; every row needs one")
+    return list(values)
 
 
 def check_amounts(source: Any) -> None:

@@ -38,6 +38,4 @@ def as_samples(
         from datasets import Dataset
 
         dataset = Dataset.from_list(list(dataset))
-    return tokenize(
-        dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress
-    )
+    return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)

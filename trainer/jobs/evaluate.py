@@ -60,8 +60,8 @@ def _show(results: dict[str, Any], run: Run) -> None:
     from trainer.rendering.layout import labelled
 
     console = make_console()
-    if results["report"] and console.is_terminal:
-        if (by_class := class_report(results["report"], console.width)) is not None:
-            show(console, by_class)
+    by_class = results["report"] and class_report(results["report"], console.width)
+    if by_class and console.is_terminal:
+        show(console, by_class)
     figures = {name: measure(value) for name, value in results["metrics"].items()}
     show(console, labelled(figures | {"written to": str(run.output_dir)}))

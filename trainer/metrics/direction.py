@@ -1,9 +1,10 @@
 """Direction: which way each result of an evaluation is better, as its metric says."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainer.errors import InputError, nearest
 from trainer.metrics.metric import Metric
+from trainer.recipe import Recipe
 
 
 def direction(metrics: Mapping[str, Metric], name: str, sets: Iterable[str] = ()) -> bool:
@@ -36,3 +37,20 @@ def directions(metrics: Mapping[str, Metric]) -> dict[str, bool]:
                 raise InputError(f"metrics.{key}: '{name}' is taken; accepted: one metric a name")
             results[name] = metric.greater_is_better
     return results
+
+
+def metric_for_best_model(
+    wanted: str | None, recipe: Recipe, metrics: Mapping[str, Metric], sets: Sequence[str]
+) -> tuple[str, bool]:
+    """The evaluation result that means better ("eval_accuracy"), and whether greater is better.
+
+    Where the settings want none it is the recipe's own, or the loss if that is not computed. Of
+    several named sets the first decides, unless `wanted` names another.
+    """
+    own = recipe.metric_for_best_model
+    name = wanted or (own if own in directions(metrics) else "loss")
+    greater_is_better = direction(metrics, name, sets)
+    bare = name.removeprefix("eval_")
+    if sets and "" not in sets and not any(bare.startswith(f"{each}_") for each in sets):
+        bare = f"{sets[0]}_{bare}"
+    return f"eval_{bare}", greater_is_better

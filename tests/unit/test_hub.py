@@ -1,0 +1,142 @@
+"""Paths to folders: local, packaged, in the hub's cache; every failure is one line."""
+
+import hashlib
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from trainer.errors import InputError
+from trainer.hub import check_digest, find
+
+
+def refused(path, *parts, **options):
+    with pytest.raises(InputError) as caught:
+        find(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_local_folder_wins(tmp_path, monkeypatch):
+    (tmp_path / "bert-base-cased").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("bert-base-cased").resolve() == tmp_path / "bert-base-cased"
+    assert find(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find("~/bert-base-cased") == tmp_path / "bert-base-cased"
+
+
+@pytest.mark.parametrize("path", ["/no/such", "./no-such", "../no-such", "~/no-such", ""])
+def test_what_looks_local_is_never_asked_of_the_hub(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    if path:
+        refused(path, f"model: there is no directory '{path}'")
+        refused(path, "tokenizer: there is no directory", what="tokenizer")
+    else:
+        assert find(path).is_dir()  # the current folder, as the system has it
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    refused(str(tmp_path / "model.gguf"), "is a file; accepted: a directory")
+
+
+def test_a_packaged_folder_is_found_without_importing(tmp_path, monkeypatch):
+    package = tmp_path / "weights_for_a_test"
+    (package / "model" / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find("pkg://weights_for_a_test/model/deep") == package / "model" / "deep"
+    assert find("pkg://weights_for_a_test") == package
+    assert "weights_for_a_test" not in sys.modules
+    refused(
+        "pkg://weights_for_a_test/none", "the package 'weights_for_a_test' has no folder 'none'"
+    )
+    for path in ("pkg://weights_for_a_test/../x", "pkg://", "pkg://a.b/c", "pkg://x//etc"):
+        refused(path, "accepted: pkg://package/folder")
+
+
+def test_a_package_that_is_not_there():
+    refused("pkg://no_such_package_here/x", "the Python package 'no_such_package_here' is not")
+    refused("pkg://this/x", "the Python package 'this' is not installed")  # a module, not a package
+
+
+def test_a_cached_repository_is_used_offline(tmp_path):
+    """The cache as huggingface_hub lays it out."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--org--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    assert find("org/name", cache_dir=tmp_path, local_files_only=True) == snapshot
+
+
+def test_what_the_hub_does_not_give(tmp_path):
+    offline = {"cache_dir": tmp_path, "local_files_only": True}
+    refused(
+        "org/name", "'org/name' is no local directory, and it is not in the hub's cache", **offline
+    )
+    refused("a/b/c", "it is no hub id either (accepted: name or organisation/name)", **offline)
+    refused("no spaces here", "it is no hub id either", **offline)
+
+
+ANSWERS = {
+    "GatedRepo": (403, "on the hub it is gated"),
+    "RepoNotFound": (404, "the hub has no such repository"),
+    "RevisionNotFound": (404, "on the hub it has no revision 'v9'"),
+    "": (400, "the hub cannot be reached"),
+}
+
+
+@pytest.fixture
+def hub_that_answers(monkeypatch):
+    """A hub on this machine that refuses everything: set its `answer` to a key of ANSWERS."""
+    from huggingface_hub import constants
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(ANSWERS[server.answer][0])
+            self.send_header("X-Error-Code", server.answer)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_every_refusal_of_the_hub_is_one_line(tmp_path, hub_that_answers, answer):
+    hub_that_answers.answer = answer
+    message = ANSWERS[answer][1]
+    where = "model: 'org/name' is no local directory, and"
+    refused("org/name", where, message, revision="v9", cache_dir=tmp_path)
+
+
+def test_digests(tmp_path):
+    file = tmp_path / "w"
+    file.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    check_digest(file, digest)
+    check_digest(file, digest.upper())
+    with pytest.raises(InputError, match=f"its sha256 is {digest}; accepted: {'0' * 64}"):
+        check_digest(file, "0" * 64)
+    with pytest.raises(InputError, match="64 hexadecimal digits"):
+        check_digest(file, "abc")
+    with pytest.raises(InputError, match="there is no such file"):
+        check_digest(tmp_path / "x", digest)

@@ -1,0 +1,1 @@
+"""Checkpoints that cannot be lost: written, published, verified, kept and resumed from."""

@@ -1,0 +1,231 @@
+"""The disk: the only place that writes, fsyncs, renames and removes, where tests inject faults."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+hook: Callable[..., None] | None = None
+"""Tests set it to `hook(moment, operation, *paths)`; it may raise an OSError or end the process.
+
+The moment is "before", "during" (half of a piece of a file is written) or "after".
+"""
+
+
+@contextmanager
+def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
+    """Tell the hook of an operation; its OSErrors become one line with the path and the reason."""
+    try:
+        _tell("before", name, *paths)
+        yield
+        _tell("after", name, *paths)
+    except OSError as error:
+        raise EnvironmentFault(_reason(name, paths[-1], error, size)) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Make or replace a file; a reader or a crash finds the old content or the new, never half."""
+    _write(path, [data], len(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_bytes`: strict JSON (what is not finite becomes null), keys in the order given."""
+    write_bytes(path, json_bytes(value))
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As `write_bytes`: a safetensors file, streamed one tensor at a time from any device."""
+    from trainer.checkpoint.tensors import pieces
+
+    size, stream = pieces(tensors, metadata or {})
+    _write(path, stream, size)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line at the end of a file, which is made where absent."""
+    data = line.encode() + b"\n"
+    with operation("append", path, size=len(data)), open(path, "ab", buffering=0) as file:
+        _write_piece(file, data, "append", path)
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file to its first `size` bytes; it is made where absent."""
+    with operation("truncate", path), open(path, "ab") as file:
+        file.truncate(size)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and the ones above it; an existing one is left as it is."""
+    if path.is_dir():
+        return
+    with operation("make_folder", path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def fsync_file(path: Path) -> None:
+    """Return when the content of a file would survive a power failure."""
+    _fsync(path, os.O_RDONLY)
+
+
+def fsync_folder(path: Path) -> None:
+    """Return when the names in a folder would survive a power failure."""
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or folder a name that nothing has."""
+    with operation("rename", source, target):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        os.rename(source, target)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file a name that another may have; that one is gone."""
+    with operation("replace", source, target):
+        os.replace(source, target)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file or a symbolic link."""
+    with operation("remove_file", path):
+        path.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: first its name, so that no half of it is ever seen, then what it holds.
+
+    A file or a link (never what it points to) is removed as such.
+    """
+    if path.is_symlink() or not path.is_dir():
+        remove_file(path)
+        return
+    doomed = path
+    if not path.name.startswith(".del-"):
+        doomed = unused(path.with_name(f".del-{path.name}"))
+        rename(path, doomed)
+        fsync_folder(path.parent)  # else a power failure may bring the name back, half empty
+    for folder, folders, names in os.walk(doomed, topdown=False):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in names + links:
+            remove_file(Path(folder, name))
+        with operation("remove_folder", Path(folder)):
+            os.rmdir(folder)
+
+
+def unused(path: Path) -> Path:
+    """`path`, or where something has that name `path-2`, `path-3`, ..."""
+    candidate, number = path, 1
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write on the filesystem of an existing path."""
+    with operation("measure", path):
+        return shutil.disk_usage(path).free
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with operation("read", path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    text = json.dumps(finite_or_null(value), indent=2, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def finite_or_null(value: Any) -> Any:
+    """A JSON value with None in place of the numbers that JSON does not have (NaN, infinities)."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def readable(size: float) -> str:
+    """A number of bytes for people: 1.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> None:
+    staged = path.with_name(f".tmp-{path.name}")
+    try:
+        with (
+            operation("write", staged, path, size=size),
+            open(staged, "wb", buffering=0) as file,
+        ):
+            for piece in pieces:
+                _write_piece(file, piece, "write", staged)
+        fsync_file(staged)
+        replace(staged, path)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink()
+        raise
+
+
+def _write_piece(file: Any, piece: bytes | memoryview, name: str, path: Path) -> None:
+    whole = memoryview(piece)
+    half = len(whole) // 2
+    _write_all(file, whole[:half])
+    _tell("during", name, path)
+    _write_all(file, whole[half:])
+
+
+def _write_all(file: Any, rest: memoryview) -> None:
+    while rest:
+        rest = rest[file.write(rest) :]  # one call may write less than it is given
+
+
+def _fsync(path: Path, flags: int) -> None:
+    with operation("fsync", path):
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _tell(moment: str, name: str, *paths: Path) -> None:
+    if hook is not None:
+        hook(moment, name, *paths)
+
+
+def _reason(name: str, path: Path, error: OSError, size: int) -> str:
+    reason = f"{path}: cannot {name.replace('_', ' ')}: {error.strerror or error}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return reason
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        needed = f"need {readable(size)}, " if size else ""
+        return f"{reason} ({needed}free {readable(free)})"
+    return reason

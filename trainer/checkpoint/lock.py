@@ -1,0 +1,91 @@
+"""RunLock: one process at a time works in an output folder, and the kernel sees to it."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from trainer.checkpoint import files
+from trainer.errors import EnvironmentFault
+
+LOCK = ".lock"
+ATTEMPTS = 20
+
+
+class RunLock:
+    """A context in which no other process can enter the same output folder.
+
+    The lock goes with the process, however it dies; the file `.lock` says who holds it and is gone
+    after an orderly end. Raises EnvironmentFault naming the holder's pid, host and start.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.path = output_dir / LOCK
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        files.make_folder(self.path.parent)
+        for _ in range(ATTEMPTS):
+            if self._take():
+                return self
+            holder = self._holder()
+            if holder and _is_alive(holder):
+                break
+            time.sleep(0.05)  # the holder is just coming or going
+        who = "pid {pid} on {host} since {since}".format_map(holder) if holder else "a process"
+        raise EnvironmentFault(f"{self.path.parent}: in use by {who}")
+
+    def __exit__(self, *_: object) -> None:
+        assert self._descriptor is not None
+        try:
+            files.remove_file(self.path)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _take(self) -> bool:
+        with files.operation("lock", self.path):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with files.operation("lock", self.path), suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_ours(descriptor):
+                    self._sign()
+                    self._descriptor = descriptor
+        finally:
+            if self._descriptor is None:
+                os.close(descriptor)
+        return self._descriptor is not None
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """False where the file that we locked was removed by its last holder meanwhile."""
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        return False
+
+    def _sign(self) -> None:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        files.truncate(self.path, 0)
+        files.append_line(self.path, json.dumps(holder))
+
+    def _holder(self) -> dict[str, Any] | None:
+        """Who signed the lock; None while nobody has."""
+        try:
+            holder = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        signed = isinstance(holder, dict) and holder.keys() == {"pid", "host", "since"}
+        return holder if signed else None
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """False where a dead process of this machine signed, and its successor has not yet."""
+    if holder["host"] != socket.gethostname():
+        return True
+    return Path("/proc", str(holder["pid"])).exists() or not Path("/proc/self").exists()

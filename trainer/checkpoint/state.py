@@ -1,0 +1,260 @@
+"""What resuming needs beside the weights: progress, optimizer and EMA tensors, callbacks' state."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.checkpoint import files
+from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
+from trainer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    Moments = Mapping[str, Mapping[str, Tensor]]
+
+STATE_FORMAT = 1
+PROGRESS = "trainer.json"
+OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER_FACTS = "optimizer.json"
+EMA = "ema.safetensors"
+CALLBACKS = "callbacks.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, and under which settings it came there: what trainer.json holds."""
+
+    step: int
+    samples_consumed: int
+    """The whole data position."""
+    epoch: float
+    seed: int
+    global_batch_size: int
+    micro_batch_size: int | None
+    max_tokens: int | None
+    world_size: int
+    precision: str
+    data_fingerprint: str
+    config_fingerprint: dict[str, str]
+    """Part of the config that a resumed run must repeat (model, recipe, optimizer) -> digest."""
+    best_metric: float | None
+    best_step: int | None
+    evaluations_without_improvement: int
+    total_steps: int
+    finished: bool
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = STATE_FORMAT
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What `read_state` found."""
+
+    progress: Progress
+    optimizer: "dict[str, dict[str, Tensor]]"
+    """Parameter name -> moment name -> tensor."""
+    optimizer_facts: Any
+    ema: "dict[str, Tensor] | None"
+    callbacks: dict[str, Any]
+
+
+def write_state(
+    folder: Path,
+    progress: Progress,
+    optimizer: "Moments",
+    optimizer_facts: Any = None,
+    ema: "Mapping[str, Tensor] | None" = None,
+    callbacks: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `folder` (a checkpoint's state/) as safetensors and JSON; rank 0 does."""
+    files.make_folder(folder)
+    flat = {
+        f"{name}/{moment}": tensor
+        for name, moments in optimizer.items()
+        for moment, tensor in moments.items()
+    }
+    files.write_tensors(folder / OPTIMIZER, flat)
+    parameters = {name: list(moments) for name, moments in optimizer.items()}
+    facts = {"parameters": parameters, "facts": optimizer_facts}
+    files.write_json(folder / OPTIMIZER_FACTS, facts)
+    if ema is not None:
+        files.write_tensors(folder / EMA, ema)
+    files.write_json(folder / CALLBACKS, callbacks or {})
+    files.write_json(folder / PROGRESS, asdict(progress))
+
+
+def read_state(folder: Path) -> SavedState:
+    """What `write_state` wrote, on the CPU. Raises CorruptCheckpoint naming file and reason."""
+    callbacks = read_json(folder / CALLBACKS)
+    if not isinstance(callbacks, dict):
+        raise CorruptCheckpoint(folder / CALLBACKS, "not a JSON object")
+    optimizer, facts = _read_optimizer(folder)
+    ema = _read_tensors(folder / EMA) if (folder / EMA).exists() else None
+    return SavedState(read_progress(folder), optimizer, facts, ema, callbacks)
+
+
+def read_progress(folder: Path) -> Progress:
+    """trainer.json of a checkpoint's state/. Raises CorruptCheckpoint naming key and value."""
+    path = folder / PROGRESS
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptCheckpoint(path, "not a JSON object")
+    check_format(path, value.get("format_version"), STATE_FORMAT)
+    check_step(path, value.get("step"))
+    names = {each.name for each in fields(Progress)}
+    if value.keys() != names:
+        odd = ", ".join(sorted(value.keys() ^ names))
+        raise CorruptCheckpoint(path, f"missing or unknown: {odd}")
+    for name, (holds, accepted) in _ACCEPTED.items():
+        if not holds(value[name]):
+            raise CorruptCheckpoint(path, f"{name} is {value[name]!r}, not {accepted}")
+    if not value["step"] <= value["total_steps"]:
+        raise CorruptCheckpoint(path, f"step {value['step']} of {value['total_steps']}")
+    return Progress(**value)
+
+
+def optimizer_tensors(
+    optimizer: "Optimizer", names: "Mapping[str, Tensor]"
+) -> "dict[str, dict[str, Tensor]]":
+    """Parameter name -> moment name -> tensor, for every parameter that the optimizer has.
+
+    `names` is `dict(model.named_parameters())`; the tensors are the optimizer's own. Raises
+    InputError for an optimizer whose state is not all tensors (LBFGS, SparseAdam).
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, parameter, _ in _named(optimizer, names):
+        state = optimizer.state.get(parameter, {})
+        found[name] = {key: value for key, value in state.items() if value is not None}
+        for key, value in found[name].items():
+            if not hasattr(value, "dtype"):
+                kind = f"{type(optimizer).__name__} keeps {key} as {type(value).__name__}"
+                accepted = "an optimizer whose state is tensors"
+                raise InputError(f"trainer.optimizer: {kind}; accepted: {accepted}")
+    return found
+
+
+def load_optimizer_tensors(
+    optimizer: "Optimizer", names: "Mapping[str, Tensor]", tensors: "Moments"
+) -> None:
+    """Give an optimizer the state that `optimizer_tensors` took, bit for bit.
+
+    Moments keep their dtype and go to their parameter's device, except a step counter, which
+    stays on the CPU where torch keeps it there (unless fused or capturable). Raises InputError,
+    and changes nothing, if they are not those of the parameters that the optimizer has.
+    """
+    trained = _named(optimizer, names)
+    _check_names({name for name, _, _ in trained}, set(tensors))
+    for name, parameter, _ in trained:
+        for moment, tensor in tensors[name].items():
+            _check_shape(name, moment, tensor, parameter)
+    for name, parameter, group in trained:
+        on_device = group.get("fused") or group.get("capturable")
+        state = {
+            moment: tensor.to(
+                "cpu" if moment == "step" and not on_device else parameter.device, copy=True
+            )
+            for moment, tensor in tensors[name].items()
+        }
+        optimizer.state[parameter] = state
+
+
+def _named(
+    optimizer: "Optimizer", names: "Mapping[str, Tensor]"
+) -> "list[tuple[str, Tensor, dict[str, Any]]]":
+    name_of = {id(parameter): name for name, parameter in names.items()}
+    return [
+        (name_of[id(parameter)], parameter, group)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+
+
+def _check_names(trained: set[str], saved: set[str]) -> None:
+    if trained == saved:
+        return
+    counts = f"has the state of {len(saved)} parameters, the model trains {len(trained)}"
+    lists = [("missing", trained - saved), ("unknown", saved - trained)]
+    examples = "; ".join(f"{what}: {min(which)}" for what, which in lists if which)
+    raise InputError(f"{OPTIMIZER}: {counts} ({examples})")
+
+
+def _check_shape(name: str, moment: str, tensor: "Tensor", parameter: "Tensor") -> None:
+    """A moment is a number, of the parameter's shape, or (Adafactor) 1 in some dimensions."""
+    same_rank = tensor.dim() == parameter.dim()
+    fits = same_rank and all(
+        a in (1, b) for a, b in zip(tensor.shape, parameter.shape, strict=True)
+    )
+    if tensor.dim() and not fits:
+        shapes = f"{list(tensor.shape)}, the parameter is {list(parameter.shape)}"
+        raise InputError(f"{OPTIMIZER}: {moment} of {name} is {shapes}")
+
+
+def _read_optimizer(folder: Path) -> "tuple[dict[str, dict[str, Tensor]], Any]":
+    value = read_json(folder / OPTIMIZER_FACTS)
+    flat = _read_tensors(folder / OPTIMIZER)
+    try:
+        optimizer = {
+            name: {moment: flat.pop(f"{name}/{moment}") for moment in moments}
+            for name, moments in value["parameters"].items()
+        }
+        facts = value["facts"]
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"does not describe {OPTIMIZER} ({error})"
+        raise CorruptCheckpoint(folder / OPTIMIZER_FACTS, reason) from None
+    if flat:
+        reason = f"holds {min(flat)}, which {OPTIMIZER_FACTS} does not name"
+        raise CorruptCheckpoint(folder / OPTIMIZER, reason)
+    return optimizer, facts
+
+
+def _read_tensors(path: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CorruptCheckpoint(path, f"not a whole safetensors file ({error})") from None
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < 2**63
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+_NATURAL = (lambda v: _whole(v, 0), "a whole number from 0")
+_POSITIVE = (lambda v: _whole(v, 1), "a whole number from 1")
+_POSITIVE_OR_NULL = (lambda v: v is None or _whole(v, 1), "a whole number from 1, or null")
+_TEXT = (lambda v: isinstance(v, str), "a text")
+_TEXTS = (_texts, "an object of texts")
+
+_ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "samples_consumed": _NATURAL,
+    "epoch": (lambda v: _number(v) and v >= 0, "a number from 0"),
+    "seed": (lambda v: type(v) is int, "a whole number"),
+    "global_batch_size": _POSITIVE,
+    "micro_batch_size": _POSITIVE_OR_NULL,
+    "max_tokens": _POSITIVE_OR_NULL,
+    "world_size": _POSITIVE,
+    "precision": _TEXT,
+    "data_fingerprint": _TEXT,
+    "config_fingerprint": _TEXTS,
+    "best_metric": (lambda v: v is None or _number(v), "a number, or null"),
+    "best_step": (lambda v: v is None or _whole(v, 0), "a whole number from 0, or null"),
+    "evaluations_without_improvement": _NATURAL,
+    "total_steps": _NATURAL,
+    "finished": (lambda v: isinstance(v, bool), "true or false"),
+    "versions": _TEXTS,
+}
+"""Key of trainer.json -> (what its value must hold, in words)."""

@@ -1,0 +1,111 @@
+"""A path to a folder: a local directory, a hub id, or pkg:// for what a Python package ships."""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from trainer.errors import InputError
+
+PACKAGE = "pkg://"
+WANTED = ("*.json", "model*.safetensors", "*.txt", "*.model", "*.jinja")
+"""Files of a hub repository that a model or a tokenizer is read from; weights as safetensors."""
+UNWANTED = ("*/*",)
+"""Other frameworks' copies and exports in sub-folders."""
+
+
+def find(
+    path: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+    what: str = "model",
+) -> Path:
+    """The folder that `path` names; a hub id is downloaded into the hub's cache.
+
+    `pkg://package/folder` is found without importing the package. Raises InputError, one line that
+    names `what`, where there is no such folder, package or repository.
+    """
+    path = str(path)
+    if path.startswith(PACKAGE):
+        return _in_package(path, what)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{what}: '{path}' is a file; accepted: a directory")
+    if path.startswith(("/", "./", "../", "~")) or path in ("", ".", ".."):
+        raise InputError(f"{what}: there is no directory '{path}'")
+    return _in_hub(path, revision, cache_dir, local_files_only, token, what)
+
+
+def check_digest(file: Path, sha256: str) -> None:
+    """Raises InputError unless the SHA-256 of `file` is `sha256` (64 hex digits)."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise InputError(f"sha256: found {sha256!r}; accepted: 64 hexadecimal digits")
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file to check the sha256 of")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise InputError(f"{file}: its sha256 is {found}; accepted: {sha256.lower()}")
+
+
+def _in_package(path: str, what: str) -> Path:
+    package, _, inside = path.removeprefix(PACKAGE).partition("/")
+    if not package.isidentifier() or ".." in Path(inside).parts or Path(inside).is_absolute():
+        raise InputError(f"{what}: found '{path}'; accepted: pkg://package/folder")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{what}: '{path}': the Python package '{package}' is not installed")
+    for location in spec.submodule_search_locations:
+        folder = Path(location) / inside
+        if folder.is_dir():
+            return folder
+    raise InputError(f"{what}: '{path}': the package '{package}' has no folder '{inside}'")
+
+
+def _in_hub(
+    repo_id: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    token: str | None,
+    what: str,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+        )
+    except Exception as error:  # the hub client raises its own, its HTTP library's and the system's
+        reason = _reason(error, repo_id, revision)
+        raise InputError(f"{what}: '{repo_id}' is no local directory, and {reason}") from None
+    return Path(folder)
+
+
+def _reason(error: Exception, repo_id: str, revision: str | None) -> str:
+    """One line on why the hub gave nothing."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HFValidationError):
+        return "it is no hub id either (accepted: name or organisation/name)"
+    if isinstance(error, errors.GatedRepoError):
+        return "on the hub it is gated: ask for access on its page, then log in or pass a token"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"on the hub it has no revision '{revision}'"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub has no such repository (a private one needs a token)"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "it is not in the hub's cache and the hub cannot be reached or is switched off"
+    lines = str(error).strip().splitlines() or [""]
+    return f"the hub could not be read ({type(error).__name__}: {lines[0][:200]})"

@@ -1,0 +1,79 @@
+"""The recipe that a model's folder names: recipe.json, or for a foreign model its architecture."""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer import hub
+from trainer.errors import InputError
+from trainer.launching.target import OWN_PACKAGES
+
+ARCHITECTURE = re.compile(r"For([A-Z]\w+)$")
+"""The task in a hub's class name: BertForSequenceClassification."""
+
+
+def with_saved_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config whose recipe is completed by the one that its model was trained with.
+
+    What the user gave of the recipe wins. Raises InputError where the model names no task.
+    """
+    given, model = tree.get("recipe") or {}, tree.get("model") or {}
+    path = model.get("path")
+    if "_target_" in given or not isinstance(path, str) or path == "???":
+        return dict(tree)
+    folder = hub.find(path, revision=model.get("revision"), what="model.path")
+    return {**tree, "recipe": {**_saved(folder), **given}}
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """The config node of a folder's recipe; what it holds is checked like what a user types."""
+    file = folder / "recipe.json"
+    if not file.is_file():
+        return _of_architecture(folder)
+    found = _read(file)
+    name, fields = found.get("recipe"), found.get("fields")
+    if not isinstance(name, str) or not isinstance(fields, dict):
+        raise InputError(f'{file}: found no recipe; accepted: {{"recipe": name, "fields": {{}}}}')
+    return {**fields, "_target_": name if "." in name else _target(name, file)}
+
+
+def _of_architecture(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    config = _read(file)
+    names = config.get("architectures") or [""]
+    task = ARCHITECTURE.search(str(names[0]))
+    if task is None:
+        raise InputError(f"recipe: {folder} names no task ({names[0]}); accepted: recipe=...")
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", task[1]).lower()
+    target = _target(name, file)
+    module, _, cls = target.rpartition(".")
+    fields = getattr(importlib.import_module(module), cls).fields_of_config(config)
+    return {**fields, "_target_": target}
+
+
+def _target(name: str, file: Path) -> str:
+    """The class of a recipe's short name: its file's name tells both."""
+    home = OWN_PACKAGES[1]
+    known = sorted(
+        path.stem
+        for path in Path(importlib.import_module(home).__path__[0]).glob("*.py")
+        if path.stem != "__init__"
+    )
+    if name not in known:
+        raise InputError(f"{file}: no recipe '{name}'; accepted: {', '.join(known)}")
+    return f"{home}.{name}.{name.title().replace('_', '')}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such file; accepted: a model's folder") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: not a JSON object")
+    return value

@@ -1,0 +1,160 @@
+"""Plain values into a typed dataclass: wrong keys and wrong types are refused, with their key."""
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from trainer.errors import InputError
+from trainer.launching.peer_names import unknown_key
+from trainer.launching.sentences import field_sentences
+
+T = TypeVar("T")
+NOT_GIVEN = "???"
+"""How a YAML says that a value must be given."""
+
+
+def make(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An instance of the dataclass `cls`; `where` is the key of `values` in the config.
+
+    Raises InputError for a key that is no field, a field without a value, a value of another type.
+    """
+    hints = get_type_hints(cls)
+    known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    given = {}
+    for key, value in values.items():
+        if key not in known:
+            raise unknown_key(where, str(key), known, value)
+        if value != NOT_GIVEN:
+            given[key] = convert(value, hints[key], f"{where}.{key}")
+    for name, field in known.items():
+        required = field.default in (MISSING, NOT_GIVEN) and field.default_factory is MISSING
+        if name not in given and (required or name in values):
+            sentence = field_sentences(cls).get(name) or f"{describe(hints[name])}."
+            raise InputError(f"{where}.{name}: nothing given; accepted: {sentence}")
+    try:
+        return cls(**given)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """The values of a dataclass as a config holds them: mappings, lists and scalars."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def convert(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`; a number may become text, and text that reads as a number one.
+
+    Raises InputError at `where` if it is of another type.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _one_of(value, hint, where)
+    if origin is Literal and value in arguments:
+        return value
+    if _is_a(origin or hint, Mapping) and isinstance(value, Mapping):
+        key_hint, entry_hint = arguments or (Any, Any)
+        return {
+            convert(key, key_hint, where): convert(entry, entry_hint, f"{where}.{key}")
+            for key, entry in value.items()
+        }
+    if _is_list(origin or hint) and isinstance(value, (list, tuple)):
+        entries = [
+            convert(v, (arguments or (Any,))[0], f"{where}[{i}]") for i, v in enumerate(value)
+        ]
+        return tuple(entries) if origin is tuple else entries
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return make(hint, value, where)
+    return _scalar(value, hint, where)
+
+
+def show(value: Any) -> str:
+    """A value as an error message names it, short and on one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"a mapping ({', '.join(map(str, value)) or 'empty'})"
+    text = str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
+    return repr(text) if isinstance(value, str) else text
+
+
+def describe(hint: Any) -> str:
+    """A type in the words of an error message."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    words |= {type(None): "null", Path: "a path", Any: "any value"}
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if _is_a(origin or hint, Mapping):
+        return "a mapping {key: value}"
+    if _is_list(origin or hint):
+        return f"a list [{describe(arguments[0])}, ...]" if arguments else "a list"
+    if is_dataclass(hint):
+        return "a mapping {key: value}"
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _one_of(value: Any, hint: Any, where: str) -> Any:
+    members = get_args(hint)
+    if type(value) in members:
+        return value
+    for member in members:
+        try:
+            return convert(value, member, where)
+        except InputError as error:
+            if not str(error).startswith(f"{where}:"):  # the fault is inside, and well named there
+                raise
+    raise _refused(value, hint, where)
+
+
+def _scalar(value: Any, hint: Any, where: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is str and (number or isinstance(value, str)):
+        return str(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (int, float) and isinstance(value, str):
+        value, number = _number(value)
+    if hint is float and number:
+        return float(value)
+    if hint is int and number and float(value).is_integer():
+        return int(value)
+    if hint in (bool, type(None)) and isinstance(value, hint):
+        return value
+    raise _refused(value, hint, where)
+
+
+def _number(text: str) -> tuple[Any, bool]:
+    """The number that a text is (YAML 1.1 takes 1e-5 for a text), and whether it is one."""
+    for kind in (int, float):
+        try:
+            return kind(text), True
+        except ValueError:
+            pass
+    return text, False
+
+
+def _refused(value: Any, hint: Any, where: str) -> InputError:
+    return InputError(f"{where}: found {show(value)}; accepted: {describe(hint)}")
+
+
+def _is_a(kind: Any, parent: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, parent)
+
+
+def _is_list(kind: Any) -> bool:
+    return _is_a(kind, Sequence) and kind is not str

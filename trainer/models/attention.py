@@ -1,0 +1,118 @@
+"""Bidirectional attention over flat sequences: plain products, SDPA or a varlen kernel.
+
+T tokens, B sequences, the longest of L; D = heads x channels.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.models.dropout import Dropout, head_keys
+from trainer.models.packing import Layout
+
+Path = Literal["plain", "sdpa", "varlen"]
+
+LONG_ON_CPU = 512
+"""From this length on a CPU does not hold the [L, L] probabilities: SDPA bounds the memory."""
+
+
+def choose_path(
+    device_type: str,
+    dtype: torch.dtype,
+    longest: int,
+    *,
+    channels: int,
+    dropping: bool,
+    weights_wanted: bool,
+    hidden_keys: bool,
+) -> Path:
+    """How to compute attention. Only the plain path has our dropout and gives the probabilities.
+
+    A varlen kernel needs half precision and no key that is in the batch but may not be seen. On a
+    CPU, plain products beat SDPA's backward on short sequences.
+    """
+    if dropping or weights_wanted:
+        return "plain"
+    if device_type == "cuda":
+        half = dtype in (torch.float16, torch.bfloat16)
+        return "varlen" if half and channels % 8 == 0 and not hidden_keys else "sdpa"
+    return "sdpa" if longest >= LONG_ON_CPU else "plain"
+
+
+class Attention(nn.Module):
+    """Multi-head attention of every token to the visible tokens of its own sequence."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.channels = hidden_size // num_heads
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, layout: Layout, keys: Tensor | None = None, weights_wanted: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [T, D], dropout keys [T] -> ([T, D], probabilities [B, heads, L, L] if wanted)."""
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        path = choose_path(
+            x.device.type,
+            query.dtype,
+            layout.longest,
+            channels=self.channels,
+            dropping=self.dropout.active,
+            weights_wanted=weights_wanted,
+            hidden_keys=layout.visible is not None,
+        )
+        if path == "varlen":
+            return self.output(self._varlen(query, key, value, layout)), None
+        query, key, value = (self._heads(part, layout) for part in (query, key, value))
+        if path == "sdpa":
+            mask = layout.visible_keys
+            context, weights = F.scaled_dot_product_attention(query, key, value, mask), None
+        else:
+            context, weights = self._plain(query, key, value, layout, keys, weights_wanted)
+        return self.output(layout.from_grid(context.transpose(1, 2).flatten(2))), weights
+
+    def _heads(self, x: Tensor, layout: Layout) -> Tensor:
+        """[T, D] -> [B, heads, L, channels]."""
+        return layout.to_grid(x).unflatten(2, (self.num_heads, self.channels)).transpose(1, 2)
+
+    def _plain(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        keys: Tensor | None,
+        weights_wanted: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        scores = (query * self.channels**-0.5) @ key.transpose(-1, -2)  # [B, heads, L, L]
+        if layout.visible_keys is not None:
+            hidden = ~layout.visible_keys
+            scores += torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -torch.inf)
+        weights = scores.softmax(-1).to(value.dtype)
+        if not self.dropout.active or keys is None or weights_wanted:
+            keys_grid = None if keys is None else self._head_keys(keys, layout)
+            weights = self.dropout(weights, keys_grid)
+            return weights @ value, weights if weights_wanted else None
+        # Scaling the context instead of the probabilities saves passes over [L, L].
+        kept = weights * self.dropout.mask(weights, self._head_keys(keys, layout))
+        return (kept @ value) * self.dropout.scale, None
+
+    def _head_keys(self, keys: Tensor, layout: Layout) -> Tensor:
+        return head_keys(layout.to_grid(keys), self.num_heads)
+
+    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        shape = (self.num_heads, self.channels)
+        query, key, value = (part.unflatten(1, shape) for part in (query, key, value))
+        ends, longest = layout.cumulative_lengths, layout.longest
+        context = varlen_attn(query, key, value, ends, ends, longest, longest)
+        assert isinstance(context, Tensor)
+        return context.flatten(1)

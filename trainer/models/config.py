@@ -1,0 +1,284 @@
+"""ModelConfig: config.json as attributes, checked, and written back as transformers reads it."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from trainer import hub
+from trainer.errors import InputError, nearest
+from trainer.models.family import Family, find_family
+
+COMMON: Mapping[str, Any] = {
+    "architectures": None,
+    "dtype": None,
+    "id2label": None,
+    "label2id": None,
+    "num_labels": 2,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "problem_type": None,
+    "return_dict": True,
+}
+"""Entries of every family, with transformers' defaults."""
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+UNSAFE = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
+"""Entries that point at code outside this package."""
+
+NULLABLE = ("pad_token_id",)
+"""Entries that may be null although their default is a number."""
+
+LARGEST = {
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 4096,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 20,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 24,
+    "type_vocab_size": 1 << 16,
+}
+"""Sizes beyond these are a mistake or an attack, and would be met with a crash."""
+
+
+class ModelConfig:
+    """The entries of a config.json over its family's defaults, read and set as attributes.
+
+    `id2label`, `label2id` and `num_labels` always agree. Entries that nobody knows are kept as
+    they are. Names are the family's own; the shared blocks' names (`hidden_size` for DistilBERT's
+    `dim`) work too.
+    """
+
+    family: Family
+    id2label: dict[int, str]
+
+    def __init__(
+        self,
+        entries: Mapping[str, Any],
+        overrides: Mapping[str, Any] | None = None,
+        where: str = "config.json",
+    ) -> None:
+        """`entries` as in a file; `overrides` are the user's, so a key must be a known one.
+
+        Raises InputError, which starts with `where` for what is wrong in `entries`.
+        """
+        unsafe = [name for name in UNSAFE if name in entries]
+        if unsafe:
+            raise InputError(
+                f"{where}: found {unsafe[0]}, which points at remote code; accepted: a model whose "
+                "code is native here"
+            )
+        set_here = self.__dict__
+        set_here["family"] = find_family(entries.get("model_type"))  # type: ignore[arg-type]
+        labels = _label_names(entries, where)
+        set_here["id2label"] = labels
+        set_here["_entries"] = {name: entries[name] for name in entries if name not in _LABELS}
+        self._check_all(where)
+        self._override(dict(overrides or {}))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """The config of a local directory, a hub id or a pkg:// path, with entries replaced."""
+        folder = hub.find(
+            str(path),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(read_config(folder), overrides, where=str(folder / "config.json"))
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels id2label names."""
+        return len(self.id2label)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """id2label the other way round."""
+        return _inverse(self.id2label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: what was read or set, every default, and the label names."""
+        names = {str(index): name for index, name in self.id2label.items()}
+        labels = {"id2label": names, "label2id": self.label2id}
+        return {**self.family.defaults, **self._entries, **labels}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "family" not in self.__dict__:
+            raise AttributeError(name)
+        entry = self.family.synonyms.get(name, name)
+        for source in (self._entries, self.family.constants, self.family.defaults, COMMON):
+            if entry in source:
+                return source[entry]
+        raise AttributeError(f"a config of model_type {self.model_type!r} has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._override({name: value})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ModelConfig({json.dumps(self.to_dict(), indent=2, default=str)})"
+
+    def _override(self, overrides: dict[str, Any]) -> None:
+        labels = {name: overrides.pop(name) for name in _LABELS if name in overrides}
+        for name, value in overrides.items():
+            self._check_known(name)
+            entry = self.family.synonyms.get(name, name)
+            default = self.family.defaults.get(entry, COMMON.get(entry))
+            self._entries[entry] = _typed(f"model.config.{name}", entry, value, default)
+        if labels:
+            if labels.keys() == {"num_labels"} and labels["num_labels"] == self.num_labels:
+                return
+            names = _label_names(labels, "model.config")
+            if labels.get("label2id", inverse := _inverse(names)) not in (None, inverse):
+                raise InputError("model.config: label2id and id2label contradict each other")
+            self.__dict__["id2label"] = names
+        self._check_all("model.config")
+
+    def _check_known(self, name: str) -> None:
+        known = {*self.family.defaults, *self.family.synonyms, *self._entries, *COMMON}
+        if name in (*UNSAFE, "model_type") or name not in known:
+            hint = nearest(name, known)
+            raise InputError(
+                f"model.config: found the entry '{name}', which a config of model_type "
+                f"{self.model_type!r} does not have{hint}"
+            )
+
+    def _check_all(self, where: str) -> None:
+        for name, default in self.family.defaults.items():
+            if name in self._entries:
+                value = self._entries[name]
+                self._entries[name] = _typed(f"{where}: {name}", name, value, default)
+        _check_sizes(self, where)
+        _check_choices(self, where)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The entries of `folder`/config.json. Raises InputError unless it is a JSON object."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(f"{folder}: has no config.json; accepted: a model's directory")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file}: is not valid JSON ({reason})") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{file}: found {type(entries).__name__}; accepted: a JSON object")
+    return entries
+
+
+_LABELS = ("id2label", "label2id", "num_labels")
+
+
+def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
+    """id2label from any of the three entries; the two given together must have the same length."""
+    count = entries.get("num_labels")
+    names = _names_of(entries.get("id2label"), f"{where}: id2label")
+    if names is None and entries.get("label2id") is not None:
+        label2id = entries["label2id"]
+        _require_mapping(label2id, f"{where}: label2id")
+        inverse = {index: name for name, index in label2id.items()}
+        names = _names_of(inverse, f"{where}: label2id")
+    if names is None:
+        count = COMMON["num_labels"] if count is None else count
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 1 << 20:
+            raise InputError(f"{where}: num_labels: found {count!r}; accepted: an integer from 1")
+        return {index: f"LABEL_{index}" for index in range(count)}
+    if count is not None and count != len(names):
+        raise InputError(f"{where}: num_labels is {count!r}, but id2label has {len(names)} names")
+    return names
+
+
+def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
+    return {name: index for index, name in id2label.items()}
+
+
+def _names_of(id2label: Any, where: str) -> dict[int, str] | None:
+    if id2label is None:
+        return None
+    if isinstance(id2label, (list, tuple)):
+        id2label = dict(enumerate(id2label))
+    _require_mapping(id2label, where)
+    try:
+        names = {int(index): str(name) for index, name in id2label.items()}
+    except (TypeError, ValueError):
+        names = {}
+    if sorted(names) != list(range(len(id2label))) or not names:
+        raise InputError(f"{where}: accepted: one name for each of the numbers 0, 1, 2, ...")
+    if len(set(names.values())) < len(names):
+        raise InputError(f"{where}: found one name twice; accepted: names that differ")
+    return {index: names[index] for index in range(len(names))}
+
+
+def _require_mapping(value: Any, where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}: found {type(value).__name__}; accepted: a mapping")
+
+
+def _typed(where: str, name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of `default`; where that is None, any type will do."""
+    if default is None or (value is None and name in NULLABLE):
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(default):
+        found = f"{value!r} ({type(value).__name__})"
+        raise InputError(f"{where}: found {found}; accepted: {type(default).__name__}")
+    return value
+
+
+def _check_sizes(config: ModelConfig, where: str) -> None:
+    for name, largest in LARGEST.items():
+        smallest = 0 if name == "type_vocab_size" else 1
+        value = getattr(config, name)
+        if not smallest <= value <= largest:
+            entry = config.family.synonyms.get(name, name)
+            accepted = f"{smallest} to {largest}"
+            raise InputError(f"{where}: {entry}: found {value}; accepted: {accepted}")
+    if config.hidden_size % config.num_attention_heads:
+        raise InputError(
+            f"{where}: hidden size {config.hidden_size} is not divisible by the "
+            f"{config.num_attention_heads} attention heads"
+        )
+    pad = config.pad_token_id
+    if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
+        accepted = f"null, or an id below vocab_size ({config.vocab_size})"
+        raise InputError(f"{where}: pad_token_id: found {pad!r}; accepted: {accepted}")
+
+
+def _check_choices(config: ModelConfig, where: str) -> None:
+    from trainer.models.encoder import ACTIVATIONS
+
+    choices = {"hidden_act": tuple(ACTIVATIONS), "problem_type": (None, *PROBLEM_TYPES)}
+    choices |= {name: (value,) for name, value in config.family.required.items()}
+    for name, accepted in choices.items():
+        value = getattr(config, name, None)
+        if value not in accepted and not (value is None and name in config.family.required):
+            entry = config.family.synonyms.get(name, name)
+            names = ", ".join(str(choice) for choice in accepted)
+            raise InputError(f"{where}: {entry}: found {value!r}; accepted: {names}")
+    for name in config.family.defaults:
+        value = getattr(config, name)
+        probability = "dropout" in name and value is not None
+        if probability and not (_is_number(value) and 0 <= value < 1):
+            raise InputError(f"{where}: {name}: found {value!r}; accepted: from 0 to below 1")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

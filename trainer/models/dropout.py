@@ -1,0 +1,141 @@
+"""Dropout whose masks are a function of (seed, step, site, sample, token, channel), never a state.
+
+T tokens, C channels. A key is one int32 per token; a site is one dropout of a model.
+"""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_DRAWS = 1 << 16
+"""A draw is 16 bits: a probability is rounded to 1/65536, and the scaling follows the rounding."""
+
+
+def token_keys(
+    seed: int, step: int, sample_ids: Tensor, sequence_index: Tensor, token_index: Tensor
+) -> Tensor:
+    """One int32 key [T] per token, the same whatever batch the token sits in.
+
+    sample_ids [T] are data-set numbers, sequence_index [T] counts the sequences of a sample and
+    token_index [T] the tokens of a sequence; any integer type, on any device.
+    """
+    keys = torch.full_like(token_index, _start(seed, step), dtype=torch.int32)
+    for part in (sample_ids, sequence_index, token_index):
+        keys = _mix(keys ^ _to_int32(part))
+    return keys
+
+
+class Dropout(nn.Module):
+    """Zeroes channels with probability p and scales the rest, in training mode only.
+
+    With keys, the mask is a hash of (key, site, channel) and no generator is read or advanced;
+    without, it is `torch.nn.functional.dropout`. `number_sites` gives each dropout its site.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = float(p)
+        self.site = 0
+        self._dropped = min(round(self.p * _DRAWS), _DRAWS - 1)
+
+    @property
+    def active(self) -> bool:
+        """Whether this dropout does anything now."""
+        return self.training and self.p > 0
+
+    @property
+    def scale(self) -> float:
+        """What a kept channel is multiplied by: one over its exact probability of being kept."""
+        return _DRAWS / (_DRAWS - self._dropped)
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """x [..., C], keys [...] or None."""
+        if not self.active:
+            return x
+        if keys is None:
+            return F.dropout(x, self.p)
+        return (x * self.mask(x, keys)) * self.scale
+
+    def add(self, residual: Tensor, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """residual + dropout(x), in one pass less."""
+        if not self.active or keys is None:
+            return residual + self(x)
+        return torch.add(residual, x * self.mask(x, keys), alpha=self.scale)
+
+    @torch.no_grad()
+    def mask(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Ones where a channel of x [..., C] is kept and zeros elsewhere, in the type of x."""
+        draws = _draws(keys ^ _site_constant(self.site), x.shape[-1])
+        kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return torch.ge(draws, self._dropped - _DRAWS // 2, out=kept)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, site={self.site}"
+
+
+def number_sites(model: nn.Module) -> None:
+    """Gives every dropout of a model a site of its own, in the order of `model.modules()`."""
+    dropouts = (module for module in model.modules() if isinstance(module, Dropout))
+    for site, dropout in enumerate(dropouts):
+        dropout.site = site
+
+
+def head_keys(keys: Tensor, num_heads: int) -> Tensor:
+    """Keys [B, L] of queries -> keys [B, num_heads, L]: every head drops keys of its own."""
+    return keys.unsqueeze(1) ^ _mix(_count(num_heads, keys.device)).view(1, -1, 1)
+
+
+def _draws(keys: Tensor, channels: int) -> Tensor:
+    """Uniform int16 [..., C] of keys [...], which it overwrites: two halves of each hash.
+
+    Rows and columns are mixed on their own before they meet, so that half a round is enough after.
+    """
+    hashes = _mix(keys).unsqueeze(-1) ^ _mix(_count((channels + 1) // 2, keys.device))
+    hashes *= 0x7FEB352D
+    hashes ^= (hashes >> 15).bitwise_and_(0x1FFFF)
+    hashes *= _signed(0x846CA68B)
+    hashes ^= (hashes >> 16).bitwise_and_(0xFFFF)
+    return hashes.view(torch.int16)[..., :channels]
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A full-avalanche bijection of int32, in place (lowbias32 of C. Wellons' hash-prospector)."""
+    x ^= (x >> 16).bitwise_and_(0xFFFF)  # `>>` keeps the sign; the mask makes it a logical shift
+    x *= 0x7FEB352D
+    x ^= (x >> 15).bitwise_and_(0x1FFFF)
+    x *= _signed(0x846CA68B)
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x
+
+
+def _count(number: int, device: torch.device) -> Tensor:
+    """1, 2, ... `number`, as int32: zero would mix to zero."""
+    return torch.arange(1, number + 1, dtype=torch.int32, device=device)
+
+
+def _to_int32(part: Tensor) -> Tensor:
+    """Both halves of an integer in 32 bits; numbers below 2^31 stay as they are."""
+    if part.dtype == torch.int32:
+        return part
+    wide = part.to(torch.int64)
+    return (wide ^ (wide >> 32)).to(torch.int32)
+
+
+def _start(seed: int, step: int) -> int:
+    return _hash_of(f"{seed} {step}")
+
+
+def _site_constant(site: int) -> int:
+    return _hash_of(f"site {site}")
+
+
+def _hash_of(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return _signed(int.from_bytes(digest, "little"))
+
+
+def _signed(word: int) -> int:
+    """The int32 that has the same bits as an unsigned word."""
+    return word - (1 << 32) if word >> 31 else word

@@ -1,0 +1,78 @@
+"""What one model family is: its config, its tensors' names, its heads; one file per family."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+import trainer.models
+from trainer.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from trainer.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class FamilyHead:
+    """One head of a family."""
+
+    build: Callable[["ModelConfig"], nn.Module] | None
+    """The head's module; None: the bare model."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """The head's modules -> the hub's names."""
+    pooler: bool = False
+    """Whether the body below this head has a pooler."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of facts about one `model_type`, in the file of that name."""
+
+    name: str
+    """As in the hub's class names: Bert, as in BertModel."""
+    prefix: str
+    """What the hub puts before the body's tensors in a model with a head."""
+    defaults: Mapping[str, Any]
+    """The entries of config.json with transformers' defaults; None stands for "not set"."""
+    keys: Mapping[str, str]
+    """The body's modules -> the hub's names; * is a layer's number."""
+    heads: Mapping[str, FamilyHead]
+    """Task ("base" is the bare model) -> head."""
+    body: Callable[["ModelConfig", bool], nn.Module]
+    """Makes the body from a config and whether it has a pooler."""
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    """The name that our code uses -> the entry of config.json."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """What our code asks for and this family's config.json does not say."""
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """Entries that must have this value: the variants that are not built."""
+    known_extras: tuple[str, ...] = ()
+    """Patterns of tensors that a file may hold and no model here needs: other heads, buffers."""
+
+
+def find_family(model_type: str) -> Family:
+    """The family in `trainer/models/<model_type>.py`. Raises InputError naming the native ones."""
+    module = model_type.replace("-", "_") if isinstance(model_type, str) else ""
+    if re.fullmatch(r"[a-z][a-z0-9_]*", module) and (family := _family_in(module)):
+        return family
+    native = native_families()
+    hint = nearest(str(model_type), native)
+    accepted = ", ".join(native)
+    raise InputError(f"config.json: model_type: found {model_type!r}; accepted: {accepted}{hint}")
+
+
+def native_families() -> list[str]:
+    """The model types that have a file here."""
+    modules = [module.name for module in pkgutil.iter_modules(trainer.models.__path__)]
+    return [name for name in modules if _family_in(name)]
+
+
+def _family_in(module: str) -> Family | None:
+    name = f"{trainer.models.__name__}.{module}"
+    if importlib.util.find_spec(name) is None:
+        return None
+    return getattr(importlib.import_module(name), "FAMILY", None)

@@ -1,0 +1,208 @@
+"""Weights into a model: from a folder, or fresh ones; every gap and every surplus is named."""
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import InputError, nearest
+from trainer.models import keys
+from trainer.models.weight_files import WeightFiles
+
+if TYPE_CHECKING:
+    from trainer.models.pretrained import PretrainedModel
+
+log = logging.getLogger("trainer")
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+REPLACE_HEAD = "model.new_head=true replaces the head by a fresh one"
+
+
+def load_weights(
+    model: "PretrainedModel",
+    folder: Path,
+    *,
+    dtype: torch.dtype | str | None,
+    new_head: bool,
+    labels_in_file: dict[int, str] | None,
+) -> None:
+    """Gives a model on the meta device its weights from a folder's safetensors.
+
+    A head or pooler that the folder does not have, and any head with `new_head`, is fresh.
+    `labels_in_file` are the folder's label names where the user asks for others. Raises
+    InputError for a missing, mis-shaped or non-finite tensor, and for a head of other labels.
+    """
+    with WeightFiles(folder) as files:
+        found = keys.short_names(files.names, model.config.family)
+        wanted = _short_names(model)
+        fresh = _fresh_names(model, wanted, found, new_head)
+        if labels_in_file is not None and _has_head(model, fresh):
+            _check_labels(model, labels_in_file, folder)
+        for name, parameter in model.named_parameters():
+            if name not in fresh:
+                _check_shape(name, parameter, files.shape(found[wanted[name]]), folder)
+        kind = _dtype(dtype, files, found, wanted)
+        tensors = {
+            name: _fresh(model, name).to(kind)
+            if name in fresh
+            else _finite(files, found[wanted[name]], folder).to(kind, copy=True)
+            for name, _ in model.named_parameters()
+        }
+    _materialize(model, tensors)
+    _report(model, fresh, set(found) - set(wanted.values()), folder)
+
+
+def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
+    """Copies a folder's weights into a model of the same shape; nothing may be missing."""
+    with WeightFiles(folder) as files, torch.no_grad():
+        found = keys.short_names(files.names, model.config.family)
+        for name, parameter in model.named_parameters():
+            short = keys.short_hub_name(name, model.config.family, model.task)
+            if short not in found:
+                raise InputError(f"{folder}: tensor {model.hub_name(name)} is missing")
+            _check_shape(name, parameter, files.shape(found[short]), folder)
+            parameter.copy_(files.read(found[short]))
+
+
+def initialize(model: "PretrainedModel") -> None:
+    """Gives a model on the meta device random weights, as its family starts a training."""
+    dtype = torch.get_default_dtype()
+    names = [name for name, _ in model.named_parameters()]
+    _materialize(model, {name: _fresh(model, name).to(dtype) for name in names})
+
+
+def _short_names(model: "PretrainedModel") -> dict[str, str]:
+    family, task = model.config.family, model.task
+    names = (name for name, _ in model.named_parameters())
+    return {name: keys.short_hub_name(name, family, task) for name in names}
+
+
+def _fresh_names(
+    model: "PretrainedModel", wanted: dict[str, str], found: dict[str, str], new_head: bool
+) -> set[str]:
+    """The parameters that start fresh: a head or a pooler, wholly absent or not wanted."""
+    missing = {name for name, short in wanted.items() if short not in found}
+    for part in (keys.HEAD, f"{keys.BODY}pooler."):
+        names = {name for name in wanted if name.startswith(part)}
+        if new_head and part == keys.HEAD:
+            missing |= names
+        elif missing & names and not names <= missing:
+            absent = wanted[min(missing & names)]
+            raise InputError(f"model: half of the head is missing ({absent}); {REPLACE_HEAD}")
+    body = sorted(name for name in missing if not _may_be_fresh(name))
+    if body:
+        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
+        raise InputError(
+            f"model: tensor {model.hub_name(body[0])}{more} is missing in the weights"
+            f"{nearest(wanted[body[0]], found)}"
+        )
+    return missing
+
+
+def _may_be_fresh(name: str) -> bool:
+    return name.startswith((keys.HEAD, f"{keys.BODY}pooler."))
+
+
+def _has_head(model: "PretrainedModel", fresh: set[str]) -> bool:
+    names = [name for name, _ in model.named_parameters() if name.startswith(keys.HEAD)]
+    return bool(names) and names[0] not in fresh
+
+
+def _check_labels(model: "PretrainedModel", in_file: dict[int, str], folder: Path) -> None:
+    """Refuses a head that was trained for other labels; LABEL_0, LABEL_1 name nothing yet."""
+    wanted = model.config.id2label
+    unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in in_file.values())
+    if in_file != wanted and not (unnamed and len(in_file) == len(wanted)):
+        raise InputError(
+            f"{folder}: its head was trained for the labels {_shown(in_file)}, and these are "
+            f"{_shown(wanted)}; {REPLACE_HEAD}"
+        )
+
+
+def _shown(labels: dict[int, str]) -> str:
+    names = list(labels.values())
+    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
+
+
+def _check_shape(name: str, parameter: nn.Parameter, found: tuple[int, ...], folder: Path) -> None:
+    if found == tuple(parameter.shape):
+        return
+    text = f"{folder}: tensor {name}: found shape {found}; accepted: {tuple(parameter.shape)}"
+    if name.startswith(keys.HEAD):
+        text = (
+            f"{folder}: its head was trained for other labels ({name} has shape {found}, this "
+            f"model needs {tuple(parameter.shape)}); {REPLACE_HEAD}"
+        )
+    raise InputError(text)
+
+
+def _finite(files: WeightFiles, name: str, folder: Path) -> Tensor:
+    tensor = files.read(name)
+    if not tensor.is_floating_point():
+        raise InputError(f"{folder}: tensor {name}: found {tensor.dtype}; accepted: floats")
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise InputError(
+            f"{folder}: tensor {name}: {wrong} of {tensor.numel()} numbers are not finite"
+        )
+    return tensor
+
+
+def _dtype(
+    dtype: torch.dtype | str | None,
+    files: WeightFiles,
+    found: dict[str, str],
+    wanted: dict[str, str],
+) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    if dtype == "auto":
+        return files.read(found[next(iter(wanted.values()))]).dtype
+    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if kind is None or kind not in DTYPES.values():
+        raise InputError(f"dtype: found {dtype!r}; accepted: auto, {', '.join(DTYPES)}")
+    return kind
+
+
+def _fresh(model: "PretrainedModel", name: str) -> Tensor:
+    """A parameter's first value: normal for matrices, ones and zeros for the rest."""
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    shape = getattr(module, leaf).shape
+    if leaf == "bias":
+        return torch.zeros(shape)
+    if isinstance(module, nn.LayerNorm):
+        return torch.ones(shape)
+    weight = torch.empty(shape).normal_(0.0, model.config.initializer_range)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        weight[module.padding_idx] = 0
+    return weight
+
+
+def _materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Puts tensors in the place of the meta parameters; shared ones stay shared."""
+    filled = {
+        parameter: nn.Parameter(tensors[name]) for name, parameter in model.named_parameters()
+    }
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = filled[parameter]
+
+
+def _report(model: "PretrainedModel", fresh: set[str], extra: set[str], folder: Path) -> None:
+    if fresh:
+        modules = sorted({name.rpartition(".")[0] for name in fresh})
+        log.warning("%s: fresh random weights for %s", folder, ", ".join(modules))
+    unknown = sorted(name for name in extra if not keys.is_known_extra(name, model.config.family))
+    if unknown:
+        more = f", ... ({len(unknown)} in all)" if len(unknown) > 5 else ""
+        log.warning("%s: not used: %s%s", folder, ", ".join(unknown[:5]), more)

@@ -1,0 +1,76 @@
+"""What a model returns: dataclasses that are also mappings and tuples, as in transformers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+
+class ModelOutput:
+    """Base of the output dataclasses: read by attribute, string key, index or slice.
+
+    A field that is not set reads as None as an attribute, and is absent from keys, indices and
+    iteration.
+    """
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are set, in order."""
+        return [name for name, _ in self.items()]
+
+    def values(self) -> list[Any]:
+        """The fields that are set, in order."""
+        return [value for _, value in self.items()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """(name, value) of the fields that are set, in order."""
+        pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+        return [(name, value) for name, value in pairs if value is not None]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field of this name, or `default` where it is not set."""
+        return dict(self.items()).get(name, default)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are set: what a model returns with `return_dict=False`."""
+        return tuple(self.values())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+
+@dataclass
+class BaseModelOutput(ModelOutput):
+    """What the bare model returns. T is B x L in a padded call."""
+
+    last_hidden_state: Tensor | None = None
+    """[B, L, D], zeros at pad positions; [T, D] in a flat call"""
+    pooler_output: Tensor | None = None
+    """[B, D], for families that have a pooler"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """The embeddings and every layer's output, each as last_hidden_state"""
+    attentions: tuple[Tensor, ...] | None = None
+    """Every layer's attention probabilities [B, heads, L, L]; the rows of pad positions are zero"""
+
+
+@dataclass
+class SequenceClassifierOutput(ModelOutput):
+    """What a model with a sequence classification head returns."""
+
+    loss: Tensor | None = None
+    """The mean over the batch, where labels were given"""
+    logits: Tensor | None = None
+    """[B, num_labels], before the activation"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""

@@ -1,0 +1,272 @@
+"""Padded batches to flat ones and back: where each token of a flat batch sits.
+
+B sequences, L their longest (or a padded call's width), T tokens in all, D channels.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """B sequences laid end to end, and the grid [B, width] that the caller sees them in."""
+
+    lengths: Tensor
+    """[B], on the CPU"""
+    device: torch.device
+    width: int | None = None
+    """Columns of the caller's grid; None: the call was flat"""
+    cells: Tensor | None = None
+    """[T], the cell of the caller's grid that each token came from; None: every cell, in order"""
+    visible: Tensor | None = None
+    """[T], False for a token that nobody may see; None: all are visible"""
+
+    @property
+    def num_sequences(self) -> int:
+        return self.lengths.shape[0]
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @cached_property
+    def longest(self) -> int:
+        return int(self.lengths.max())
+
+    @cached_property
+    def equal_lengths(self) -> bool:
+        """Whether the flat batch is a full grid [B, longest] as it lies."""
+        return self.num_tokens == self.num_sequences * self.longest
+
+    @cached_property
+    def first_tokens(self) -> Tensor:
+        """[B], the row of each sequence's first token."""
+        return (self.lengths.cumsum(0) - self.lengths).to(self.device, non_blocking=True)
+
+    @cached_property
+    def cumulative_lengths(self) -> Tensor:
+        """[B + 1] int32: where each sequence starts, and the end of the last."""
+        ends = torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
+        return ends.to(torch.int32).to(self.device, non_blocking=True)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """[T], the cell of the grid [B, longest] that each token sits in."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        gaps = torch.arange(self.num_sequences) * self.longest - starts
+        slots = torch.arange(self.num_tokens) + gaps.repeat_interleave(self.lengths)
+        return slots.to(self.device, non_blocking=True)
+
+    @cached_property
+    def visible_keys(self) -> Tensor | None:
+        """[B, 1, 1, longest] bool, True where a key may be seen; None: everywhere."""
+        if self.equal_lengths and self.visible is None:
+            return None
+        keys = torch.zeros(self._num_slots, dtype=torch.bool, device=self.device)
+        keys[self.slots] = True if self.visible is None else self.visible
+        return keys.view(self.num_sequences, 1, 1, self.longest)
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        """x [T, ...] -> [B, longest, ...], zeros where a sequence has ended."""
+        if not self.equal_lengths:
+            x = _Scatter.apply(x, self.slots, self._num_slots)
+        return x.view(self.num_sequences, self.longest, *x.shape[1:])
+
+    def from_grid(self, x: Tensor) -> Tensor:
+        """x [B, longest, ...] -> [T, ...]."""
+        x = x.reshape(self._num_slots, *x.shape[2:])
+        return x if self.equal_lengths else _Gather.apply(x, self.slots)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """x [T, ...] -> what the caller sees: [B, width, ...], zeros at pads; itself if flat."""
+        if self.width is None:
+            return x
+        if self.cells is not None:
+            cells = self.cells if self.visible is None else self.cells[self.visible]
+            x = x if self.visible is None else x[self.visible]
+            x = _Scatter.apply(x, cells, self.num_sequences * self.width)
+        return x.view(self.num_sequences, self.width, *x.shape[1:])
+
+    def unpack_attentions(self, weights: Tensor) -> Tensor:
+        """[B, heads, longest, longest] -> [B, heads, width, width], zeros at pads."""
+        if self.cells is None and self.equal_lengths:
+            return weights
+        width = self.longest if self.width is None else self.width
+        columns = self._caller_columns(width)
+        grid = weights.new_zeros(self.num_sequences, width + 1, width + 1, weights.shape[1])
+        sequence = torch.arange(self.num_sequences, device=self.device).view(-1, 1, 1)
+        places = (sequence, columns.unsqueeze(2), columns.unsqueeze(1))
+        grid = grid.index_put(places, weights.permute(0, 2, 3, 1))
+        return grid[:, :width, :width].permute(0, 3, 1, 2)
+
+    def _caller_columns(self, width: int) -> Tensor:
+        """[B, longest], the caller's column of each slot; `width`, one too many, where none is."""
+        cells = self.slots % self.longest if self.cells is None else self.cells % width
+        if self.visible is not None:
+            cells = cells.masked_fill(~self.visible, width)
+        columns = torch.full((self._num_slots,), width, device=self.device)
+        columns[self.slots] = cells
+        return columns.view(self.num_sequences, self.longest)
+
+    @property
+    def _num_slots(self) -> int:
+        return self.num_sequences * self.longest
+
+
+@dataclass(frozen=True)
+class FlatInputs:
+    """The inputs of a model after packing: every tensor is [T]."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    layout: Layout
+    token_type_ids: Tensor | None = None
+    dropout_keys: Tensor | None = None
+
+
+def flat_inputs(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    sequence_lengths: Tensor | None,
+    dropout_keys: Tensor | None,
+    *,
+    keep_first: bool,
+) -> FlatInputs:
+    """What a model was called with, checked, as flat tensors.
+
+    With `keep_first`, the first column of a padded call stays even where it is masked, as a token
+    that nobody sees: transformers pools it there. Raises InputError, naming the argument.
+    """
+    per_token = {"token_type_ids": token_type_ids, "dropout_keys": dropout_keys}
+    if sequence_lengths is not None:
+        _check_flat(input_ids, sequence_lengths, {**per_token, "position_ids": position_ids})
+        if attention_mask is not None:
+            raise InputError("attention_mask: found one beside sequence_lengths; accepted: one")
+        layout = Layout(sequence_lengths, input_ids.device)
+        position_ids = layout.slots % layout.longest if position_ids is None else position_ids
+        return FlatInputs(input_ids, position_ids, layout, token_type_ids, dropout_keys)
+    _check_padded(input_ids, {**per_token, "attention_mask": attention_mask})
+    layout = _layout_of_mask(input_ids, attention_mask, keep_first)
+
+    def pack(grid: Tensor | None) -> Tensor | None:
+        flat = None if grid is None else grid.reshape(-1)
+        return flat if flat is None or layout.cells is None else flat[layout.cells]
+
+    tensors: dict[str, Any] = {name: pack(grid) for name, grid in per_token.items()}
+    positions = _position_grid(input_ids, position_ids)
+    return FlatInputs(
+        input_ids=pack(input_ids),  # type: ignore[arg-type]
+        position_ids=pack(positions),  # type: ignore[arg-type]
+        layout=layout,
+        **tensors,
+    )
+
+
+def _layout_of_mask(input_ids: Tensor, attention_mask: Tensor | None, keep_first: bool) -> Layout:
+    batch_size, width = input_ids.shape
+    device = input_ids.device
+    visible = None if attention_mask is None else attention_mask != 0
+    if visible is None or bool(visible.all()):
+        return Layout(torch.full((batch_size,), width), device, width)
+    kept = visible.clone()
+    if keep_first:
+        kept[:, 0] = True
+    cells = kept.flatten().nonzero().squeeze(1)
+    _check_rows_seen(visible)
+    someone_hidden = bool((kept != visible).any())
+    seen = visible.flatten()[cells] if someone_hidden else None
+    return Layout(kept.sum(1).cpu(), device, width, cells, seen)
+
+
+def _position_grid(input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+    """[B, L], by default the column index, also where a row starts with pads."""
+    if position_ids is None:
+        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
+    try:
+        return position_ids.expand_as(input_ids)
+    except RuntimeError:
+        found, wanted = tuple(position_ids.shape), tuple(input_ids.shape)
+        raise InputError(f"position_ids: found shape {found}; accepted: {wanted}") from None
+
+
+def _check_rows_seen(visible: Tensor) -> None:
+    empty = (~visible.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(
+            f"attention_mask: row {empty[0]} masks every token; accepted: at least one token a row"
+        )
+
+
+def _check_flat(input_ids: Tensor, lengths: Tensor, per_token: dict[str, Tensor | None]) -> None:
+    _check_ids(input_ids, "[T], with sequence_lengths", dimensions=1)
+    if lengths.device.type != "cpu" or lengths.dim() != 1 or lengths.is_floating_point():
+        raise InputError(
+            f"sequence_lengths: found {lengths.dtype} {tuple(lengths.shape)} on {lengths.device}; "
+            "accepted: integers [B] on the CPU"
+        )
+    if lengths.numel() == 0 or int(lengths.min()) < 1 or int(lengths.sum()) != len(input_ids):
+        raise InputError(
+            f"sequence_lengths: found {lengths.numel()} lengths that sum to {int(lengths.sum())}; "
+            f"accepted: lengths of 1 or more that sum to the {len(input_ids)} tokens of input_ids"
+        )
+    _check_same_shape(input_ids, per_token)
+
+
+def _check_padded(input_ids: Tensor, per_token: dict[str, Tensor | None]) -> None:
+    _check_ids(input_ids, "[batch, length]", dimensions=2)
+    _check_same_shape(input_ids, per_token)
+
+
+def _check_ids(input_ids: Tensor, shape: str, dimensions: int) -> None:
+    integer = input_ids.dtype in (torch.int64, torch.int32)
+    if input_ids.dim() != dimensions or not integer or input_ids.numel() == 0:
+        raise InputError(
+            f"input_ids: found {input_ids.dtype} {tuple(input_ids.shape)}; "
+            f"accepted: int64 or int32 {shape}, at least one token"
+        )
+
+
+def _check_same_shape(input_ids: Tensor, per_token: dict[str, Tensor | None]) -> None:
+    for name, tensor in per_token.items():
+        if tensor is not None and tensor.shape != input_ids.shape:
+            raise InputError(
+                f"{name}: found shape {tuple(tensor.shape)}; "
+                f"accepted: that of input_ids, {tuple(input_ids.shape)}"
+            )
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows of x [T, ...] to distinct rows of zeros; its gradient only reads them back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        return x.new_zeros(num_rows, *x.shape[1:]).index_copy_(0, rows, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return grad.index_select(0, rows), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Distinct rows of x; its gradient writes each once, where index_select would add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.num_rows = x.shape[0]
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.num_rows, *grad.shape[1:]).index_copy_(0, rows, grad), None

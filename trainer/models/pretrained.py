@@ -1,0 +1,208 @@
+"""PretrainedModel: what every model does: read and write the hub's format, pack its inputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from trainer import hub
+from trainer.errors import InputError
+from trainer.models import keys, loading, saving
+from trainer.models.config import ModelConfig, read_config
+from trainer.models.dropout import number_sites
+from trainer.models.encoder import Encoded
+from trainer.models.family import FamilyHead
+from trainer.models.packing import FlatInputs, Layout, flat_inputs
+
+
+class PretrainedModel(nn.Module):
+    """A body and, for a task, a head on it; an ordinary `nn.Module`.
+
+    Made by `from_pretrained` or `from_config`. Subclasses name their task and write `forward`.
+    """
+
+    task: ClassVar[str]
+    class_suffix: ClassVar[str]
+    """Completes the hub's class name: ForSequenceClassification."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        head = self.family_head
+        self.body: Any = config.family.body(config, head.pooler)
+        self.head: Any = None if head.build is None else head.build(config)
+        number_sites(self)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        new_head: bool = False,
+        **config_overrides: Any,
+    ) -> Self:
+        """The model of a local directory, a hub id or a pkg:// path, in eval mode.
+
+        `dtype` is float32 unless given ("auto": as in the file). A head that the file does not
+        have, or with `new_head` any head, gets fresh random weights. Raises InputError, one line,
+        for anything wrong in the files or the overrides.
+        """
+        options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        folder = hub.find(str(path), revision=revision, **options)  # type: ignore[arg-type]
+        entries = read_config(folder)
+        config = ModelConfig(entries, config_overrides, where=str(folder / "config.json"))
+        model = cls._on_meta(config)
+        named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
+        loading.load_weights(model, folder, dtype=dtype, new_head=new_head, labels_in_file=named)
+        return model.eval()
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> Self:
+        """The model of a config with random weights, drawn from torch's global generator."""
+        model = cls._on_meta(config)
+        loading.initialize(model)
+        return model
+
+    def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Writes config.json and model.safetensors (in shards above `max_shard_size`)."""
+        saving.save_model(self, Path(directory), max_shard_size)
+
+    @property
+    def family_head(self) -> FamilyHead:
+        """What the family knows of this task's head. Raises InputError if it has none."""
+        family = self.config.family
+        if self.task not in family.heads:
+            tasks = ", ".join(task for task in family.heads if task != "base")
+            raise InputError(f"model: {family.name} has no head for {self.task}; accepted: {tasks}")
+        return family.heads[self.task]
+
+    @property
+    def architecture(self) -> str:
+        """The hub's name of this class, such as BertForSequenceClassification."""
+        return self.config.family.name + self.class_suffix
+
+    def hub_name(self, parameter_name: str) -> str:
+        """The name that a parameter has in the saved file."""
+        return keys.hub_name(parameter_name, self.config.family, self.task)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Numbers in the parameters, each shared one counted once."""
+        parameters: Iterator[nn.Parameter] = self.parameters()
+        return sum(p.numel() for p in parameters if p.requires_grad or not only_trainable)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute each layer in the backward pass, with the very masks of the forward pass."""
+        self.body.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations for the backward pass."""
+        self.body.gradient_checkpointing = False
+
+    def load_weights(self, directory: str | Path) -> None:
+        """Overwrites the weights, head included, with those that a model of this shape saved."""
+        loading.overwrite_weights(self, Path(directory))
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        sequence_lengths: Tensor | None,
+        dropout_keys: Tensor | None,
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> "Encoding":
+        """Packs the inputs of a call and runs the body. Raises InputError naming an argument."""
+        inputs = flat_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            keep_first=self.head is not None or self.body.pooler is not None,
+        )
+        column_positions = position_ids is None or sequence_lengths is not None
+        _check_values(inputs, self.config, column_positions)
+        encoded = self.body(
+            inputs,
+            output_hidden_states or self.config.output_hidden_states,
+            output_attentions or self.config.output_attentions,
+        )
+        return Encoding(encoded, inputs.layout, inputs.dropout_keys)
+
+    @classmethod
+    def _on_meta(cls, config: ModelConfig) -> Self:
+        with torch.device("meta"):
+            return cls(config)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The body's outputs, flat inside and unpacked where the caller sees them."""
+
+    encoded: Encoded
+    layout: Layout
+    token_keys: Tensor | None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self.layout.unpack(self.encoded.tokens)
+
+    @property
+    def sequence_keys(self) -> Tensor | None:
+        """[B], the dropout keys of the sequences: those of their first tokens."""
+        return None if self.token_keys is None else self.token_keys[self.layout.first_tokens]
+
+    @property
+    def traces(self) -> dict[str, tuple[Tensor, ...] | None]:
+        """hidden_states and attentions, where they were asked for."""
+        states, weights = self.encoded.hidden_states, self.encoded.attentions
+        unpack, unpack_attentions = self.layout.unpack, self.layout.unpack_attentions
+        return {
+            "hidden_states": states and tuple(unpack(state) for state in states),
+            "attentions": weights and tuple(unpack_attentions(each) for each in weights),
+        }
+
+
+def _check_values(inputs: FlatInputs, config: ModelConfig, column_positions: bool) -> None:
+    """What would read beyond an embedding table; values are looked at on the CPU only."""
+    layout, types = inputs.layout, config.type_vocab_size
+    if inputs.token_type_ids is not None and not types:
+        raise InputError(f"token_type_ids: a {config.model_type} model has no token types")
+    length = layout.longest if layout.width is None else layout.width
+    positions = config.max_position_embeddings
+    if column_positions and length > positions:
+        raise InputError(
+            f"input_ids: found a sequence of {length} tokens; accepted: up to {positions} "
+            "(the tokenizer's truncation=True cuts there)"
+        )
+    _check_range("input_ids", inputs.input_ids, config.vocab_size)
+    _check_range("position_ids", inputs.position_ids, positions)
+    _check_range("token_type_ids", inputs.token_type_ids, types)
+
+
+def _check_range(name: str, ids: Tensor | None, size: int) -> None:
+    if ids is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    lowest, highest = (int(bound) for bound in ids.aminmax())
+    if lowest < 0 or highest >= size:
+        found = lowest if lowest < 0 else highest
+        raise InputError(f"{name}: found {found}; accepted: 0 to {size - 1}")

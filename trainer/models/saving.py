@@ -1,0 +1,79 @@
+"""A model to a folder in the hub's format: config.json and safetensors, in shards if large."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from trainer.checkpoint import files
+from trainer.errors import InputError
+from trainer.models.weight_files import INDEX, SINGLE
+
+if TYPE_CHECKING:
+    from trainer.models.pretrained import PretrainedModel
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+METADATA = {"format": "pt"}
+
+
+def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
+    """Writes config.json and the weights; shards of an earlier save are removed.
+
+    Shared parameters are written once. Raises InputError for a size that is none.
+    """
+    shards = _shards(_tensors(model), _bytes(max_shard_size))
+    files.make_folder(directory)
+    _remove_old(directory)
+    dtype = str(model.dtype).removeprefix("torch.")
+    config = {**model.config.to_dict(), "architectures": [model.architecture], "dtype": dtype}
+    config.pop("torch_dtype", None)
+    files.write_json(directory / "config.json", config)
+    if len(shards) == 1:
+        files.write_tensors(directory / SINGLE, shards[0], METADATA)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        files.write_tensors(directory / name, shard, METADATA)
+        weight_map |= dict.fromkeys(shard, name)
+    size = sum(_size(tensor) for shard in shards for tensor in shard.values())
+    files.write_json(
+        directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
+    )
+
+
+def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
+    parameters = model.named_parameters()
+    return {model.hub_name(name): parameter.detach() for name, parameter in parameters}
+
+
+def _shards(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
+    """The tensors in order, each shard as full as `largest` bytes allow; one tensor at least."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = largest
+    for name, tensor in tensors.items():
+        if shards[-1] and _size(tensor) > room:
+            shards.append({})
+            room = largest
+        shards[-1][name] = tensor
+        room -= _size(tensor)
+    return shards
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _bytes(size: int | str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", str(size).strip().upper())
+    unit = match and UNITS.get(match.group(2))
+    if not match or not unit or float(match.group(1)) <= 0:
+        raise InputError(f"max_shard_size: found {size!r}; accepted: bytes, or text such as 5GB")
+    return int(float(match.group(1)) * unit)
+
+
+def _remove_old(directory: Path) -> None:
+    """What would be read, or lie about, beside the new files."""
+    for old in sorted({*directory.glob("model*.safetensors"), *directory.glob(INDEX)}):
+        files.remove_file(old)
