@@ -63,19 +63,21 @@ class RunState:
     """Steps whose numbers were not finite, so that they changed nothing."""
     skipped_in_a_row: int = 0
     best: Best | None = None
+    evaluations_without_improvement: int = 0
     stopped: str = ""
     """Why the run is over before its last step; empty: it is not."""
 
     def offer(self, metric: str, value: float, greater_is_better: bool) -> bool:
-        """Whether this evaluation is the best so far, and then remember it; NaN never is."""
-        if not math.isfinite(value):
-            return False
-        if self.best is not None:
-            worst, better = sorted((self.best.value, value), reverse=not greater_is_better)
-            if worst == better or better != value:
-                return False
-        self.best = Best(metric, self.step, value)
-        return True
+        """Whether this evaluation is the best so far, which is then remembered; NaN never is."""
+        sign = 1 if greater_is_better else -1
+        improved = math.isfinite(value) and (
+            self.best is None or sign * value > sign * self.best.value
+        )
+        if improved:
+            self.best = Best(metric, self.step, value)
+        waited = self.evaluations_without_improvement
+        self.evaluations_without_improvement = 0 if improved else waited + 1
+        return improved
 
 
 @dataclass(frozen=True)
@@ -154,5 +156,7 @@ class Resumable:
     def _restore_counters(self, progress: Progress, facts: Any) -> None:
         self.state.step = progress.step
         self.state.tokens, self.state.skipped = facts["tokens"], facts["skipped"]
+        waited = progress.evaluations_without_improvement
+        self.state.evaluations_without_improvement = waited
         if progress.best_step is not None and progress.best_metric is not None:
             self.state.best = Best(facts["best"], progress.best_step, progress.best_metric)

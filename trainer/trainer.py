@@ -419,7 +419,7 @@ class Trainer:
             config_fingerprint=self.resumable.fingerprints(settings),
             best_metric=best.value if best else None,
             best_step=best.step if best else None,
-            evaluations_without_improvement=0,
+            evaluations_without_improvement=self.state.evaluations_without_improvement,
             total_steps=self.total_steps,
             finished=self.state.step == self.total_steps or bool(self.state.stopped),
             versions=versions(),

@@ -1,0 +1,1 @@
+"""Models in the hub's format: one small file per family over shared blocks."""

@@ -23,7 +23,7 @@ def choose_path(
     dtype: torch.dtype,
     longest: int,
     *,
-    channels: int,
+    fits_varlen: bool,
     dropping: bool,
     weights_wanted: bool,
     hidden_keys: bool,
@@ -37,8 +37,15 @@ def choose_path(
         return "plain"
     if device_type == "cuda":
         half = dtype in (torch.float16, torch.bfloat16)
-        return "varlen" if half and channels % 8 == 0 and not hidden_keys else "sdpa"
+        return "varlen" if half and fits_varlen and not hidden_keys else "sdpa"
     return "sdpa" if longest >= LONG_ON_CPU else "plain"
+
+
+def _fits_varlen(device: torch.device, channels: int) -> bool:
+    """Whether the varlen kernel runs on this device with so many channels a head."""
+    if device.type != "cuda" or channels % 8 or channels > 256:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class Attention(nn.Module):
@@ -63,7 +70,7 @@ class Attention(nn.Module):
             x.device.type,
             query.dtype,
             layout.longest,
-            channels=self.channels,
+            fits_varlen=_fits_varlen(x.device, self.channels),
             dropping=self.dropout.active,
             weights_wanted=weights_wanted,
             hidden_keys=layout.visible is not None,

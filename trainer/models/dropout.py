@@ -84,7 +84,7 @@ def number_sites(model: nn.Module) -> None:
 
 def head_keys(keys: Tensor, num_heads: int) -> Tensor:
     """Keys [B, L] of queries -> keys [B, num_heads, L]: every head drops keys of its own."""
-    return keys.unsqueeze(1) ^ _mix(_count(num_heads, keys.device)).view(1, -1, 1)
+    return keys.unsqueeze(1) ^ _mixed_count(num_heads, keys.device).view(1, -1, 1)
 
 
 def _draws(keys: Tensor, channels: int) -> Tensor:
@@ -92,7 +92,7 @@ def _draws(keys: Tensor, channels: int) -> Tensor:
 
     Rows and columns are mixed on their own before they meet, so that half a round is enough after.
     """
-    hashes = _mix(keys).unsqueeze(-1) ^ _mix(_count((channels + 1) // 2, keys.device))
+    hashes = _mix(keys).unsqueeze(-1) ^ _mixed_count((channels + 1) // 2, keys.device)
     hashes *= 0x7FEB352D
     hashes ^= (hashes >> 15).bitwise_and_(0x1FFFF)
     hashes *= _signed(0x846CA68B)
@@ -110,9 +110,15 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
-def _count(number: int, device: torch.device) -> Tensor:
-    """1, 2, ... `number`, as int32: zero would mix to zero."""
-    return torch.arange(1, number + 1, dtype=torch.int32, device=device)
+def _mixed_count(number: int, device: torch.device) -> Tensor:
+    """Mixed 1, 2, ... `number`, int32 [number].
+
+    In int64, where nothing overflows: compiled C++ takes it that counters never do, and errs.
+    """
+    count = torch.arange(1, number + 1, device=device)
+    for factor in (0x7FEB352D, 0x2C1B3C6D):
+        count = ((count ^ (count >> 16)) * factor) & 0xFFFFFFFF
+    return (count ^ (count >> 15)).to(torch.int32)
 
 
 def _to_int32(part: Tensor) -> Tensor:

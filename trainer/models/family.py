@@ -1,6 +1,6 @@
 """What one model family is: its config, its tensors' names, its heads; one file per family."""
 
-import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable, Mapping

@@ -13,12 +13,13 @@ BODY, HEAD = "body.", "head."
 def hub_name(name: str, family: Family, task: str) -> str:
     """Our parameter's name in the saved file: with the family's prefix in a model with a head."""
     short = short_hub_name(name, family, task)
-    in_body = name.startswith(BODY)
-    return f"{family.prefix}.{short}" if in_body and task != "base" else short
+    prefixed = name.startswith(BODY) and task != "base"
+    return f"{family.prefix}.{short}" if prefixed else short
 
 
 def short_hub_name(name: str, family: Family, task: str) -> str:
     """The hub's name without the family's prefix."""
+    name = name.replace("_orig_mod.", "")  # what torch.compile puts before a compiled module's
     table = family.keys if name.startswith(BODY) else family.heads[task].keys
     module, _, leaf = name.removeprefix(BODY).removeprefix(HEAD).rpartition(".")
     layer = re.search(r"\.(\d+)\.", module)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,29 +18,41 @@ METADATA = {"format": "pt"}
 
 
 def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
-    """Writes config.json and the weights; shards of an earlier save are removed.
+    """Writes config.json and the weights, then removes the weights of an earlier save.
 
     Shared parameters are written once. Raises InputError for a size that is none.
     """
     shards = _shards(_tensors(model), _bytes(max_shard_size))
     files.make_folder(directory)
-    _remove_old(directory)
-    dtype = str(model.dtype).removeprefix("torch.")
-    config = {**model.config.to_dict(), "architectures": [model.architecture], "dtype": dtype}
-    config.pop("torch_dtype", None)
-    files.write_json(directory / "config.json", config)
+    files.write_json(directory / "config.json", _config(model))
     if len(shards) == 1:
         files.write_tensors(directory / SINGLE, shards[0], METADATA)
-        return
+        written = {SINGLE}
+    else:
+        written = _write_shards(directory, shards)
+    for old in sorted({*directory.glob("model*.safetensors"), *directory.glob(INDEX)}):
+        if old.name not in written:
+            files.remove_file(old)
+
+
+def _config(model: "PretrainedModel") -> dict[str, Any]:
+    dtype = str(model.dtype).removeprefix("torch.")
+    config = {**model.config.to_dict(), "architectures": [model.architecture], "dtype": dtype}
+    config.pop("torch_dtype", None)  # what dtype was called before
+    return config
+
+
+def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:
+    """Writes the shards and their index; returns the names of the files."""
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         files.write_tensors(directory / name, shard, METADATA)
         weight_map |= dict.fromkeys(shard, name)
     size = sum(_size(tensor) for shard in shards for tensor in shard.values())
-    files.write_json(
-        directory / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
-    )
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    files.write_json(directory / INDEX, index)
+    return {INDEX, *weight_map.values()}
 
 
 def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
@@ -71,9 +83,3 @@ def _bytes(size: int | str) -> int:
     if not match or not unit or float(match.group(1)) <= 0:
         raise InputError(f"max_shard_size: found {size!r}; accepted: bytes, or text such as 5GB")
     return int(float(match.group(1)) * unit)
-
-
-def _remove_old(directory: Path) -> None:
-    """What would be read, or lie about, beside the new files."""
-    for old in sorted({*directory.glob("model*.safetensors"), *directory.glob(INDEX)}):
-        files.remove_file(old)

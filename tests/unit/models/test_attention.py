@@ -7,7 +7,7 @@ from trainer.models import attention
 from trainer.models.attention import Attention, choose_path
 from trainer.models.packing import Layout
 
-CALM = {"channels": 32, "dropping": False, "weights_wanted": False, "hidden_keys": False}
+CALM = {"fits_varlen": True, "dropping": False, "weights_wanted": False, "hidden_keys": False}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ CALM = {"channels": 32, "dropping": False, "weights_wanted": False, "hidden_keys
         ("cuda", torch.bfloat16, 64, {"dropping": True}, "plain"),
         ("cuda", torch.bfloat16, 64, {"weights_wanted": True}, "plain"),
         ("cuda", torch.bfloat16, 64, {"hidden_keys": True}, "sdpa"),
-        ("cuda", torch.bfloat16, 64, {"channels": 20}, "sdpa"),
+        ("cuda", torch.bfloat16, 64, {"fits_varlen": False}, "sdpa"),
         ("mps", torch.float16, 64, {}, "plain"),
     ],
 )

@@ -232,3 +232,16 @@ def test_sites_are_numbered_in_the_order_of_the_modules():
     other = torch.nn.Sequential(Dropout(0.1), torch.nn.Linear(2, 2), Dropout(0.1))
     number_sites(other)
     assert [other[0].site, other[2].site] == [0, 1]
+
+
+@pytest.mark.slow
+def test_compiled_masks_are_the_same():
+    """Overflow is undefined in compiled C++, so the arithmetic must not hang on it."""
+    keys = keys_of([1, 2], tokens=10)
+    module = dropout(0.3, site=3)
+    compiled = torch.compile(lambda x, keys: module(x, keys), dynamic=True)
+    x = torch.ones(20, 51)
+    assert torch.equal(compiled(x, keys), module(x, keys))
+    compiled = torch.compile(lambda x, keys: module(x, head_keys(keys, 4)), dynamic=True)
+    x, keys = torch.ones(2, 4, 10, 10), keys.view(2, 10)
+    assert torch.equal(compiled(x, keys), module(x, head_keys(keys, 4)))

@@ -361,6 +361,8 @@ def test_every_hub_name_is_in_the_file(folder):
     model = Classifier.from_pretrained(folder)
     names = {model.hub_name(name) for name, _ in model.named_parameters()}
     assert names == weights_of(folder).keys()
+    compiled = model.hub_name("body.layers.0._orig_mod.attention.query.bias")
+    assert compiled == "bert.encoder.layer.0.attention.self.query.bias"
     assert model.hub_name("body.layers.11.attention.query.bias") == (
         "bert.encoder.layer.11.attention.self.query.bias"
     )
