@@ -81,7 +81,7 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
     from trainer.data.rows import Files
 
     if options.train:
-        columns = {"column_0": "text", "column_1": "label"}
+        columns = {"0": "text", "1": "label"}
         source: Any = Files(
             train=options.train,
             has_header=False,
