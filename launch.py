@@ -22,7 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.errors import EnvironmentFault, InputError, NumericsError, nearest
+from trainer.errors import EnvironmentFault, InputError, Interrupted, NumericsError, nearest
 from trainer.launching import yaml_files
 from trainer.launching.assemble import Choices, assemble, defaults
 from trainer.launching.child import run_child
@@ -65,7 +65,7 @@ def start(run: Run) -> int:
     """Run the job of a checked config in this process; returns its exit code."""
     try:
         return importlib.import_module(f"trainer.jobs.{run.job}").run(run)
-    except (InputError, EnvironmentFault, NumericsError) as error:
+    except (InputError, EnvironmentFault, NumericsError, Interrupted) as error:
         return complain(error, error.exit_code, every_rank=True)
     except OSError as error:
         if error.errno is None:

@@ -79,12 +79,15 @@ class SequenceClassification(Recipe):
             problem = "regression" if len(labels) == 1 else "single_label"
         return {"problem": problem, "labels": None if problem == "regression" else labels}
 
-    def learn(self, rows: "Dataset") -> "SequenceClassification":
+    def learn(self, rows: "Dataset", *held_out: "Dataset") -> "SequenceClassification":
         values = label_column(rows, self.label, "recipe.label")
         problem = _problem(values) if self.problem == "auto" else self.problem
         if problem == "regression":
             return replace(self, problem=problem)
-        labels = self.labels or _label_names(rows.features[self.label], values, problem)
+        labelled = [more for more in held_out if self.label in more.column_names]
+        known = [value for more in labelled for value in more[self.label]]
+        everywhere = [*values, *(value for value in known if value is not None)]
+        labels = self.labels or _label_names(rows.features[self.label], everywhere, problem)
         learned = replace(self, problem=problem, labels=labels)
         return replace(learned, class_weights=learned._weights(values))
 

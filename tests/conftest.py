@@ -1,6 +1,9 @@
 """What all tests share: the installed quickstart weights, offline by default, few threads."""
 
+import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
+
+import launch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -32,3 +37,64 @@ def offline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """No test asks the hub, but those marked `network`."""
     if request.node.get_closest_marker("network") is None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@dataclass
+class Answer:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in an empty folder, as the only process."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def ask(alone: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Call the launcher with arguments."""
+
+    def call(*arguments: str) -> Answer:
+        code = launch.main(arguments)
+        printed = capsys.readouterr()
+        return Answer(code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(ask: Callable[..., Answer], tmp_path: Path) -> Callable[..., str]:
+    """Call it with what it must refuse in one line, writing nothing; returns the line."""
+
+    def call(*arguments: str) -> str:
+        before = tree(tmp_path)
+        answer = ask(*arguments)
+        assert answer.code == 2, answer
+        assert answer.err.startswith("error: ") and answer.err.count("\n") == 1, answer.err
+        assert answer.out == ""
+        assert tree(tmp_path) == before
+        return answer.err.removeprefix("error: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture(name="tree")
+def tree_fixture() -> Callable[[Path], dict[str, str]]:
+    """The function below."""
+    return tree
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every path below `folder`, with the digest of what it holds."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else ""
+        for path in sorted(folder.rglob("*"))
+    }

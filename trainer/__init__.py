@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainer.models.auto import AutoConfig as AutoConfig
     from trainer.models.auto import AutoModel as AutoModel
+    from trainer.models.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from trainer.models.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+    from trainer.models.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
     from trainer.models.auto import (
         AutoModelForSequenceClassification as AutoModelForSequenceClassification,
+    )
+    from trainer.models.auto import (
+        AutoModelForTokenClassification as AutoModelForTokenClassification,
     )
     from trainer.settings import TrainSettings as TrainSettings
     from trainer.tokenizer import Tokenizer as Tokenizer
@@ -18,13 +24,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoConfig": "trainer.models.auto",
     "AutoModel": "trainer.models.auto",
+    "AutoModelForMaskedLM": "trainer.models.auto",
+    "AutoModelForMultipleChoice": "trainer.models.auto",
+    "AutoModelForQuestionAnswering": "trainer.models.auto",
     "AutoModelForSequenceClassification": "trainer.models.auto",
-    "AutoTokenizer": "trainer.tokenizer",
+    "AutoModelForTokenClassification": "trainer.models.auto",
+    "AutoTokenizer": "trainer.tokenizer:Tokenizer",
     "Tokenizer": "trainer.tokenizer",
     "Trainer": "trainer.trainer",
     "TrainSettings": "trainer.settings",
 }
-"""Public name -> the module that defines it: `import trainer` itself imports nothing heavy."""
+"""Public name -> its module, and `:name` where it has another there. Nothing heavy is imported
+before it is used."""
 
 __all__ = sorted(_HOMES)
 
@@ -32,7 +43,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'trainer' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, there = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(module), there or name)
 
 
 def __dir__() -> list[str]:

@@ -30,6 +30,14 @@ class NumericsError(ArithmeticError):
     exit_code = 4
 
 
+class Interrupted(Exception):
+    """The run was asked to stop, has saved, and leaves with `exit_code`."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """A hint to append to a message: the accepted name that looks most like `name`, or nothing."""
     match = get_close_matches(name, list(accepted), n=1, cutoff=0.6)

@@ -6,15 +6,9 @@ import time
 from types import FrameType
 from typing import Any
 
+from trainer.errors import Interrupted
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, has saved, and leaves with `exit_code`."""
-
-    def __init__(self, reason: str, exit_code: int) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
 
 
 class Interruption:

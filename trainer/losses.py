@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.packing import Layout
+
 IGNORED = -100
 """The label of what is not trained on, as everywhere in the field."""
 
@@ -34,6 +36,21 @@ def cross_entropy(
         return sums, supervised.to(logits.dtype)
     counts = class_weights.to(logits)[labels.clamp(min=0)] * supervised
     return sums, counts
+
+
+def grouped_cross_entropy(
+    scores: Tensor, group_lengths: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy whose classes are the members of a group: the tokens of a sequence, say.
+
+    scores [T] lie group after group, group_lengths [B] (on the CPU) say how many are of each, and
+    labels [B] the right one's place in its group: (sums [B], counts [B]), as `cross_entropy`.
+    """
+    layout = Layout(group_lengths, scores.device)
+    grid = layout.to_grid(scores)
+    if layout.visible_keys is not None:
+        grid = grid.masked_fill(~layout.visible_keys.view(grid.shape), -torch.inf)
+    return cross_entropy(grid, labels)
 
 
 def binary_cross_entropy(

@@ -1,5 +1,7 @@
 """Number formats: which a device is fast at, and fp32 masters for what is trained."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -16,6 +18,14 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     if wanted == "fp16" and device.type != "cuda":
         raise InputError("trainer.precision: fp16 needs a CUDA GPU; accepted here: fp32, bf16")
     return wanted
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The context of a forward pass: matrix products in bf16 or fp16, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    return torch.autocast(device.type, dtype)
 
 
 def keep_masters_in_fp32(model: nn.Module) -> None:

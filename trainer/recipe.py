@@ -57,8 +57,11 @@ class Recipe:
         """The fields that a foreign model's config.json tells, such as its label names."""
         return {}
 
-    def learn(self, rows: "Dataset") -> Self:
-        """This recipe, completed by what it must know of the training rows (label names, say)."""
+    def learn(self, rows: "Dataset", *held_out: "Dataset") -> Self:
+        """This recipe, completed by what it must know of the training rows (label names, say).
+
+        Of the held-out rows it may learn the names of classes too rare to be in the others.
+        """
         return self
 
     def features(

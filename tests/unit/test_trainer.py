@@ -254,3 +254,27 @@ def test_a_plain_module_with_a_plain_loss_trains(tmp_path: Path) -> None:
     assert results["steps"] == 140
     assert run.evaluate(data)["eval_loss"] < 1e-3
     assert torch.allclose(run.model.layer.weight, torch.tensor([[1.0, -2.0, 3.0]]), atol=0.05)
+
+
+def test_labels_are_learnt_from_rows_and_given_to_the_model(minilm: Path) -> None:
+    from recipes.sequence_classification import SequenceClassification
+    from trainer.tokenizer import Tokenizer
+
+    rows = [{"text": "a b", "label": "yes"}, {"text": "c", "label": "no"}]
+    tokenizer = Tokenizer.from_pretrained(minilm)
+    sizes = {"vocab_size": tokenizer.vocab_size}
+    settings = TrainSettings(max_steps=1)
+    for num_labels in (2, 3):
+        model = tiny_model(num_labels=num_labels, **sizes).float()
+
+        def build(model: Any = model) -> Trainer:
+            return Trainer(
+                model, SequenceClassification(), settings, tokenizer=tokenizer, train_dataset=rows
+            )
+
+        if num_labels == 3:
+            with pytest.raises(InputError, match="has 3 labels, the recipe 2"):
+                build()
+        else:
+            build().fit()
+            assert model.config.id2label == {0: "no", 1: "yes"}

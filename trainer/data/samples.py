@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -10,6 +10,9 @@ from trainer.data.batch import Samples, StackedSamples
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
 from trainer.recipe import LossOnly, Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def as_samples(
@@ -26,7 +29,7 @@ def as_samples(
 
     What already is `Samples` is taken as it is. `where` names the data set in errors.
     """
-    if hasattr(dataset, "collate"):
+    if not is_rows(dataset):
         return dataset
     if len(dataset) == 0:
         raise InputError(f"{where}: no rows")
@@ -39,3 +42,17 @@ def as_samples(
 
         dataset = Dataset.from_list(list(dataset))
     return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)
+
+
+def is_rows(dataset: Any) -> bool:
+    """Whether a data set still has to be made into samples."""
+    return dataset is not None and not hasattr(dataset, "collate")
+
+
+def as_table(rows: Any) -> "Dataset":
+    """Rows as a table: as they are, or made from a list of dicts."""
+    if hasattr(rows, "column_names"):
+        return rows
+    from datasets import Dataset
+
+    return Dataset.from_list(list(rows))

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import InputError, RowError
+from trainer.errors import InputError
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
@@ -24,6 +24,7 @@ def run(run: Run) -> int:
 
 def build_trainer(run: Run) -> "Trainer":
     """The Trainer of a run: its rows loaded, its labels learnt, its model and data ready."""
+    from trainer.agreement import learn
     from trainer.data.tokens import default_cache_dir
     from trainer.jobs.parts import load_model, load_tokenizer
     from trainer.trainer import Trainer
@@ -33,10 +34,7 @@ def build_trainer(run: Run) -> "Trainer":
     splits = run.dataset.load()
     if splits.train is None:
         raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
-    try:
-        recipe = run.recipe.learn(splits.train)
-    except RowError as error:
-        raise InputError(f"dataset.train row {error.row}: {error}") from error
+    recipe = learn(run.recipe, splits.train, splits.validation.values())
     return Trainer(
         model=load_model(run.model, recipe.head, run.seed),
         recipe=recipe,

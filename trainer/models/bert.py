@@ -2,64 +2,63 @@
 
 from torch import nn
 
+from trainer.models import bert_format
 from trainer.models.config import ModelConfig
 from trainer.models.encoder import Encoder
 from trainer.models.family import Family, FamilyHead
-from trainer.models.heads import ClassificationHead
+from trainer.models.head_layers import ClassificationHead, MaskedLMHead
 
 
-def _classification_head(config: ModelConfig) -> nn.Module:
-    dropout = config.classifier_dropout
-    dropout = config.hidden_dropout_prob if dropout is None else dropout
+def _sequence_head(config: ModelConfig) -> nn.Module:
+    dropout = bert_format.classifier_dropout(config)
     return ClassificationHead(config.hidden_size, config.num_labels, dropout=dropout)
 
 
+def _choice_head(config: ModelConfig) -> nn.Module:
+    dropout = bert_format.classifier_dropout(config)
+    return ClassificationHead(config.hidden_size, 1, dropout=dropout)
+
+
+def _masked_lm_head(config: ModelConfig) -> nn.Module:
+    return MaskedLMHead(
+        config.hidden_size,
+        config.vocab_size,
+        activation=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+_CLASSIFIER = {"classifier": "classifier"}
+
 FAMILY = Family(
+    model_type="bert",
     name="Bert",
     prefix="bert",
-    defaults={
-        "vocab_size": 30522,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "attention_probs_dropout_prob": 0.1,
-        "max_position_embeddings": 512,
-        "type_vocab_size": 2,
-        "initializer_range": 0.02,
-        "layer_norm_eps": 1e-12,
-        "pad_token_id": 0,
-        "classifier_dropout": None,
-    },
-    synonyms={"attention_output_dropout": "hidden_dropout_prob"},
-    required={
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    },
+    defaults={**bert_format.DEFAULTS, "pad_token_id": 0},
+    synonyms=bert_format.SYNONYMS,
+    required=bert_format.REQUIRED,
     body=Encoder,
-    keys={
-        "embeddings.token": "embeddings.word_embeddings",
-        "embeddings.position": "embeddings.position_embeddings",
-        "embeddings.token_type": "embeddings.token_type_embeddings",
-        "embeddings.norm": "embeddings.LayerNorm",
-        "layers.*.attention.query": "encoder.layer.*.attention.self.query",
-        "layers.*.attention.key": "encoder.layer.*.attention.self.key",
-        "layers.*.attention.value": "encoder.layer.*.attention.self.value",
-        "layers.*.attention.output": "encoder.layer.*.attention.output.dense",
-        "layers.*.attention_norm": "encoder.layer.*.attention.output.LayerNorm",
-        "layers.*.feed_forward.input": "encoder.layer.*.intermediate.dense",
-        "layers.*.feed_forward.output": "encoder.layer.*.output.dense",
-        "layers.*.feed_forward_norm": "encoder.layer.*.output.LayerNorm",
-        "pooler.dense": "pooler.dense",
-    },
+    keys=bert_format.KEYS,
     heads={
         "base": FamilyHead(build=None, pooler=True),
-        "sequence_classification": FamilyHead(
-            build=_classification_head, keys={"classifier": "classifier"}, pooler=True
+        "masked_lm": FamilyHead(
+            build=_masked_lm_head,
+            keys={
+                "": "cls.predictions",
+                "dense": "cls.predictions.transform.dense",
+                "norm": "cls.predictions.transform.LayerNorm",
+            },
+            tied={
+                "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+                "cls.predictions.decoder.bias": "cls.predictions.bias",
+            },
         ),
+        "multiple_choice": FamilyHead(build=_choice_head, keys=_CLASSIFIER, pooler=True),
+        "question_answering": FamilyHead(
+            build=bert_format.span_head, keys={"classifier": "qa_outputs"}
+        ),
+        "sequence_classification": FamilyHead(build=_sequence_head, keys=_CLASSIFIER, pooler=True),
+        "token_classification": FamilyHead(build=bert_format.token_head, keys=_CLASSIFIER),
     },
-    known_extras=("embeddings.position_ids", "cls.*", "classifier.*", "qa_outputs.*", "pooler.*"),
+    known_extras=("embeddings.position_ids", "pooler.*", "cls.seq_relationship.*"),
 )

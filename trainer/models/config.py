@@ -27,7 +27,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 UNSAFE = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 """Entries that point at code outside this package."""
 
-NULLABLE = ("pad_token_id",)
+NULLABLE = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Entries that may be null although their default is a number."""
 
 LARGEST = {
@@ -257,6 +257,10 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
             f"{config.num_attention_heads} attention heads"
         )
     pad = config.pad_token_id
+    if pad is None and config.family.positions_after_pad:
+        raise InputError(
+            f"{where}: pad_token_id: found None; accepted: an id, since positions follow it"
+        )
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         accepted = f"null, or an id below vocab_size ({config.vocab_size})"
         raise InputError(f"{where}: pad_token_id: found {pad!r}; accepted: {accepted}")

@@ -1,20 +1,45 @@
 """DistilBERT (Sanh et al., 2019): BERT without token types and pooler."""
 
+from functools import partial
+
 from torch import nn
 
 from trainer.models.config import ModelConfig
 from trainer.models.encoder import Encoder
 from trainer.models.family import Family, FamilyHead
-from trainer.models.heads import ClassificationHead
+from trainer.models.head_layers import ClassificationHead, MaskedLMHead, TokenHead
 
 
-def _classification_head(config: ModelConfig) -> nn.Module:
+def _sequence_head(config: ModelConfig, num_labels: int | None = None) -> nn.Module:
     return ClassificationHead(
-        config.hidden_size, config.num_labels, dropout=config.seq_classif_dropout, dense="relu"
+        config.hidden_size,
+        config.num_labels if num_labels is None else num_labels,
+        dropout=config.seq_classif_dropout,
+        dense="relu",
     )
 
 
+def _token_head(config: ModelConfig) -> nn.Module:
+    return TokenHead(config.hidden_size, config.num_labels, dropout=config.dropout)
+
+
+def _span_head(config: ModelConfig) -> nn.Module:
+    return TokenHead(config.hidden_size, 2, dropout=config.qa_dropout)
+
+
+def _masked_lm_head(config: ModelConfig) -> nn.Module:
+    return MaskedLMHead(
+        config.hidden_size,
+        config.vocab_size,
+        activation=config.activation,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+_SEQUENCE_HEAD_KEYS = {"dense": "pre_classifier", "classifier": "classifier"}
+
 FAMILY = Family(
+    model_type="distilbert",
     name="DistilBert",
     prefix="distilbert",
     defaults={
@@ -31,6 +56,7 @@ FAMILY = Family(
         "qa_dropout": 0.1,
         "seq_classif_dropout": 0.2,
         "pad_token_id": 0,
+        "tie_word_embeddings": True,
     },
     synonyms={
         "num_hidden_layers": "n_layers",
@@ -59,16 +85,17 @@ FAMILY = Family(
     },
     heads={
         "base": FamilyHead(build=None),
-        "sequence_classification": FamilyHead(
-            build=_classification_head,
-            keys={"dense": "pre_classifier", "classifier": "classifier"},
+        "masked_lm": FamilyHead(
+            build=_masked_lm_head,
+            keys={"": "vocab_projector", "dense": "vocab_transform", "norm": "vocab_layer_norm"},
+            tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
         ),
+        "multiple_choice": FamilyHead(
+            build=partial(_sequence_head, num_labels=1), keys=_SEQUENCE_HEAD_KEYS
+        ),
+        "question_answering": FamilyHead(build=_span_head, keys={"classifier": "qa_outputs"}),
+        "sequence_classification": FamilyHead(build=_sequence_head, keys=_SEQUENCE_HEAD_KEYS),
+        "token_classification": FamilyHead(build=_token_head, keys={"classifier": "classifier"}),
     },
-    known_extras=(
-        "embeddings.position_ids",
-        "vocab_*",
-        "pre_classifier.*",
-        "classifier.*",
-        "qa_outputs.*",
-    ),
+    known_extras=("embeddings.position_ids",),
 )

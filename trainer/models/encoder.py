@@ -84,7 +84,9 @@ class Embeddings(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.token = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
-        self.position = nn.Embedding(config.max_position_embeddings, size)
+        pad_position = config.pad_token_id if config.family.positions_after_pad else None
+        positions = config.max_position_embeddings
+        self.position = nn.Embedding(positions, size, padding_idx=pad_position)
         types = config.type_vocab_size
         self.token_type = nn.Embedding(types, size) if types else None
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)

@@ -23,7 +23,9 @@ class FamilyHead:
     build: Callable[["ModelConfig"], nn.Module] | None
     """The head's module; None: the bare model."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    """The head's modules -> the hub's names."""
+    """The head's modules -> the hub's names; "" is the head itself."""
+    tied: Mapping[str, str] = field(default_factory=dict)
+    """The hub's second names of tensors -> their first, under which they are saved."""
     pooler: bool = False
     """Whether the body below this head has a pooler."""
 
@@ -32,6 +34,8 @@ class FamilyHead:
 class Family:
     """A row of facts about one `model_type`, in the file of that name."""
 
+    model_type: str
+    """As in config.json; its file is named so, with _ for -."""
     name: str
     """As in the hub's class names: Bert, as in BertModel."""
     prefix: str
@@ -50,6 +54,8 @@ class Family:
     """What our code asks for and this family's config.json does not say."""
     required: Mapping[str, Any] = field(default_factory=dict)
     """Entries that must have this value: the variants that are not built."""
+    positions_after_pad: bool = False
+    """Whether positions count real tokens from pad_token_id + 1, and a pad's is pad_token_id."""
     known_extras: tuple[str, ...] = ()
     """Patterns of tensors that a file may hold and no model here needs: other heads, buffers."""
 
@@ -57,8 +63,10 @@ class Family:
 def find_family(model_type: str) -> Family:
     """The family in `trainer/models/<model_type>.py`. Raises InputError naming the native ones."""
     module = model_type.replace("-", "_") if isinstance(model_type, str) else ""
-    if re.fullmatch(r"[a-z][a-z0-9_]*", module) and (family := _family_in(module)):
-        return family
+    if re.fullmatch(r"[a-z][a-z0-9_]*", module):
+        family = _family_in(module)
+        if family is not None and family.model_type == model_type:
+            return family
     native = native_families()
     hint = nearest(str(model_type), native)
     accepted = ", ".join(native)
@@ -67,8 +75,8 @@ def find_family(model_type: str) -> Family:
 
 def native_families() -> list[str]:
     """The model types that have a file here."""
-    modules = [module.name for module in pkgutil.iter_modules(trainer.models.__path__)]
-    return [name for name in modules if _family_in(name)]
+    modules = (module.name for module in pkgutil.iter_modules(trainer.models.__path__))
+    return [family.model_type for name in modules if (family := _family_in(name))]
 
 
 def _family_in(module: str) -> Family | None:

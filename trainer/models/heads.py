@@ -1,16 +1,20 @@
-"""Models for tasks: the bare one, and sequence classification."""
+"""Models for tasks: the bare one, and one for each head that an encoder may have."""
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.errors import InputError
-from trainer.losses import IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error
 from trainer.models.config import ModelConfig
-from trainer.models.dropout import Dropout
-from trainer.models.encoder import ACTIVATIONS
-from trainer.models.outputs import BaseModelOutput, SequenceClassifierOutput
+from trainer.models.head_losses import class_loss, classification_loss, span_loss, token_loss
+from trainer.models.outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from trainer.models.pretrained import PretrainedModel
 
 
@@ -61,6 +65,7 @@ class SequenceClassificationModel(PretrainedModel):
 
     task = "sequence_classification"
     class_suffix = "ForSequenceClassification"
+    reads_first_token = True
 
     def forward(
         self,
@@ -93,69 +98,246 @@ class SequenceClassificationModel(PretrainedModel):
         return outputs if return_dict else outputs.to_tuple()
 
 
-class ClassificationHead(nn.Module):
-    """(linear -> activation ->) dropout -> linear, over one vector for each sequence."""
+class TokenClassificationModel(PretrainedModel):
+    """An encoder with one linear classifier over every token.
 
-    def __init__(
-        self, hidden_size: int, num_labels: int, *, dropout: float, dense: str | None = None
-    ) -> None:
-        """`dense` is the activation of the first linear layer, where the family has one."""
-        super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size) if dense else None
-        self.activation = ACTIVATIONS[dense] if dense else None
-        self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_labels)
-
-    def forward(self, pooled: Tensor, keys: Tensor | None = None) -> Tensor:
-        """pooled [B, D], dropout keys [B] -> logits [B, num_labels]."""
-        if self.dense is not None and self.activation is not None:
-            pooled = self.activation(self.dense(pooled))
-        return self.classifier(self.dropout(pooled, keys))
-
-
-def classification_loss(logits: Tensor, labels: Tensor, config: ModelConfig) -> Tensor:
-    """The mean loss of logits [B, C], of the kind that config.problem_type names.
-
-    Without one it is inferred as in transformers: one label is regression, integer labels are
-    classes, others are several labels at once. Raises InputError where labels do not fit.
+    Logits are [B, L, num_labels] ([T, num_labels] in a flat call), before any activation: softmax
+    over the last axis turns them into probabilities. Pads have zeros.
     """
-    problem = config.problem_type or infer_problem_type(labels, config.num_labels)
-    if problem == "single_label_classification":
-        _check_classes(labels, logits)
-        sums, counts = cross_entropy(logits, labels.reshape(-1).long())
-    elif problem == "regression":
-        _check_numbers(labels, logits)
-        sums, counts = mean_squared_error(logits, labels.reshape(logits.shape))
-    else:
-        _check_numbers(labels, logits)
-        sums, counts = binary_cross_entropy(logits, labels)
-    return sums.sum() / counts.sum()
 
+    task = "token_classification"
+    class_suffix = "ForTokenClassification"
 
-def infer_problem_type(labels: Tensor, num_labels: int) -> str:
-    """What labels mean where the config does not say: transformers' rule."""
-    if num_labels == 1:
-        return "regression"
-    integer = labels.dtype in (torch.int64, torch.int32)
-    return "single_label_classification" if integer else "multi_label_classification"
-
-
-def _check_classes(labels: Tensor, logits: Tensor) -> None:
-    batch_size, num_labels = logits.shape
-    integer = labels.dtype in (torch.int64, torch.int32)
-    if not integer or labels.shape not in ((batch_size,), (batch_size, 1)):
-        raise InputError(
-            f"labels: found {labels.dtype} {tuple(labels.shape)}; "
-            f"accepted: int64 or int32 ({batch_size},)"
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        *,
+        sequence_lengths: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """As the bare model's; labels are ids shaped as input_ids, -100 where there is none."""
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            output_hidden_states,
+            output_attentions,
         )
-    if labels.device.type == "cpu":
-        outside = labels[(labels != IGNORED) & ((labels < 0) | (labels >= num_labels))]
-        if outside.numel():
-            raise InputError(f"labels: found {int(outside[0])}; accepted: 0 to {num_labels - 1}")
+        logits = self.head(encoding.encoded.tokens, encoding.token_keys)
+        outputs = TokenClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels, encoding.layout),
+            logits=encoding.layout.unpack(logits),
+            **encoding.traces,
+        )
+        return outputs if return_dict else outputs.to_tuple()
 
 
-def _check_numbers(labels: Tensor, logits: Tensor) -> None:
-    shapes = [tuple(logits.shape)] + ([(len(logits),)] if logits.shape[1] == 1 else [])
-    if tuple(labels.shape) not in shapes:
-        accepted = " or ".join(str(shape) for shape in shapes)
-        raise InputError(f"labels: found shape {tuple(labels.shape)}; accepted: {accepted}")
+class QuestionAnsweringModel(PretrainedModel):
+    """An encoder that scores every token as the start and as the end of the answer.
+
+    The logits of starts and ends are [B, L] each ([T] in a flat call), before any activation: a
+    softmax over a sequence's tokens turns them into probabilities. Pads have zeros, which are no
+    tokens: leave them out of the softmax.
+    """
+
+    task = "question_answering"
+    class_suffix = "ForQuestionAnswering"
+
+    def __init__(self, config: ModelConfig) -> None:
+        if config.num_labels != 2:
+            raise InputError(
+                f"model.config: num_labels: found {config.num_labels}; accepted: 2 for question "
+                "answering (the start and the end of a span)"
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        *,
+        sequence_lengths: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
+        """As the bare model's; positions are [B], the columns where the answer starts and ends.
+
+        Positions beyond the input, and -100, count nothing in the loss. In a flat call positions
+        count from 0 in each sequence.
+        """
+        if (start_positions is None) != (end_positions is None):
+            missing = "start_positions" if start_positions is None else "end_positions"
+            raise InputError(f"{missing}: missing; accepted: both positions, or none")
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            output_hidden_states,
+            output_attentions,
+        )
+        logits = self.head(encoding.encoded.tokens, encoding.token_keys)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(logits, start_positions, end_positions, encoding.layout)
+        start_logits, end_logits = encoding.layout.unpack(logits).unbind(-1)
+        outputs = QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits, **encoding.traces
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+
+class MaskedLMModel(PretrainedModel):
+    """An encoder that scores every word of the vocabulary at every token (Devlin et al., 2018).
+
+    Logits are [B, L, vocab_size] ([T, vocab_size] in a flat call), before any activation: softmax
+    over the last axis turns them into probabilities. Pads have zeros. The output weights are the
+    token embeddings.
+    """
+
+    task = "masked_lm"
+    class_suffix = "ForMaskedLM"
+
+    def __init__(self, config: ModelConfig) -> None:
+        if not config.tie_word_embeddings:
+            raise InputError(
+                "model.config: tie_word_embeddings: found False; accepted: True for masked "
+                "language modelling (its output weights are the token embeddings)"
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        *,
+        sequence_lengths: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """As the bare model's; labels are ids shaped as input_ids, -100 where nothing is asked."""
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            output_hidden_states,
+            output_attentions,
+        )
+        logits = self.head(encoding.encoded.tokens, self.get_input_embeddings().weight)
+        outputs = MaskedLMOutput(
+            loss=None if labels is None else token_loss(logits, labels, encoding.layout),
+            logits=encoding.layout.unpack(logits),
+            **encoding.traces,
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+
+class MultipleChoiceModel(PretrainedModel):
+    """An encoder that gives each choice of a question one number.
+
+    A padded call is [B, choices, L] and its logits [B, choices], before any activation: softmax
+    over the choices turns them into probabilities. In a flat call every choice is a sequence, the
+    choices of a question side by side; `num_choices` tells how many a question has. Without it
+    (questions may differ in it) logits are [S], one for each of the S sequences.
+    """
+
+    task = "multiple_choice"
+    class_suffix = "ForMultipleChoice"
+    reads_first_token = True
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        *,
+        num_choices: int | None = None,
+        sequence_lengths: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
+        """As the bare model's, with an axis for the choices; labels are [B], the right choices."""
+        if sequence_lengths is None:
+            _check_choices_axis(input_ids, num_choices)
+            num_choices = input_ids.shape[1]
+            padded = (attention_mask, token_type_ids, position_ids, dropout_keys)
+            attention_mask, token_type_ids, position_ids, dropout_keys = (
+                _rows(tensor) for tensor in padded
+            )
+            input_ids = input_ids.flatten(0, 1)
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            output_hidden_states,
+            output_attentions,
+        )
+        logits = self.head(encoding.encoded.pooled, encoding.sequence_keys).squeeze(-1)
+        if num_choices is not None:
+            logits = _by_question(logits, num_choices)
+        elif labels is not None:
+            raise InputError("num_choices: missing; accepted: how many choices a question has")
+        outputs = MultipleChoiceModelOutput(
+            loss=None if labels is None else class_loss(logits, labels),
+            logits=logits,
+            **encoding.traces,
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+
+def _check_choices_axis(input_ids: Tensor, num_choices: int | None) -> None:
+    if input_ids.dim() != 3:
+        raise InputError(
+            f"input_ids: found shape {tuple(input_ids.shape)}; accepted: [batch, choices, length]"
+        )
+    if num_choices not in (None, input_ids.shape[1]):
+        raise InputError(
+            f"num_choices: found {num_choices}; accepted: {input_ids.shape[1]}, as in input_ids"
+        )
+
+
+def _rows(x: Tensor | None) -> Tensor | None:
+    """[B, choices, L] -> [B x choices, L]; fewer axes stay, to be broadcast or refused."""
+    return x if x is None or x.dim() < 3 else x.flatten(0, 1)
+
+
+def _by_question(logits: Tensor, num_choices: int) -> Tensor:
+    """[S] -> [S / num_choices, num_choices]"""
+    if num_choices < 1 or len(logits) % num_choices:
+        raise InputError(
+            f"num_choices: found {num_choices}; accepted: a divisor of the {len(logits)} sequences"
+        )
+    return logits.view(-1, num_choices)

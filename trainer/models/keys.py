@@ -42,7 +42,8 @@ def short_names(names_in_file: Iterable[str], family: Family) -> dict[str, str]:
 
 def is_known_extra(short_name: str, family: Family) -> bool:
     """Whether a tensor that no parameter takes is one of another head, or a buffer."""
-    return any(fnmatchcase(short_name, pattern) for pattern in family.known_extras)
+    heads = (f"{module}.*" for head in family.heads.values() for module in head.keys.values())
+    return any(fnmatchcase(short_name, pattern) for pattern in (*family.known_extras, *heads))
 
 
 def _modern(name: str) -> str:

@@ -43,6 +43,8 @@ def load_weights(
     with WeightFiles(folder) as files:
         found = keys.short_names(files.names, model.config.family)
         wanted = _short_names(model)
+        if not new_head:
+            _check_ties(model, files, found)
         fresh = _fresh_names(model, wanted, found, new_head)
         if labels_in_file is not None and _has_head(model, fresh):
             _check_labels(model, labels_in_file, folder)
@@ -64,6 +66,7 @@ def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
     """Copies a folder's weights into a model of the same shape; nothing may be missing."""
     with WeightFiles(folder) as files, torch.no_grad():
         found = keys.short_names(files.names, model.config.family)
+        _check_ties(model, files, found)
         for name, parameter in model.named_parameters():
             short = keys.short_hub_name(name, model.config.family, model.task)
             if short not in found:
@@ -77,6 +80,23 @@ def initialize(model: "PretrainedModel") -> None:
     dtype = torch.get_default_dtype()
     names = [name for name, _ in model.named_parameters()]
     _materialize(model, {name: _fresh(model, name).to(dtype) for name in names})
+
+
+def _check_ties(model: "PretrainedModel", files: WeightFiles, found: dict[str, str]) -> None:
+    """Drops a tied tensor's second name from `found`, or takes it for the first where that lacks.
+
+    Raises InputError where the file holds other numbers under the two.
+    """
+    for second, first in model.family_head.tied.items():
+        if second not in found:
+            continue
+        name = found.pop(second)
+        kept = found.setdefault(first, name)
+        if kept != name and not torch.equal(files.read(name), files.read(kept)):
+            raise InputError(
+                f"{files.folder}: tensor {name} differs from {kept}; accepted: equal ones, since "
+                f"this model ties them ({REPLACE_HEAD})"
+            )
 
 
 def _short_names(model: "PretrainedModel") -> dict[str, str]:

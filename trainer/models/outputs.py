@@ -74,3 +74,61 @@ class SequenceClassifierOutput(ModelOutput):
     """As in `BaseModelOutput`"""
     attentions: tuple[Tensor, ...] | None = None
     """As in `BaseModelOutput`"""
+
+
+@dataclass
+class TokenClassifierOutput(ModelOutput):
+    """What a model with a token classification head returns."""
+
+    loss: Tensor | None = None
+    """The mean over the labelled tokens, where labels were given"""
+    logits: Tensor | None = None
+    """[B, L, num_labels] before the activation, zeros at pad positions; [T, num_labels] if flat"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+
+
+@dataclass
+class QuestionAnsweringModelOutput(ModelOutput):
+    """What a model with a question answering head returns."""
+
+    loss: Tensor | None = None
+    """The mean of the start's and the end's mean loss, where both positions were given"""
+    start_logits: Tensor | None = None
+    """[B, L] before the softmax over a sequence, zeros at pad positions; [T] in a flat call"""
+    end_logits: Tensor | None = None
+    """As start_logits"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+
+
+@dataclass
+class MaskedLMOutput(ModelOutput):
+    """What a model with a masked language modelling head returns."""
+
+    loss: Tensor | None = None
+    """The mean over the labelled tokens, where labels were given"""
+    logits: Tensor | None = None
+    """[B, L, vocab_size] before the softmax, zeros at pad positions; [T, vocab_size] if flat"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+
+
+@dataclass
+class MultipleChoiceModelOutput(ModelOutput):
+    """What a model with a multiple choice head returns; S sequences are all choices of all."""
+
+    loss: Tensor | None = None
+    """The mean over the batch, where labels were given"""
+    logits: Tensor | None = None
+    """[B, choices] before the softmax; [S] in a flat call that does not tell num_choices"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`, a row for each of the S sequences"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`, a row for each of the S sequences"""

@@ -83,6 +83,28 @@ class Layout:
         x = x.reshape(self._num_slots, *x.shape[2:])
         return x if self.equal_lengths else _Gather.apply(x, self.slots)
 
+    @property
+    def caller_shape(self) -> tuple[int, ...]:
+        """The shape of the call's input_ids: (B, width), or (T,) if flat."""
+        return (self.num_tokens,) if self.width is None else (self.num_sequences, self.width)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """What the caller sees, [B, width], to [T]; itself if flat."""
+        flat = x.reshape(-1)
+        return flat if self.cells is None else flat[self.cells]
+
+    def places(self, columns: Tensor, elsewhere: int) -> Tensor:
+        """Where in its sequence the token of each column [B] is; `elsewhere` if there is none.
+
+        A flat call's columns are such places already, unless they are beyond the sequence.
+        """
+        ones = torch.ones(self.num_tokens, dtype=torch.bool, device=self.device)
+        seen = self.to_grid(ones) if self.width is None else self.unpack(ones)
+        column = columns.clamp(0, seen.shape[1] - 1).unsqueeze(1)
+        place = seen.cumsum(1).gather(1, column) - 1
+        there = seen.gather(1, column) & (column == columns.unsqueeze(1))
+        return place.masked_fill(~there, elsewhere).squeeze(1)
+
     def unpack(self, x: Tensor) -> Tensor:
         """x [T, ...] -> what the caller sees: [B, width, ...], zeros at pads; itself if flat."""
         if self.width is None:
@@ -139,11 +161,13 @@ def flat_inputs(
     dropout_keys: Tensor | None,
     *,
     keep_first: bool,
+    pad_token_id: int | None = None,
 ) -> FlatInputs:
     """What a model was called with, checked, as flat tensors.
 
     With `keep_first`, the first column of a padded call stays even where it is masked, as a token
-    that nobody sees: transformers pools it there. Raises InputError, naming the argument.
+    that nobody sees: transformers pools it there. With `pad_token_id`, positions count from the
+    number after it, and tokens that are pads do not count. Raises InputError, naming the argument.
     """
     per_token = {"token_type_ids": token_type_ids, "dropout_keys": dropout_keys}
     if sequence_lengths is not None:
@@ -152,22 +176,17 @@ def flat_inputs(
             raise InputError("attention_mask: found one beside sequence_lengths; accepted: one")
         layout = Layout(sequence_lengths, input_ids.device)
         position_ids = layout.slots % layout.longest if position_ids is None else position_ids
+        if pad_token_id is not None:
+            skipped = layout.from_grid(layout.to_grid(input_ids == pad_token_id).cumsum(1))
+            position_ids = _after_pad(position_ids - skipped, input_ids, pad_token_id)
         return FlatInputs(input_ids, position_ids, layout, token_type_ids, dropout_keys)
     _check_padded(input_ids, {**per_token, "attention_mask": attention_mask})
     layout = _layout_of_mask(input_ids, attention_mask, keep_first)
-
-    def pack(grid: Tensor | None) -> Tensor | None:
-        flat = None if grid is None else grid.reshape(-1)
-        return flat if flat is None or layout.cells is None else flat[layout.cells]
-
-    tensors: dict[str, Any] = {name: pack(grid) for name, grid in per_token.items()}
-    positions = _position_grid(input_ids, position_ids)
-    return FlatInputs(
-        input_ids=pack(input_ids),  # type: ignore[arg-type]
-        position_ids=pack(positions),  # type: ignore[arg-type]
-        layout=layout,
-        **tensors,
-    )
+    tensors: dict[str, Any] = {
+        name: None if grid is None else layout.pack(grid) for name, grid in per_token.items()
+    }
+    positions = _position_grid(input_ids, position_ids, pad_token_id)
+    return FlatInputs(layout.pack(input_ids), layout.pack(positions), layout, **tensors)
 
 
 def _layout_of_mask(input_ids: Tensor, attention_mask: Tensor | None, keep_first: bool) -> Layout:
@@ -186,15 +205,26 @@ def _layout_of_mask(input_ids: Tensor, attention_mask: Tensor | None, keep_first
     return Layout(kept.sum(1).cpu(), device, width, cells, seen)
 
 
-def _position_grid(input_ids: Tensor, position_ids: Tensor | None) -> Tensor:
+def _position_grid(
+    input_ids: Tensor, position_ids: Tensor | None, pad_token_id: int | None
+) -> Tensor:
     """[B, L], by default the column index, also where a row starts with pads."""
     if position_ids is None:
         position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if pad_token_id is not None:
+            skipped = (input_ids == pad_token_id).cumsum(1)
+            return _after_pad(position_ids - skipped, input_ids, pad_token_id)
     try:
         return position_ids.expand_as(input_ids)
     except RuntimeError:
         found, wanted = tuple(position_ids.shape), tuple(input_ids.shape)
         raise InputError(f"position_ids: found shape {found}; accepted: {wanted}") from None
+
+
+def _after_pad(real_places: Tensor, input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """Places that count real tokens from 0 -> positions that start after the pad token's id."""
+    positions = real_places + (pad_token_id + 1)
+    return positions.masked_fill(input_ids == pad_token_id, pad_token_id)
 
 
 def _check_rows_seen(visible: Tensor) -> None:

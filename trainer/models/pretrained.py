@@ -16,6 +16,7 @@ from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
+from trainer.models.resizing import resize_vocabulary
 
 
 class PretrainedModel(nn.Module):
@@ -27,6 +28,8 @@ class PretrainedModel(nn.Module):
     task: ClassVar[str]
     class_suffix: ClassVar[str]
     """Completes the hub's class name: ForSequenceClassification."""
+    reads_first_token: ClassVar[bool] = False
+    """Whether the head reads one vector of each sequence, which is its first token's or pooled."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -46,15 +49,21 @@ class PretrainedModel(nn.Module):
         local_files_only: bool = False,
         token: str | None = None,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         new_head: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
 
-        `dtype` is float32 unless given ("auto": as in the file). A head that the file does not
-        have, or with `new_head` any head, gets fresh random weights. Raises InputError, one line,
-        for anything wrong in the files or the overrides.
+        `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
+        head that the file does not have, or with `new_head` any head, gets fresh random weights.
+        Raises InputError, one line, for anything wrong in the files or the overrides.
         """
+        if dtype is not None and torch_dtype not in (None, dtype):
+            raise InputError(
+                f"torch_dtype: found {torch_dtype} beside dtype {dtype}; accepted: one"
+            )
+        dtype = torch_dtype if dtype is None else dtype
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         folder = hub.find(str(path), revision=revision, **options)  # type: ignore[arg-type]
         entries = read_config(folder)
@@ -93,6 +102,21 @@ class PretrainedModel(nn.Module):
         """The name that a parameter has in the saved file."""
         return keys.hub_name(parameter_name, self.config.family, self.task)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings [vocab_size, D]."""
+        return self.body.embeddings.token
+
+    def resize_token_embeddings(
+        self, new_size: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> nn.Embedding:
+        """Grows or cuts the vocabulary to `new_size` rows, rounded up to a multiple if asked for.
+
+        Rows that stay keep their bits, new ones are drawn as a fresh model's; what is tied to the
+        embeddings and config.vocab_size follow. Returns the embeddings. Optimizers must be made
+        after, since the parameters are new. Raises InputError for a size that is none.
+        """
+        return resize_vocabulary(self, new_size, pad_to_multiple_of)
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -129,7 +153,12 @@ class PretrainedModel(nn.Module):
         output_hidden_states: bool,
         output_attentions: bool,
     ) -> "Encoding":
-        """Packs the inputs of a call and runs the body. Raises InputError naming an argument."""
+        """Packs the inputs of a call and runs the body. Raises InputError naming an argument.
+
+        Positions of a flat call count from 0 in each sequence, whatever the family; those of a
+        padded call are rows of the position embeddings, as in transformers.
+        """
+        family = self.config.family
         inputs = flat_inputs(
             input_ids,
             attention_mask,
@@ -137,10 +166,11 @@ class PretrainedModel(nn.Module):
             position_ids,
             sequence_lengths,
             dropout_keys,
-            keep_first=self.head is not None or self.body.pooler is not None,
+            keep_first=self.reads_first_token or self.body.pooler is not None,
+            pad_token_id=self.config.pad_token_id if family.positions_after_pad else None,
         )
-        column_positions = position_ids is None or sequence_lengths is not None
-        _check_values(inputs, self.config, column_positions)
+        own_positions = position_ids is None or sequence_lengths is not None
+        _check_values(inputs, self.config, own_positions)
         encoded = self.body(
             inputs,
             output_hidden_states or self.config.output_hidden_states,
@@ -182,20 +212,21 @@ class Encoding:
         }
 
 
-def _check_values(inputs: FlatInputs, config: ModelConfig, column_positions: bool) -> None:
+def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) -> None:
     """What would read beyond an embedding table; values are looked at on the CPU only."""
     layout, types = inputs.layout, config.type_vocab_size
     if inputs.token_type_ids is not None and not types:
         raise InputError(f"token_type_ids: a {config.model_type} model has no token types")
-    length = layout.longest if layout.width is None else layout.width
-    positions = config.max_position_embeddings
-    if column_positions and length > positions:
+    after_pad = config.family.positions_after_pad
+    length = layout.longest if layout.width is None or after_pad else layout.width
+    most = config.max_position_embeddings - (config.pad_token_id + 1 if after_pad else 0)
+    if own_positions and length > most:
         raise InputError(
-            f"input_ids: found a sequence of {length} tokens; accepted: up to {positions} "
+            f"input_ids: found a sequence of {length} tokens; accepted: up to {most} "
             "(the tokenizer's truncation=True cuts there)"
         )
     _check_range("input_ids", inputs.input_ids, config.vocab_size)
-    _check_range("position_ids", inputs.position_ids, positions)
+    _check_range("position_ids", inputs.position_ids, config.max_position_embeddings)
     _check_range("token_type_ids", inputs.token_type_ids, types)
 
 

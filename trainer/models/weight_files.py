@@ -22,17 +22,20 @@ class WeightFiles:
     they are named, and for an index that contradicts its shards or leaves the folder.
     """
 
+    single, index, kind = SINGLE, INDEX, "safetensors"
+    """The names of a single file and of the shards' index, and the format's."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stack = ExitStack()
         self._source: dict[str, Any] = {}
         try:
-            if (folder / SINGLE).exists():
-                self._add(folder / SINGLE, None)
-            elif (folder / INDEX).exists():
-                self._add_shards(_read_weight_map(folder / INDEX))
+            if (folder / self.single).exists():
+                self._add(folder / self.single, None)
+            elif (folder / self.index).exists():
+                self._add_shards(_read_weight_map(folder / self.index))
             else:
-                raise InputError(_no_weights(folder))
+                raise InputError(self._no_weights())
         except BaseException:
             self._stack.close()
             raise
@@ -64,7 +67,7 @@ class WeightFiles:
         for name, shard in weight_map.items():
             shards.setdefault(shard, []).append(name)
         for shard, names in shards.items():
-            self._add(_shard_path(self.folder, shard), names)
+            self._add(_shard_path(self.folder / self.index, shard), names)
 
     def _add(self, file: Path, names: Iterable[str] | None) -> None:
         opened = self._stack.enter_context(_open(file))
@@ -74,6 +77,15 @@ class WeightFiles:
                 raise InputError(f"{file}: has no tensor {name}, where {INDEX} says it is")
             self._source[name] = opened
 
+    def _no_weights(self) -> str:
+        pickles = sorted(file.name for file in self.folder.glob("*.bin"))
+        if pickles:
+            return (
+                f"{self.folder}: has weights only as {pickles[0]}, a pickle, which is never opened "
+                f"here; accepted: {self.single}"
+            )
+        return f"{self.folder}: has no weights; accepted: {self.single}, or shards with {self.index}"
+
 
 def _open(file: Path) -> Any:
     try:
@@ -81,11 +93,11 @@ def _open(file: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such file, but {INDEX} names it") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: {_what_it_is(file, error)}") from None
+        raise InputError(f"{file}: {what_it_is(file, "safetensors", error)}") from None
 
 
-def _what_it_is(file: Path, error: Exception) -> str:
-    """Why a file is no safetensors file."""
+def what_it_is(file: Path, kind: str, error: Exception) -> str:
+    """Why a file is none of this kind."""
     if not file.is_file():
         return "is not a file"
     with file.open("rb") as stream:
@@ -97,7 +109,7 @@ def _what_it_is(file: Path, error: Exception) -> str:
     if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         return "is an HTML page, not the weights; download it again"
     reason = str(error).splitlines()[0]
-    return f"is truncated or no safetensors file ({reason})"
+    return f"is truncated or no {kind} file ({reason})"
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -111,27 +123,19 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _shard_path(folder: Path, shard: str) -> Path:
-    """The file of a shard, which must lie in the folder.
+def _shard_path(index: Path, shard: str) -> Path:
+    """The file of a shard, which must lie in the folder of its index.
 
     A snapshot of the hub's cache is a folder of links into the blobs of the same repository:
     those, and no others, may lead out of it.
     """
+    folder = index.parent
     allowed = [folder.resolve()]
     if folder.parent.name == "snapshots":
         allowed.append((folder.parent.parent / "blobs").resolve())
     file = folder / shard
     bare = shard not in ("", ".", "..") and "/" not in shard and "\\" not in shard
     if not bare or file.resolve().parent not in allowed:
-        raise InputError(f"{folder / INDEX}: found the shard '{shard}'; accepted: a file beside it")
+        raise InputError(f"{index}: found the shard '{shard}'; accepted: a file beside it")
     return file
 
-
-def _no_weights(folder: Path) -> str:
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if pickles:
-        return (
-            f"{folder}: has weights only as {pickles[0]}, a pickle, which is never opened here; "
-            f"accepted: {SINGLE}"
-        )
-    return f"{folder}: has no weights; accepted: {SINGLE}, or shards with {INDEX}"

@@ -1,0 +1,272 @@
+"""The three jobs from the command line, on a tiny model: what they write, print and refuse."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer import AutoModelForSequenceClassification, AutoTokenizer
+
+Ask = Callable[..., Any]
+
+DATA = ("dataset.train=train.jsonl", "dataset.validation=dev.jsonl")
+FAST = ("trainer.learning_rate=3e-3", "trainer.num_epochs=4", "trainer.global_batch_size=16")
+
+
+def test_a_run_learns_and_says_where_everything_is(trained: Path, capsys: Any) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    assert results["metrics"]["eval_accuracy"] >= 0.95
+    assert results["steps"] == 24 and results["train_samples"] == 96
+    assert results["model_path"] == "run/model"
+    assert {"evaluate", "predict", "repeat"} <= results["commands"].keys()
+    assert [row["label"] for row in results["report"]["classes"]] == ["bad", "good"]
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "predictions.jsonl", "model"} <= names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_same_command_again_changes_nothing(
+    trained: Path, ask: Ask, tiny: Path, tree: Any
+) -> None:
+    before = tree(trained)
+    answer = ask(f"model.path={tiny}", *DATA, *FAST, "output_dir=run")
+    assert answer.code == 0 and "complete" in answer.out
+    assert tree(trained) == before
+
+
+def test_a_run_is_repeated_from_its_config(trained: Path, ask: Ask) -> None:
+    assert ask("from=run", "output_dir=again").code == 0
+    first, second = (
+        Path(folder, "model/model.safetensors").read_bytes() for folder in ("run", "again")
+    )
+    assert first == second
+
+
+def test_transformers_and_this_package_agree_on_the_saved_model(trained: Path) -> None:
+    import transformers
+
+    text = ["a happy day", "awful awful ugly day", "day"]
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(trained / "model")
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model")
+    ours = AutoModelForSequenceClassification.from_pretrained(trained / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    assert theirs.config.id2label == ours.config.id2label == {0: "bad", 1: "good"}
+    with torch.no_grad():
+        expected = theirs.eval()(**their_tokenizer(text, padding=True, return_tensors="pt")).logits
+        found = ours(**tokenizer(text, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_evaluate_repeats_the_runs_own_figures(trained: Path, ask: Ask) -> None:
+    model = f"model.path={trained / 'model'}"
+    answer = ask("job=evaluate", model, "dataset.validation=dev.jsonl", "output_dir=measured")
+    assert answer.code == 0, answer.err
+    found = json.loads(Path("measured/evaluation.json").read_text())["metrics"]
+    trained_with = json.loads((trained / "results.json").read_text())["metrics"]
+    assert found["eval_accuracy"] == trained_with["eval_accuracy"]
+    assert found["eval_loss"] == pytest.approx(trained_with["eval_loss"], rel=1e-6)
+    lines = Path("measured/evaluation-predictions.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert len(losses) == 40 and losses == sorted(losses, reverse=True)
+
+
+def predicted(answer: Any) -> list[dict[str, Any]]:
+    assert answer.code == 0, answer.err
+    return [json.loads(line) for line in answer.out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["We hope you don't hate it.", "a, b = f(x), 12", "12", "${x}", "[not json", "éa 🤗", "a=b"],
+)
+def test_free_text_arrives_as_it_is(trained: Path, ask: Ask, text: str) -> None:
+    found = predicted(ask("job=predict", f"model.path={trained / 'model'}", f"input.text={text}"))
+    assert [row["text"] for row in found] == [text]
+    assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
+
+
+def test_predict_many_in_order(trained: Path, ask: Ask, monkeypatch: Any) -> None:
+    model = f"model.path={trained / 'model'}"
+    texts = ["great lovely", "ugly sad cruel", "happy " * 30, "awful"]
+    labels = ["good", "bad", "good", "bad"]
+    listed = predicted(ask("job=predict", model, f"input.text={json.dumps(texts)}"))
+    assert [row["text"] for row in listed] == texts
+    assert [row["label"] for row in listed] == labels
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    assert predicted(ask("job=predict", model, "input.text=-")) == listed
+    rows = [{"id": i, "text": text, "label": "unknown"} for i, text in enumerate(texts)]
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    answer = ask("job=predict", model, "input.file=in.jsonl", "output.file=out.jsonl")
+    assert answer.code == 0 and answer.out == ""
+    written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in written] == [0, 1, 2, 3]
+    assert [row["label"] for row in written] == labels
+    scores = [row["score"] for row in written]
+    assert np.allclose(scores, [row["score"] for row in listed], atol=1e-6)
+
+
+def test_a_foreign_model_tells_its_task(ask: Ask, tiny: Path, table: Path) -> None:
+    """As transformers saves it: no recipe.json, the task in `architectures`."""
+    import transformers
+
+    labels = {
+        "id2label": {0: "no", 1: "maybe", 2: "yes"},
+        "label2id": {"no": 0, "maybe": 1, "yes": 2},
+    }
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny, **labels)
+    model.save_pretrained("foreign")
+    transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained("foreign")
+    found = predicted(ask("job=predict", "model.path=foreign", "input.text=a day"))
+    assert list(found[0]["probabilities"]) == ["no", "maybe", "yes"]
+
+
+def test_another_head_is_asked_for(ask: Ask, trained: Path) -> None:
+    rows = [{"text": "a", "label": name} for name in ("x", "y", "z")]
+    Path("three.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ("dataset.train=three.jsonl", "dataset.validation_fraction=0")
+    new = (f"model.path={trained / 'model'}", *data, "output_dir=three")
+    answer = ask(*new, "trainer.max_steps=1")
+    assert answer.code == 2 and "model.new_head=true" in answer.err
+    assert not Path("three").exists()
+    assert ask(*new, "trainer.max_steps=1", "model.new_head=true").code == 0
+    config = json.loads(Path("three/model/config.json").read_text())
+    assert config["id2label"] == {"0": "x", "1": "y", "2": "z"}
+
+
+def test_several_named_evaluation_sets(ask: Ask, tiny: Path, table: Path) -> None:
+    sets = "dataset.validation={matched: dev.jsonl, mismatched: other.jsonl}"
+    Path("other.jsonl").write_text(Path("dev.jsonl").read_text().replace("bad", "good", 3))
+    command = (f"model.path={tiny}", "dataset.train=train.jsonl", sets, "output_dir=run")
+    answer = ask(*command, "trainer.max_steps=2")
+    assert answer.code == 0, answer.err
+    metrics = json.loads(Path("run/results.json").read_text())["metrics"]
+    assert {"eval_matched_accuracy", "eval_mismatched_loss"} <= metrics.keys()
+    assert Path("run/predictions-mismatched.jsonl").exists()
+
+
+def test_trackers_by_name(ask: Ask, tiny: Path, table: Path) -> None:
+    extra = ("trainer.trackers=[tensorboard]", "trainer.max_steps=2", "trainer.logging_steps=1")
+    assert ask(f"model.path={tiny}", *DATA, *extra, "output_dir=run").code == 0
+    assert list(Path("run/trackers").rglob("events.out.tfevents.*"))
+
+
+BAD_ROWS: list[tuple[str, str]] = [
+    ("", "no rows"),
+    ('{"text": "a", "label": "x"}\n{"text": \n', "train.jsonl:2"),
+    ('{"words": "a", "label": "x"}\n', "no column 'text'"),
+    ('{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n', "row 1: 'text' is null"),
+    ('{"text": "a", "tag": "x"}\n', "no column 'label'"),
+    ('{"text": "a", "label": "x"}\n{"text": "a", "label": null}\n', "row 1: 'label' is null"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_ROWS)
+def test_bad_rows(content: str, message: str, refused: Any, tiny: Path) -> None:
+    Path("train.jsonl").write_text(content)
+    line = refused(
+        f"model.path={tiny}", "dataset.train=train.jsonl", "dataset.validation_fraction=0"
+    )
+    assert message in line
+
+
+def test_more_bad_data(refused: Any, tiny: Path, trained: Path) -> None:
+    model = f"model.path={tiny}"
+    assert "none.jsonl" in refused(model, "dataset.train=none.jsonl")
+    assert "accepted" in refused(model, *DATA, "recipe.labels=[x, y]", "output_dir=new")
+    Path("other.jsonl").write_text('{"text": "a", "label": "fine"}\n')
+    unknown = refused(
+        "job=evaluate", f"model.path={trained / 'model'}", "dataset.validation=other.jsonl"
+    )
+    assert "'fine'; accepted: bad, good" in unknown
+    Path("numbers.jsonl").write_text('{"text": "a", "label": 7}\n')
+    out_of_range = refused(
+        "job=evaluate", f"model.path={trained / 'model'}", "dataset.validation=numbers.jsonl"
+    )
+    assert "7; accepted: 0 to 1" in out_of_range
+
+
+def damaged(tiny: Path, name: str) -> Path:
+    """A copy of the tiny model's folder, to be spoilt."""
+    folder = Path(name)
+    folder.mkdir()
+    for file in tiny.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def spoil(folder: Path, kind: str) -> None:
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    entries = json.loads(config.read_text())
+    match kind:
+        case "no config":
+            config.unlink()
+        case "unknown family":
+            config.write_text(json.dumps({**entries, "model_type": "nonesuch"}))
+        case "auto_map":
+            config.write_text(json.dumps({**entries, "auto_map": {"AutoModel": "x.y"}}))
+        case "other shape":
+            config.write_text(json.dumps({**entries, "intermediate_size": 48}))
+        case "missing tensor":
+            config.write_text(json.dumps({**entries, "num_hidden_layers": 3}))
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "git-lfs":
+            weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        case "pickle only":
+            weights.rename(folder / "pytorch_model.bin")
+        case "shard outside":
+            weights.unlink()
+            index = {"weight_map": {"embeddings.word_embeddings.weight": "../x.safetensors"}}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+SPOILT = {
+    "no config": "config.json",
+    "unknown family": "'nonesuch'; accepted: bert, distilbert",
+    "auto_map": "auto_map",
+    "other shape": "shape",
+    "missing tensor": "encoder.layer.2",
+    "truncated": "model.safetensors",
+    "git-lfs": "git-lfs",
+    "pickle only": "pytorch_model.bin",
+    "shard outside": "../x.safetensors",
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_bad_models(kind: str, refused: Any, tiny: Path, table: Path) -> None:
+    spoil(damaged(tiny, "spoilt"), kind)
+    assert SPOILT[kind] in refused("model.path=./spoilt", *DATA)
+
+
+def test_signals_save_and_resume(ask: Ask, tiny: Path, table: Path, monkeypatch: Any) -> None:
+    """SIGTERM in the middle: exit 143 with a checkpoint, and then the undisturbed bits."""
+    import os
+    import signal
+
+    from trainer.callbacks.progress import Progress
+
+    command = (f"model.path={tiny}", *DATA, *FAST)
+    assert ask(*command, "output_dir=whole").code == 0
+    usual = Progress.on_step_end
+
+    def interrupted(self: Progress, step: int, total_steps: int) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        usual(self, step, total_steps)
+
+    monkeypatch.setattr(Progress, "on_step_end", interrupted)
+    answer = ask(*command, "output_dir=cut")
+    assert answer.code == 143 and "SIGTERM" in answer.err and answer.err.count("\n") == 1
+    assert Path("cut/checkpoint-7").is_dir()
+    monkeypatch.undo()
+    monkeypatch.chdir(table)
+    assert ask(*command, "output_dir=cut").code == 0
+    weights = [Path(run, "model/model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]

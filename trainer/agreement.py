@@ -1,0 +1,45 @@
+"""Agreement: the recipe learns its labels from the rows, and the model's head must have them."""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from trainer.errors import InputError, RowError
+from trainer.models.pretrained import PretrainedModel
+from trainer.recipe import Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"]) -> Recipe:
+    """The recipe completed by the rows. Raises InputError naming the row that cannot be used."""
+    try:
+        return recipe.learn(train, *held_out)
+    except RowError as error:
+        raise InputError(f"dataset.train row {error.row}: {error}") from error
+
+
+def agree(model: nn.Module, recipe: Recipe) -> None:
+    """Give the model the recipe's label names, where its head has none yet.
+
+    Raises InputError where it was built for another number of labels, or for other names.
+    """
+    wanted: dict[str, Any] = dict(recipe.head.config)
+    if not isinstance(model, PretrainedModel) or "id2label" not in wanted:
+        return
+    found, names = model.config.id2label, wanted["id2label"]
+    if len(found) != len(names):
+        accepted = f"accepted: num_labels={len(names)} when the model is made"
+        raise InputError(
+            f"model: its head has {len(found)} labels, the recipe {len(names)}; {accepted}"
+        )
+    unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in found.values())
+    if found != names and not unnamed:
+        shown = ", ".join(list(found.values())[:8])
+        raise InputError(f"model: its head was trained for {shown}, the recipe has other labels")
+    model.config.id2label = names
+    if "problem_type" in wanted:
+        model.config.problem_type = wanted["problem_type"]

@@ -1,0 +1,1 @@
+"""Other people's formats: models read from them and written to them."""
