@@ -4,6 +4,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.interop.tensorflow import TFAutoModel as TFAutoModel
+    from trainer.interop.tensorflow import TFAutoModelForMaskedLM as TFAutoModelForMaskedLM
+    from trainer.interop.tensorflow import (
+        TFAutoModelForMultipleChoice as TFAutoModelForMultipleChoice,
+    )
+    from trainer.interop.tensorflow import (
+        TFAutoModelForQuestionAnswering as TFAutoModelForQuestionAnswering,
+    )
+    from trainer.interop.tensorflow import (
+        TFAutoModelForSequenceClassification as TFAutoModelForSequenceClassification,
+    )
+    from trainer.interop.tensorflow import (
+        TFAutoModelForTokenClassification as TFAutoModelForTokenClassification,
+    )
     from trainer.models.auto import AutoConfig as AutoConfig
     from trainer.models.auto import AutoModel as AutoModel
     from trainer.models.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
@@ -30,6 +44,12 @@ _HOMES = {
     "AutoModelForSequenceClassification": "trainer.models.auto",
     "AutoModelForTokenClassification": "trainer.models.auto",
     "AutoTokenizer": "trainer.tokenizer:Tokenizer",
+    "TFAutoModel": "trainer.interop.tensorflow",
+    "TFAutoModelForMaskedLM": "trainer.interop.tensorflow",
+    "TFAutoModelForMultipleChoice": "trainer.interop.tensorflow",
+    "TFAutoModelForQuestionAnswering": "trainer.interop.tensorflow",
+    "TFAutoModelForSequenceClassification": "trainer.interop.tensorflow",
+    "TFAutoModelForTokenClassification": "trainer.interop.tensorflow",
     "Tokenizer": "trainer.tokenizer",
     "Trainer": "trainer.trainer",
     "TrainSettings": "trainer.settings",

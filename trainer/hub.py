@@ -5,11 +5,11 @@ import importlib.util
 import re
 from pathlib import Path
 
-from trainer.errors import InputError
+from trainer.errors import InputError, nearest
 
 PACKAGE = "pkg://"
-WANTED = ("*.json", "model*.safetensors", "*.txt", "*.model", "*.jinja")
-"""Files of a hub repository that a model or a tokenizer is read from; weights as safetensors."""
+WANTED = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a hub repository that a model or a tokenizer is read from, beside the weights."""
 UNWANTED = ("*/*",)
 """Other frameworks' copies and exports in sub-folders."""
 
@@ -22,10 +22,12 @@ def find(
     local_files_only: bool = False,
     token: str | None = None,
     what: str = "model",
+    weights: str = "model*.safetensors",
 ) -> Path:
     """The folder that `path` names; a hub id is downloaded into the hub's cache.
 
-    `pkg://package/folder` is found without importing the package. Raises InputError, one line that
+    `weights` is the pattern of the weight files that are downloaded. `pkg://package/folder` is
+    found without importing the package. Raises InputError, one line that
     names `what`, where there is no such folder, package or repository.
     """
     path = str(path)
@@ -38,7 +40,7 @@ def find(
         raise InputError(f"{what}: '{path}' is a file; accepted: a directory")
     if path.startswith(("/", "./", "../", "~")) or path in ("", ".", ".."):
         raise InputError(f"{what}: there is no directory '{path}'")
-    return _in_hub(path, revision, cache_dir, local_files_only, token, what)
+    return _in_hub(path, revision, cache_dir, local_files_only, token, what, weights)
 
 
 def check_digest(file: Path, sha256: str) -> None:
@@ -74,6 +76,7 @@ def _in_hub(
     local_files_only: bool,
     token: str | None,
     what: str,
+    weights: str,
 ) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -84,16 +87,18 @@ def _in_hub(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             token=token,
-            allow_patterns=list(WANTED),
+            allow_patterns=[*WANTED, weights],
             ignore_patterns=list(UNWANTED),
         )
     except Exception as error:  # the hub client raises its own, its HTTP library's and the system's
-        reason = _reason(error, repo_id, revision)
+        reason = _reason(error, repo_id, revision, cache_dir)
         raise InputError(f"{what}: '{repo_id}' is no local directory, and {reason}") from None
     return Path(folder)
 
 
-def _reason(error: Exception, repo_id: str, revision: str | None) -> str:
+def _reason(
+    error: Exception, repo_id: str, revision: str | None, cache_dir: str | Path | None
+) -> str:
     """One line on why the hub gave nothing."""
     from huggingface_hub import errors
 
@@ -106,6 +111,24 @@ def _reason(error: Exception, repo_id: str, revision: str | None) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "the hub has no such repository (a private one needs a token)"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it is not in the hub's cache and the hub cannot be reached or is switched off"
+        cached = _cached(cache_dir)
+        return (
+            "it is not in the hub's cache and the hub cannot be reached or is switched off; "
+            f"cached: {_shown(cached)}{nearest(repo_id, cached)}"
+        )
     lines = str(error).strip().splitlines() or [""]
     return f"the hub could not be read ({type(error).__name__}: {lines[0][:200]})"
+
+
+def _cached(cache_dir: str | Path | None) -> list[str]:
+    """The ids of the models that the hub's cache holds a snapshot of."""
+    from huggingface_hub import constants
+
+    snapshots = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*/snapshots/*")
+    folders = {snapshot.parent.parent.name for snapshot in snapshots}
+    return sorted(name.removeprefix("models--").replace("--", "/") for name in folders)
+
+
+def _shown(names: list[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more or "nothing"

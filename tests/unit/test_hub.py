@@ -1,8 +1,10 @@
 """Paths to folders: local, packaged, in the hub's cache; every failure is one line."""
 
 import hashlib
+import json
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -75,6 +77,21 @@ def test_a_cached_repository_is_used_offline(tmp_path):
     assert find("org/name", cache_dir=tmp_path, local_files_only=True) == snapshot
 
 
+def test_an_unknown_name_offline_is_told_what_is_cached(tmp_path):
+    offline = {"cache_dir": tmp_path, "local_files_only": True}
+    refused("org/name", "it is not in the hub's cache", "switched off; cached: nothing", **offline)
+    for number in range(9):
+        (tmp_path / f"models--org--name-{number}" / "snapshots" / "0").mkdir(parents=True)
+    (tmp_path / "models--gpt2").mkdir()  # without a snapshot: not cached
+    (tmp_path / "datasets--a--b" / "snapshots" / "0").mkdir(parents=True)
+    refused(
+        "org/nam-3",
+        "cached: org/name-0, org/name-1,",
+        "org/name-7, ... (9 in all); did you mean 'org/name-3'?",
+        **offline,
+    )
+
+
 def test_what_the_hub_does_not_give(tmp_path):
     offline = {"cache_dir": tmp_path, "local_files_only": True}
     refused(
@@ -92,10 +109,27 @@ ANSWERS = {
 }
 
 
+@contextmanager
+def serving(monkeypatch, handler):
+    """A server on this machine in the place of the hub."""
+    from huggingface_hub import constants
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture
 def hub_that_answers(monkeypatch):
     """A hub on this machine that refuses everything: set its `answer` to a key of ANSWERS."""
-    from huggingface_hub import constants
 
     class Refuse(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -109,15 +143,8 @@ def hub_that_answers(monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(monkeypatch, Refuse) as server:
+        yield server
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -126,6 +153,76 @@ def test_every_refusal_of_the_hub_is_one_line(tmp_path, hub_that_answers, answer
     message = ANSWERS[answer][1]
     where = "model: 'org/name' is no local directory, and"
     refused("org/name", where, message, revision="v9", cache_dir=tmp_path)
+
+
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "tokenizer.json": b"words",
+    "pytorch_model.bin": b"never",
+    "model.onnx": b"never",
+    "onnx/config.json": b"never",
+}
+
+
+@pytest.fixture
+def hub_with_a_repository(monkeypatch):
+    """org/name in two revisions, for whoever has the token: its `asked` are the files sent."""
+
+    class Serve(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.headers.get("Authorization") != "Bearer hf_secret":
+                return self.send(401, b"", {"X-Error-Code": "RepoNotFound"})
+            if self.path.startswith("/api/models/org/name/tree/"):
+                files = [{"type": "file", "path": name, "size": 8, "oid": name} for name in FILES]
+                return self.send(200, json.dumps(files).encode(), {})
+            if self.path.startswith("/api/models/org/name"):
+                sha = COMMITS[self.path.rpartition("/revision/")[2].split("?")[0]]
+                files = [{"rfilename": name} for name in FILES]
+                answer = {"id": "org/name", "sha": sha, "siblings": files}
+                return self.send(200, json.dumps(answer).encode(), {})
+            commit, _, name = self.path.removeprefix("/org/name/resolve/").partition("/")
+            content = FILES[name] + commit[:1].encode()
+            if self.command == "GET":
+                server.asked.append(name)
+            return self.send(200, content, {"ETag": f'"{name}{commit}"', "X-Repo-Commit": commit})
+
+        do_HEAD = do_GET
+
+        def send(self, status, content, headers):
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with serving(monkeypatch, Serve) as server:
+        server.asked = []
+        yield server
+
+
+def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository, monkeypatch):
+    """Of its files what is needed, the revision that is asked for, and then from the cache."""
+    options = {"cache_dir": tmp_path, "token": "hf_secret"}
+    folder = find("org/name", **options)
+    wanted = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {file.name for file in folder.iterdir()} == set(hub_with_a_repository.asked) == wanted
+    assert (folder / "model.safetensors").read_bytes() == b"weightsa"
+    assert find("org/name", **options) == folder
+    assert len(hub_with_a_repository.asked) == 3
+    other = find("org/name", revision="v1", **options)
+    assert (other / "model.safetensors").read_bytes() == b"weightsb"
+    assert find("org/name", revision="v1", cache_dir=tmp_path, local_files_only=True) == other
+    refused("org/name", "the hub has no such repository (a private one needs", cache_dir=tmp_path)
+    assert find("org/name", cache_dir=tmp_path, local_files_only=True) == folder
+    hub_with_a_repository.shutdown()
+    hub_with_a_repository.socket.close()
+    assert find("org/name", **options) == folder  # the hub is gone; the cache is not
 
 
 def test_digests(tmp_path):

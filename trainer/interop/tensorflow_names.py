@@ -35,10 +35,16 @@ def keras_path(hub_name: str, module: nn.Module) -> str:
 
     Such as bert/encoder/layer_._0/attention/self/query/kernel:0.
     """
-    path = re.sub(r"\.(\d+)\.", r"_._\1.", hub_name).replace(".", "/")
+    path = re.sub(r"/(\d+)/", r"_._\1/", hub_name.replace(".", "/"))
     modules, _, leaf = path.rpartition("/")
-    top, slash, rest = modules.partition("/")
-    return f"{SCOPES.get(top, top)}{slash}{rest}/{_leaf(leaf, modules, module)}:0"
+    _, slash, rest = modules.partition("/")
+    return f"{top_layer(hub_name)}{slash}{rest}/{_leaf(leaf, modules, module)}:0"
+
+
+def top_layer(hub_name: str) -> str:
+    """The Keras layer, at the top of the model, that a tensor or a module is in."""
+    top = hub_name.partition(".")[0]
+    return SCOPES.get(top, top)
 
 
 def model_name(architecture: str) -> str:

@@ -24,7 +24,7 @@ class TensorFlowWeights(WeightFiles):
     Raises InputError where h5py is not installed, and for a file whose data lies in other files.
     """
 
-    single, index, kind = SINGLE, INDEX, "HDF5"
+    single, index, pattern, kind = SINGLE, INDEX, "tf_model*.h5", "HDF5"
 
     def shape(self, name: str) -> tuple[int, ...]:
         dataset = self._source[name]

@@ -135,20 +135,27 @@ class ModelConfig:
         return f"ModelConfig({json.dumps(self.to_dict(), indent=2, default=str)})"
 
     def _override(self, overrides: dict[str, Any]) -> None:
+        """Sets entries, all or, where one is refused, none."""
+        entries, labels = dict(self._entries), self.id2label
+        try:
+            self._set(overrides)
+            self._check_all("model.config")
+        except InputError:
+            self.__dict__.update(_entries=entries, id2label=labels)
+            raise
+
+    def _set(self, overrides: dict[str, Any]) -> None:
         labels = {name: overrides.pop(name) for name in _LABELS if name in overrides}
         for name, value in overrides.items():
             self._check_known(name)
             entry = self.family.synonyms.get(name, name)
             default = self.family.defaults.get(entry, COMMON.get(entry))
             self._entries[entry] = _typed(f"model.config.{name}", entry, value, default)
-        if labels:
-            if labels.keys() == {"num_labels"} and labels["num_labels"] == self.num_labels:
-                return
+        if labels and labels != {"num_labels": self.num_labels}:
             names = _label_names(labels, "model.config")
             if labels.get("label2id", inverse := _inverse(names)) not in (None, inverse):
                 raise InputError("model.config: label2id and id2label contradict each other")
             self.__dict__["id2label"] = names
-        self._check_all("model.config")
 
     def _check_known(self, name: str) -> None:
         known = {*self.family.defaults, *self.family.synonyms, *self._entries, *COMMON}

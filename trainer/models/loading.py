@@ -3,7 +3,7 @@
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +33,24 @@ def load_weights(
     dtype: torch.dtype | str | None,
     new_head: bool,
     labels_in_file: dict[int, str] | None,
+    architectures: Any = None,
+    source: type[WeightFiles] = WeightFiles,
 ) -> None:
-    """Gives a model on the meta device its weights from a folder's safetensors.
+    """Gives a model on the meta device its weights from a folder's files, safetensors by default.
 
-    A head or pooler that the folder does not have, and any head with `new_head`, is fresh.
-    `labels_in_file` are the folder's label names where the user asks for others. Raises
-    InputError for a missing, mis-shaped or non-finite tensor, and for a head of other labels.
+    A head or pooler that the folder does not have, and any head with `new_head`, is fresh; so is
+    one whose names hold another task's head, as the folder's `architectures` tell. `labels_in_file`
+    are the folder's label names where the user asks for others. Raises InputError for a missing,
+    mis-shaped or non-finite tensor, and for a head of other labels.
     """
-    with WeightFiles(folder) as files:
+    with source(folder) as files:
         found = keys.short_names(files.names, model.config.family)
         wanted = _short_names(model)
         if not new_head:
             _check_ties(model, files, found)
+        _drop_other_head(model, wanted, found, architectures)
         fresh = _fresh_names(model, wanted, found, new_head)
-        if labels_in_file is not None and _has_head(model, fresh):
+        if labels_in_file is not None and not _own_part(model, wanted) <= fresh:
             _check_labels(model, labels_in_file, folder)
         for name, parameter in model.named_parameters():
             if name not in fresh:
@@ -58,7 +62,7 @@ def load_weights(
             else _finite(files, found[wanted[name]], folder).to(kind, copy=True)
             for name, _ in model.named_parameters()
         }
-    _materialize(model, tensors)
+    materialize(model, tensors)
     _report(model, fresh, set(found) - set(wanted.values()), folder)
 
 
@@ -79,7 +83,7 @@ def initialize(model: "PretrainedModel") -> None:
     """Gives a model on the meta device random weights, as its family starts a training."""
     dtype = torch.get_default_dtype()
     names = [name for name, _ in model.named_parameters()]
-    _materialize(model, {name: _fresh(model, name).to(dtype) for name in names})
+    materialize(model, {name: _fresh(model, name).to(dtype) for name in names})
 
 
 def _check_ties(model: "PretrainedModel", files: WeightFiles, found: dict[str, str]) -> None:
@@ -110,12 +114,14 @@ def _fresh_names(
 ) -> set[str]:
     """The parameters that start fresh: a head or a pooler, wholly absent or not wanted."""
     missing = {name for name, short in wanted.items() if short not in found}
-    for part in (keys.HEAD, f"{keys.BODY}pooler."):
-        names = {name for name in wanted if name.startswith(part)}
-        if new_head and part == keys.HEAD:
-            missing |= names
-        elif missing & names and not names <= missing:
-            absent = wanted[min(missing & names)]
+    head = {name for name in wanted if name.startswith(keys.HEAD)}
+    pooler = {name for name in wanted if name.startswith(f"{keys.BODY}pooler.")}
+    own = _own_part(model, wanted)
+    if new_head:
+        missing |= head
+    for part in (own, head - own, pooler):
+        if missing & part and not part <= missing:
+            absent = wanted[min(missing & part)]
             raise InputError(f"model: half of the head is missing ({absent}); {REPLACE_HEAD}")
     body = sorted(name for name in missing if not _may_be_fresh(name))
     if body:
@@ -127,13 +133,34 @@ def _fresh_names(
     return missing
 
 
+def _own_part(model: "PretrainedModel", wanted: dict[str, str]) -> set[str]:
+    """The head's parameters without those that pretraining's head has too (ModernBERT's)."""
+    head = {name for name in wanted if name.startswith(keys.HEAD)}
+    if model.task == "masked_lm":
+        return head
+    pretrained = model.config.family.heads["masked_lm"].keys.values()
+    return {name for name in head if wanted[name].rpartition(".")[0] not in pretrained}
+
+
+def _drop_other_head(
+    model: "PretrainedModel",
+    wanted: dict[str, str],
+    found: dict[str, str],
+    architectures: Any,
+) -> None:
+    """Takes from `found` what is called as this head is, and is another task's by its class."""
+    classes = architectures if isinstance(architectures, list) else []
+    family = model.config.family
+    tasks = {f"{family.name}For{task.title().replace('_', '')}": task for task in family.heads}
+    other = next((tasks[str(name)] for name in classes if str(name) in tasks), model.task)
+    modules = set() if other == model.task else set(family.heads[other].keys.values())
+    for name in _own_part(model, wanted):
+        if wanted[name].rpartition(".")[0] in modules:
+            found.pop(wanted[name], None)
+
+
 def _may_be_fresh(name: str) -> bool:
     return name.startswith((keys.HEAD, f"{keys.BODY}pooler."))
-
-
-def _has_head(model: "PretrainedModel", fresh: set[str]) -> bool:
-    names = [name for name, _ in model.named_parameters() if name.startswith(keys.HEAD)]
-    return bool(names) and names[0] not in fresh
 
 
 def _check_labels(model: "PretrainedModel", in_file: dict[int, str], folder: Path) -> None:
@@ -207,7 +234,7 @@ def _fresh(model: "PretrainedModel", name: str) -> Tensor:
     return weight
 
 
-def _materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Puts tensors in the place of the meta parameters; shared ones stay shared."""
     filled = {
         parameter: nn.Parameter(tensors[name]) for name, parameter in model.named_parameters()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -46,6 +46,14 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.items())
+
+    def __tf_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
+        """The names and the values: a tf.function may return this, if it holds such tensors."""
+        return self.keys(), self.to_tuple()
+
+    @classmethod
+    def __tf_unflatten__(cls, names: list[str], values: tuple[Any, ...]) -> Self:
+        return cls(**dict(zip(names, values, strict=True)))
 
 
 @dataclass

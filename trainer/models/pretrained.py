@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
+from trainer.models.weight_files import WeightFiles
 
 
 class PretrainedModel(nn.Module):
@@ -51,13 +52,14 @@ class PretrainedModel(nn.Module):
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         new_head: bool = False,
+        from_tf: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
 
         `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        Raises InputError, one line, for anything wrong in the files or the overrides.
+        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises InputError, one line, for anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             raise InputError(
@@ -65,12 +67,22 @@ class PretrainedModel(nn.Module):
             )
         dtype = torch_dtype if dtype is None else dtype
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        folder = hub.find(str(path), revision=revision, **options)  # type: ignore[arg-type]
+        source = _weight_files(from_tf)
+        options |= {"revision": revision, "weights": source.pattern}
+        folder = hub.find(str(path), **options)  # type: ignore[arg-type]
         entries = read_config(folder)
         config = ModelConfig(entries, config_overrides, where=str(folder / "config.json"))
         model = cls._on_meta(config)
         named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
-        loading.load_weights(model, folder, dtype=dtype, new_head=new_head, labels_in_file=named)
+        loading.load_weights(
+            model,
+            folder,
+            dtype=dtype,
+            new_head=new_head,
+            labels_in_file=named,
+            architectures=entries.get("architectures"),
+            source=source,
+        )
         return model.eval()
 
     @classmethod
@@ -80,9 +92,22 @@ class PretrainedModel(nn.Module):
         loading.initialize(model)
         return model
 
-    def save_pretrained(self, directory: str | Path, max_shard_size: int | str = "5GB") -> None:
-        """Writes config.json and model.safetensors (in shards above `max_shard_size`)."""
-        saving.save_model(self, Path(directory), max_shard_size)
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        max_shard_size: int | str = "5GB",
+        format: Literal["safetensors", "tf"] = "safetensors",
+    ) -> None:
+        """Writes config.json and model.safetensors (in shards above `max_shard_size`).
+
+        With `format="tf"` tf_model.h5, which transformers' TensorFlow classes load.
+        """
+        if format not in ("safetensors", "tf"):
+            raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
+        save_model = saving.save_model
+        if format == "tf":
+            from trainer.interop.tensorflow_saving import save_model
+        save_model(self, Path(directory), max_shard_size)
 
     @property
     def family_head(self) -> FamilyHead:
@@ -210,6 +235,15 @@ class Encoding:
             "hidden_states": states and tuple(unpack(state) for state in states),
             "attentions": weights and tuple(unpack_attentions(each) for each in weights),
         }
+
+
+def _weight_files(from_tf: bool) -> type[WeightFiles]:
+    """The reader of the format that the weights are in."""
+    if not from_tf:
+        return WeightFiles
+    from trainer.interop.tensorflow_weights import TensorFlowWeights
+
+    return TensorFlowWeights
 
 
 def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) -> None:

@@ -22,9 +22,9 @@ def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | 
 
     Shared parameters are written once. Raises InputError for a size that is none.
     """
-    shards = _shards(_tensors(model), _bytes(max_shard_size))
+    shards = split(_tensors(model), size_in_bytes(max_shard_size))
     files.make_folder(directory)
-    files.write_json(directory / "config.json", _config(model))
+    files.write_json(directory / "config.json", config_entries(model))
     if len(shards) == 1:
         files.write_tensors(directory / SINGLE, shards[0], METADATA)
         written = {SINGLE}
@@ -35,7 +35,8 @@ def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | 
             files.remove_file(old)
 
 
-def _config(model: "PretrainedModel") -> dict[str, Any]:
+def config_entries(model: "PretrainedModel") -> dict[str, Any]:
+    """What config.json says of a model as it is."""
     dtype = str(model.dtype).removeprefix("torch.")
     config = {**model.config.to_dict(), "architectures": [model.architecture], "dtype": dtype}
     config.pop("torch_dtype", None)  # what dtype was called before
@@ -60,7 +61,7 @@ def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
     return {model.hub_name(name): parameter.detach() for name, parameter in parameters}
 
 
-def _shards(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
+def split(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
     """The tensors in order, each shard as full as `largest` bytes allow; one tensor at least."""
     shards: list[dict[str, Tensor]] = [{}]
     room = largest
@@ -77,7 +78,8 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _bytes(size: int | str) -> int:
+def size_in_bytes(size: int | str) -> int:
+    """A size given in bytes or as text such as 5GB. Raises InputError for one that is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", str(size).strip().upper())
     unit = match and UNITS.get(match.group(2))
     if not match or not unit or float(match.group(1)) <= 0:

@@ -22,8 +22,8 @@ class WeightFiles:
     they are named, and for an index that contradicts its shards or leaves the folder.
     """
 
-    single, index, kind = SINGLE, INDEX, "safetensors"
-    """The names of a single file and of the shards' index, and the format's."""
+    single, index, pattern, kind = SINGLE, INDEX, "model*.safetensors", "safetensors"
+    """The names of a single file, of the shards' index and of all weight files, and the format's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,6 +78,8 @@ class WeightFiles:
             self._source[name] = opened
 
     def _no_weights(self) -> str:
+        if list(self.folder.glob("tf_model*.h5")) and self.kind == "safetensors":
+            return f"{self.folder}: has weights only as tf_model.h5; from_tf=True reads them"
         pickles = sorted(file.name for file in self.folder.glob("*.bin"))
         if pickles:
             return (
@@ -93,7 +95,7 @@ def _open(file: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such file, but {INDEX} names it") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: {what_it_is(file, "safetensors", error)}") from None
+        raise InputError(f"{file}: {what_it_is(file, WeightFiles.kind, error)}") from None
 
 
 def what_it_is(file: Path, kind: str, error: Exception) -> str:
@@ -138,4 +140,3 @@ def _shard_path(index: Path, shard: str) -> Path:
     if not bare or file.resolve().parent not in allowed:
         raise InputError(f"{index}: found the shard '{shard}'; accepted: a file beside it")
     return file
-

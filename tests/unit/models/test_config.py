@@ -81,8 +81,9 @@ def test_setting_labels_keeps_them_agreeing():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({}, "model_type: found None; accepted: bert, distilbert"),
-        ({"model_type": "berd"}, "accepted: bert, distilbert; did you mean 'bert'"),
+        ({}, "model_type: found None; accepted: bert, distilbert, "),
+        ({"model_type": "xlm_roberta"}, "found 'xlm_roberta'; accepted: bert"),
+        ({"model_type": "berd"}, "roberta, xlm-roberta; did you mean 'bert'"),
         ({"model_type": "encoder"}, "found 'encoder'"),
         ({"model_type": "../bert"}, "model_type: found"),
         ({"model_type": 3}, "model_type: found 3"),
@@ -103,6 +104,7 @@ def test_setting_labels_keeps_them_agreeing():
         ({**BERT, "position_embedding_type": "relative_key"}, "accepted: absolute"),
         ({**BERT, "is_decoder": True}, "is_decoder: found True; accepted: False"),
         ({**DISTILBERT, "sinusoidal_pos_embds": True}, "sinusoidal_pos_embds"),
+        ({"model_type": "roberta", "pad_token_id": None}, "pad_token_id: found None; accepted: an"),
         ({**BERT, "pad_token_id": 40000}, "pad_token_id: found 40000"),
         ({**BERT, "problem_type": "single_label"}, "problem_type: found 'single_label'"),
         ({**BERT, "id2label": {"0": "a", "2": "b"}}, "id2label: accepted: one name for each"),
@@ -143,6 +145,15 @@ def test_bad_overrides_are_refused_in_one_line(overrides, message):
         ModelConfig(BERT, overrides)
     assert message in str(caught.value)
     assert str(caught.value).startswith("model.config")
+
+
+def test_a_refused_entry_changes_nothing():
+    config = ModelConfig(BERT)
+    before = copy.deepcopy(config)
+    for name, value in {"vocab_size": 0, "num_attention_heads": 7, "num_labels": "x"}.items():
+        with pytest.raises(InputError):
+            setattr(config, name, value)
+        assert config == before
 
 
 def test_an_integer_is_taken_for_a_float_and_null_for_a_pad_token():

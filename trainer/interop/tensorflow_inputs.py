@@ -1,0 +1,84 @@
+"""What a Keras model was called with: names, types and shapes; values where they are known."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.errors import InputError, nearest
+from trainer.models.config import ModelConfig
+
+INTEGERS = (tf.int64, tf.int32)
+
+
+def check_inputs(
+    inputs: dict[str, Any], config: ModelConfig, labels: tuple[str, ...], choices: bool
+) -> None:
+    """Raises InputError, naming the argument, for tensors that no model of this config can read.
+
+    Values are looked at in eager mode alone. Labels are left to the losses.
+    """
+    known = ("input_ids", "attention_mask", "token_type_ids", "position_ids", *labels)
+    for name in inputs:
+        if name not in known:
+            accepted = f"{', '.join(known)}{nearest(name, known)}"
+            raise InputError(f"{name}: no input of this model; accepted: {accepted}")
+    needed = ("input_ids", *(labels if set(labels) & inputs.keys() else ()))
+    for name in needed:
+        if name not in inputs:
+            raise InputError(f"{name}: missing; accepted: {' and '.join(needed)}")
+    if "token_type_ids" in inputs and not config.type_vocab_size:
+        raise InputError(f"token_type_ids: a {config.model_type} model has no token types")
+    _check_shapes(inputs, choices)
+    _check_length(inputs["input_ids"], config, own_positions="position_ids" in inputs)
+    if tf.executing_eagerly():
+        _check_values(inputs, config)
+
+
+def _check_shapes(inputs: dict[str, Any], choices: bool) -> None:
+    ids = inputs["input_ids"]
+    axes = "[batch, choices, length]" if choices else "[batch, length]"
+    if ids.dtype not in INTEGERS or ids.shape.rank != (3 if choices else 2):
+        raise InputError(
+            f"input_ids: found {ids.dtype.name} {tuple(ids.shape)}; accepted: int64 or int32 {axes}"
+        )
+    for name in ("attention_mask", "token_type_ids", "position_ids"):
+        if name in inputs and not inputs[name].shape.is_compatible_with(ids.shape):
+            raise InputError(
+                f"{name}: found shape {tuple(inputs[name].shape)}; "
+                f"accepted: that of input_ids, {tuple(ids.shape)}"
+            )
+
+
+def _check_length(ids: Any, config: ModelConfig, own_positions: bool) -> None:
+    after_pad = config.family.positions_after_pad
+    if own_positions or (after_pad and not tf.executing_eagerly()):
+        return
+    length = ids.shape[-1]
+    if after_pad:
+        length = int((ids.numpy() != config.pad_token_id).sum(-1).max())
+    most = config.max_position_embeddings - (config.pad_token_id + 1 if after_pad else 0)
+    if length is not None and length > most:
+        raise InputError(
+            f"input_ids: found a sequence of {length} tokens; accepted: up to {most} "
+            "(the tokenizer's truncation=True cuts there)"
+        )
+
+
+def _check_values(inputs: dict[str, Any], config: ModelConfig) -> None:
+    sizes = {
+        "input_ids": config.vocab_size,
+        "token_type_ids": config.type_vocab_size,
+        "position_ids": config.max_position_embeddings,
+    }
+    for name, size in sizes.items():
+        values = inputs[name].numpy() if name in inputs else None
+        if values is not None and values.size and not 0 <= values.min() <= values.max() < size:
+            found = values.min() if values.min() < 0 else values.max()
+            raise InputError(f"{name}: found {found}; accepted: 0 to {size - 1}")
+    if "attention_mask" in inputs:
+        seen = (inputs["attention_mask"].numpy() != 0).any(-1).reshape(-1)
+        if not seen.all():
+            raise InputError(
+                f"attention_mask: row {int(seen.argmin())} masks every token; "
+                "accepted: at least one token a row"
+            )
