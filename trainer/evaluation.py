@@ -41,12 +41,11 @@ def evaluate(
     *,
     max_tokens: int,
     ranks: Ranks,
-    watch: Callable[[int], None] = lambda num_samples: None,
 ) -> Evaluation:
     """Every sample once, whatever the number of ranks: sums and counts, added in batch order.
 
     The batches depend on the data set and the token budget alone; whole ones are dealt to ranks.
-    `forward` takes a batch on its device; `watch` is told how many samples each batch had.
+    `forward` takes a batch that is on its device.
     """
     batches = evaluation_batches(samples.lengths, max_tokens)
     mine = range(ranks.rank, len(batches), ranks.world_size)
@@ -54,19 +53,18 @@ def evaluate(
     for number in mine:
         batch = samples.collate(batches[number]).to(ranks.device)
         outputs = forward(batch)
-        parts.append(_measure(recipe, outputs, batch))
-        watch(len(batches[number]))
+        parts.append(_measure(recipe, outputs, batch, ranks.widest))
     gathered = ranks.gather_arrays(_joined(parts, list(mine)))
     return _total(gathered, batches, len(samples), metrics)
 
 
-def _measure(recipe: Recipe, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+def _measure(recipe: Recipe, outputs: Any, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
     """A batch's sums, counts and predictions, as flat tensors that stay on the device."""
     measured = {f"prediction.{k}": v for k, v in recipe.predictions(outputs, batch).items()}
     if recipe.has_loss(batch):
         sums, counts = recipe.loss(outputs, batch)
-        measured["sums"] = sums.reshape(-1).double()
-        measured["counts"] = counts.reshape(-1).double()
+        measured["sums"] = sums.reshape(-1).to(dtype)
+        measured["counts"] = counts.reshape(-1).to(dtype)
     return measured
 
 
@@ -92,8 +90,8 @@ def _total(
     losses = None
     sums, counts = _in_batch_order(gathered, "sums"), _in_batch_order(gathered, "counts")
     if sums:
-        total = sum(float(part.sum()) for part in sums)
-        count = sum(float(part.sum()) for part in counts)
+        total = sum(float(part.sum(dtype=np.float64)) for part in sums)
+        count = sum(float(part.sum(dtype=np.float64)) for part in counts)
         found["loss"] = total / count if count else float("nan")
         if sum(map(len, sums)) == num_samples:
             order = np.concatenate(batches)

@@ -19,6 +19,8 @@ class Ranks:
         self.rank = dist.get_rank() if together else 0
         self.world_size = dist.get_world_size() if together else 1
         self.device = device or torch.device("cpu")
+        self.widest = torch.float32 if self.device.type == "mps" else torch.float64
+        """The type that sums and counts are added up in; Apple's GPUs have no float64."""
 
     @property
     def is_main(self) -> bool:

@@ -72,14 +72,14 @@ class Stepper:
 
     def accumulate(self, micro_batches: Sequence[tuple[Batch, bool]]) -> Tensor:
         """Add up gradients of the scaled loss sum; [loss sum, count] of all ranks, in fp64."""
-        totals = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
+        totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
         for number, (batch, counts_in) in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             with self._sync_only_if(last):
                 loss_sum, count = self._loss(batch)
                 weight = 1.0 if counts_in else 0.0
                 self._backward(loss_sum * (weight * self.scale))
-            totals += torch.stack([loss_sum.detach().double(), count.double()]) * weight
+            totals += torch.stack([loss_sum.detach().to(totals), count.to(totals)]) * weight
         return self.ranks.sum(totals)
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
@@ -88,7 +88,7 @@ class Stepper:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         scaled_norm = torch.nn.utils.get_total_norm(gradients)
-        loss_sum, count, norm = torch.stack([*sums, scaled_norm.double()]).tolist()  # one sync
+        loss_sum, count, norm = torch.stack([*sums, scaled_norm.to(sums)]).tolist()  # one sync
         # DDP has averaged over ranks what is a sum
         divide = self.ranks.world_size / (self.scale * count) if count else 0.0
         loss = loss_sum / count if count else math.nan

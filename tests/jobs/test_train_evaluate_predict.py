@@ -270,3 +270,10 @@ def test_signals_save_and_resume(ask: Ask, tiny: Path, table: Path, monkeypatch:
     assert ask(*command, "output_dir=cut").code == 0
     weights = [Path(run, "model/model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+def test_a_time_limit_saves_and_leaves(ask: Ask, tiny: Path, table: Path) -> None:
+    command = (f"model.path={tiny}", *DATA, *FAST, "output_dir=short")
+    answer = ask(*command, "trainer.time_limit=1e-6")
+    assert answer.code == 143 and "time limit" in answer.err
+    assert Path("short/checkpoint-1").is_dir()

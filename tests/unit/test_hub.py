@@ -117,7 +117,10 @@ def serving(monkeypatch, handler):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    files = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "".join(files[1:]))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     try:
         yield server
@@ -206,7 +209,7 @@ def hub_with_a_repository(monkeypatch):
         yield server
 
 
-def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository, monkeypatch):
+def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository):
     """Of its files what is needed, the revision that is asked for, and then from the cache."""
     options = {"cache_dir": tmp_path, "token": "hf_secret"}
     folder = find("org/name", **options)
@@ -218,7 +221,8 @@ def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository, monkey
     other = find("org/name", revision="v1", **options)
     assert (other / "model.safetensors").read_bytes() == b"weightsb"
     assert find("org/name", revision="v1", cache_dir=tmp_path, local_files_only=True) == other
-    refused("org/name", "the hub has no such repository (a private one needs", cache_dir=tmp_path)
+    private = "the hub has no such repository (a private one needs a token)"
+    refused("org/name", private, cache_dir=tmp_path / "other")
     assert find("org/name", cache_dir=tmp_path, local_files_only=True) == folder
     hub_with_a_repository.shutdown()
     hub_with_a_repository.socket.close()

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.errors import InputError, nearest
+from trainer.losses import IGNORED
 from trainer.models.config import ModelConfig
 
 INTEGERS = (tf.int64, tf.int32)
@@ -15,7 +17,7 @@ def check_inputs(
 ) -> None:
     """Raises InputError, naming the argument, for tensors that no model of this config can read.
 
-    Values are looked at in eager mode alone. Labels are left to the losses.
+    Values are looked at in eager mode alone.
     """
     known = ("input_ids", "attention_mask", "token_type_ids", "position_ids", *labels)
     for name in inputs:
@@ -34,6 +36,37 @@ def check_inputs(
         _check_values(inputs, config)
 
 
+def check_integers(name: str, labels: Any, shape: tuple[Any, ...], size: int | None) -> None:
+    """Raises InputError unless labels are -100, or from 0 to below `size`, of this shape.
+
+    Those of one axis may have a second one of length 1.
+    """
+    shapes = (shape, (*shape, 1)) if len(shape) == 1 else (shape,)
+    if labels.dtype not in INTEGERS or not _fits(labels, *shapes):
+        raise InputError(
+            f"{name}: found {labels.dtype.name} {tuple(labels.shape)}; "
+            f"accepted: int64 or int32 {shape}"
+        )
+    if not tf.executing_eagerly():
+        return
+    values = labels.numpy()
+    beyond = np.zeros_like(values, bool) if size is None else values >= size
+    outside = values[(values != IGNORED) & (beyond | (values < 0))]
+    if outside.size:
+        accepted = "0 or more" if size is None else f"0 to {size - 1}"
+        raise InputError(f"{name}: found {outside[0]}; accepted: {accepted}, or {IGNORED}")
+
+
+def check_numbers(labels: Any, shape: tuple[Any, ...]) -> None:
+    """Raises InputError unless labels have the shape [B, C]; or [B], where C is 1."""
+    if not _fits(labels, shape, *([shape[:1]] if shape[1] == 1 else [])):
+        raise InputError(f"labels: found shape {tuple(labels.shape)}; accepted: {shape}")
+
+
+def _fits(tensor: Any, *shapes: tuple[Any, ...]) -> bool:
+    return any(tensor.shape.is_compatible_with(shape) for shape in shapes)
+
+
 def _check_shapes(inputs: dict[str, Any], choices: bool) -> None:
     ids = inputs["input_ids"]
     axes = "[batch, choices, length]" if choices else "[batch, length]"
@@ -42,7 +75,7 @@ def _check_shapes(inputs: dict[str, Any], choices: bool) -> None:
             f"input_ids: found {ids.dtype.name} {tuple(ids.shape)}; accepted: int64 or int32 {axes}"
         )
     for name in ("attention_mask", "token_type_ids", "position_ids"):
-        if name in inputs and not inputs[name].shape.is_compatible_with(ids.shape):
+        if name in inputs and not _fits(inputs[name], ids.shape):
             raise InputError(
                 f"{name}: found shape {tuple(inputs[name].shape)}; "
                 f"accepted: that of input_ids, {tuple(ids.shape)}"

@@ -34,7 +34,9 @@ class Maker:
 
     def __init__(self, model: nn.Module) -> None:
         self.variables: dict[str, Any] = {}
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[torch.Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
 
     def linear(self, module: nn.Linear) -> Any:
         layer = keras.layers.Dense(
@@ -81,7 +83,7 @@ class Maker:
         """Our module's path, which makes the paths of variables tell and differ."""
         return self._names[next(module.parameters())].rpartition(".")[0]
 
-    def _fill(self, variable: Any, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    def _fill(self, variable: Any, parameter: torch.Tensor, value: torch.Tensor) -> None:
         variable.assign(value.detach().float().cpu().numpy())
         self.variables[self._names[parameter]] = variable
 
@@ -115,7 +117,8 @@ class TFEncoder(keras.layers.Layer):
     def __init__(self, make: Maker, source: encoder.Encoder) -> None:
         super().__init__(name="body")
         self.embeddings = TFEmbeddings(make, source.embeddings)
-        self.blocks = [TFEncoderLayer(make, layer) for layer in source.layers]
+        layers: Any = source.layers
+        self.blocks = [TFEncoderLayer(make, layer) for layer in layers]
         self.pooler = None if source.pooler is None else make.linear(source.pooler.dense)
 
     def call(

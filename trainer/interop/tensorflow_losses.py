@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from trainer.errors import InputError
 from trainer.losses import IGNORED
 from trainer.models.config import ModelConfig
 
@@ -14,24 +13,32 @@ from trainer.models.config import ModelConfig
 def classification_losses(logits: Any, labels: Any, config: ModelConfig) -> Any:
     """Losses [B] of logits [B, C], of the kind that config.problem_type names.
 
-    Without one it is inferred as in torch: one label is regression, integer labels are classes,
-    others are several labels at once. Raises InputError where labels do not fit.
+    Without one it is inferred as in torch, by `problem_type`.
     """
-    problem = config.problem_type or _infer_problem_type(labels, config.num_labels)
+    problem = problem_type(labels, config)
     if problem == "single_label_classification":
         return class_losses(logits, labels)
-    shapes = [tuple(logits.shape)] + ([(logits.shape[0],)] if logits.shape[1] == 1 else [])
-    _check("labels", labels, shapes, None, integers=False)
     labels = ops.cast(ops.reshape(labels, ops.shape(logits)), logits.dtype)
     if problem == "regression":
         return ops.mean(ops.square(logits - labels), axis=-1)
     return keras.losses.binary_crossentropy(labels, logits, from_logits=True)
 
 
+def problem_type(labels: Any, config: ModelConfig) -> str:
+    """What labels mean: as the config says, or one label is regression, integers are classes.
+
+    Others are several labels at once.
+    """
+    if config.problem_type:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    integer = labels.dtype in (tf.int64, tf.int32)
+    return "single_label_classification" if integer else "multi_label_classification"
+
+
 def class_losses(logits: Any, labels: Any) -> Any:
     """Cross-entropies [B] of logits [B, C] and classes [B] or [B, 1]; zero for a label of -100."""
-    shapes = [(logits.shape[0],), (logits.shape[0], 1)]
-    _check("labels", labels, shapes, logits.shape[1])
     losses, _ = _cross_entropies(logits, ops.reshape(labels, (-1,)))
     return losses
 
@@ -41,7 +48,6 @@ def token_losses(logits: Any, labels: Any, visible: Any) -> Any:
 
     Logits [B, L, C], labels [B, L]; a label of -100 counts nothing, and neither does a pad's.
     """
-    _check("labels", labels, [tuple(logits.shape[:2])], logits.shape[-1])
     labels = ops.where(visible, labels, ops.cast(IGNORED, labels.dtype))
     losses, counted = _cross_entropies(logits, labels)
     return ops.reshape(ops.sum(losses) / ops.sum(counted), (1,))
@@ -55,11 +61,9 @@ def span_losses(logits: Any, start: Any, end: Any, visible: Any) -> Any:
     """
     scores = ops.where(visible[..., None], logits, logits.dtype.min)
     losses = []
-    for number, (name, columns) in enumerate((("start_positions", start), ("end_positions", end))):
-        _check(name, columns, [(logits.shape[0],), (logits.shape[0], 1)], None)
-        columns = ops.reshape(columns, (-1,))
-        columns = _visible_or_ignored(columns, visible)
-        losses.append(_cross_entropies(scores[..., number], columns)[0])
+    for number, columns in enumerate((start, end)):
+        places = _visible_or_ignored(ops.reshape(columns, (-1,)), visible)
+        losses.append(_cross_entropies(scores[..., number], places)[0])
     return (losses[0] + losses[1]) / 2
 
 
@@ -79,30 +83,3 @@ def _visible_or_ignored(columns: Any, visible: Any) -> Any:
     column = ops.clip(columns, 0, length - 1)
     seen = ops.take_along_axis(visible, column[:, None], axis=1)[:, 0]
     return ops.where(inside & seen, columns, ops.cast(IGNORED, columns.dtype))
-
-
-def _infer_problem_type(labels: Any, num_labels: int) -> str:
-    if num_labels == 1:
-        return "regression"
-    integer = labels.dtype in (tf.int64, tf.int32)
-    return "single_label_classification" if integer else "multi_label_classification"
-
-
-def _check(
-    name: str, labels: Any, shapes: list[tuple[Any, ...]], size: int | None, integers: bool = True
-) -> None:
-    """Types and shapes where they are known; values in eager mode alone."""
-    wrong = integers and labels.dtype not in (tf.int64, tf.int32)
-    if wrong or not any(labels.shape.is_compatible_with(shape) for shape in shapes):
-        kind = "int64 or int32 " if integers else ""
-        raise InputError(
-            f"{name}: found {labels.dtype.name} {tuple(labels.shape)}; accepted: {kind}{shapes[0]}"
-        )
-    if not integers or not tf.executing_eagerly():
-        return
-    values = labels.numpy()
-    beyond = values < IGNORED if size is None else values >= size
-    outside = values[(values != IGNORED) & (beyond | (values < 0))]
-    if outside.size:
-        accepted = "0 or more" if size is None else f"0 to {size - 1}"
-        raise InputError(f"{name}: found {int(outside[0])}; accepted: {accepted}, or {IGNORED}")

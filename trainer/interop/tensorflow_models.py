@@ -11,11 +11,12 @@ from keras import ops
 from torch import nn
 
 from trainer.errors import InputError
-from trainer.interop.tensorflow_inputs import check_inputs
+from trainer.interop.tensorflow_inputs import check_inputs, check_integers, check_numbers
 from trainer.interop.tensorflow_layers import Encoded, Maker, twin
 from trainer.interop.tensorflow_losses import (
     class_losses,
     classification_losses,
+    problem_type,
     span_losses,
     token_losses,
 )
@@ -48,8 +49,8 @@ class TFPretrainedModel(keras.Model):
         super().__init__()
         make = Maker(source)
         self.config, self.task = source.config, source.task
-        self.body = twin(make, source.body)
-        self.head = None if source.head is None else twin(make, source.head)
+        self.body: Any = twin(make, source.body)
+        self.head: Any = None if source.head is None else twin(make, source.head)
         self._by_torch_name = make.variables
         self.built = True
 
@@ -66,6 +67,8 @@ class TFPretrainedModel(keras.Model):
         given = {name: value for name, value in named.items() if value is not None}
         tensors = {name: tf.convert_to_tensor(value) for name, value in given.items()}
         check_inputs(tensors, self.config, self.labels, self.choices)
+        if set(self.labels) & tensors.keys():
+            self._check_labels(tensors)
         return super().__call__(tensors, **flags)
 
     def call(
@@ -111,6 +114,10 @@ class TFPretrainedModel(keras.Model):
     ) -> None:
         """As the torch model's: config.json and model.safetensors, or tf_model.h5 for "tf"."""
         self.to_torch().save_pretrained(directory, max_shard_size, format)
+
+    def compile(self, *arguments: Any, jit_compile: bool = False, **options: Any) -> None:
+        """As Keras', but without XLA unless asked for: it compiles anew for each length."""
+        super().compile(*arguments, jit_compile=jit_compile, **options)
 
     def train_step(self, data: Any) -> Any:
         return super().train_step(self._labels_in_place(data))
@@ -167,6 +174,9 @@ class TFPretrainedModel(keras.Model):
         """The output's fields but for hidden states and attentions: each task's own."""
         raise AssertionError
 
+    def _check_labels(self, inputs: _Inputs) -> None:
+        """Raises InputError, naming the argument, for labels that do not fit."""
+
     def _scores(self, answer: Any) -> Any:
         """What compiled losses and metrics are given."""
         return answer.logits
@@ -219,6 +229,14 @@ class TFSequenceClassificationModel(TFPretrainedModel):
         loss = classification_losses(logits, inputs["labels"], self.config)
         return {"logits": logits, "loss": loss}
 
+    def _check_labels(self, inputs: _Inputs) -> None:
+        labels, (batch_size, _) = inputs["labels"], inputs["input_ids"].shape
+        num_labels = self.config.num_labels
+        if problem_type(labels, self.config) == "single_label_classification":
+            check_integers("labels", labels, (batch_size,), num_labels)
+        else:
+            check_numbers(labels, (batch_size, num_labels))
+
 
 class TFTokenClassificationModel(TFPretrainedModel):
     """As `trainer.models.heads.TokenClassificationModel`."""
@@ -229,6 +247,10 @@ class TFTokenClassificationModel(TFPretrainedModel):
         self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
     ) -> dict[str, Any]:
         return _token_fields(self.head(encoded.tokens, training=training), visible, inputs)
+
+    def _check_labels(self, inputs: _Inputs) -> None:
+        shape = tuple(inputs["input_ids"].shape)
+        check_integers("labels", inputs["labels"], shape, self.config.num_labels)
 
 
 class TFQuestionAnsweringModel(TFPretrainedModel):
@@ -244,9 +266,13 @@ class TFQuestionAnsweringModel(TFPretrainedModel):
         start, end = ops.unstack(_without_pads(logits, visible), axis=-1)
         fields = {"start_logits": start, "end_logits": end}
         if "start_positions" in inputs:
-            positions = (inputs[name] for name in self.labels)
+            positions = inputs["start_positions"], inputs["end_positions"]
             fields["loss"] = span_losses(logits, *positions, visible)
         return fields
+
+    def _check_labels(self, inputs: _Inputs) -> None:
+        for name in self.labels:
+            check_integers(name, inputs[name], (inputs["input_ids"].shape[0],), None)
 
     def _scores(self, answer: Any) -> Any:
         return {"start_positions": answer.start_logits, "end_positions": answer.end_logits}
@@ -263,6 +289,10 @@ class TFMaskedLMModel(TFPretrainedModel):
         logits = self.head(encoded.tokens, self.body.embeddings.token.embeddings)
         return _token_fields(logits, visible, inputs)
 
+    def _check_labels(self, inputs: _Inputs) -> None:
+        shape = tuple(inputs["input_ids"].shape)
+        check_integers("labels", inputs["labels"], shape, self.config.vocab_size)
+
 
 class TFMultipleChoiceModel(TFPretrainedModel):
     """As `trainer.models.heads.MultipleChoiceModel`."""
@@ -278,6 +308,10 @@ class TFMultipleChoiceModel(TFPretrainedModel):
         if "labels" not in inputs:
             return {"logits": logits}
         return {"logits": logits, "loss": class_losses(logits, inputs["labels"])}
+
+    def _check_labels(self, inputs: _Inputs) -> None:
+        batch_size, choices, _ = inputs["input_ids"].shape
+        check_integers("labels", inputs["labels"], (batch_size,), choices)
 
 
 MODELS: dict[str, type[TFPretrainedModel]] = {

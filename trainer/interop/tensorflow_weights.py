@@ -45,7 +45,7 @@ class TensorFlowWeights(WeightFiles):
         layers = _attribute(opened, "layer_names")
         if not layers:
             raise InputError(f"{file}: has no layer_names; accepted: a file as Keras saves weights")
-        found = {}
+        found: dict[str, Any] = {}
         for path, name in _variables(opened, layers):
             dataset = opened.get(path)
             if not _is_plain(dataset, opened):

@@ -48,42 +48,48 @@ def _fits_varlen(device: torch.device, channels: int) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-class Attention(nn.Module):
-    """Multi-head attention of every token to the visible tokens of its own sequence."""
+class AttentionCore(nn.Module):
+    """Multi-head attention over queries, keys and values; whoever inherits makes them."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.channels = hidden_size // num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, layout: Layout, keys: Tensor | None = None, weights_wanted: bool = False
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        keys: Tensor | None,
+        weights_wanted: bool,
+        window: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [T, D], dropout keys [T] -> ([T, D], probabilities [B, heads, L, L] if wanted)."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        """query, key, value [T, D], dropout keys [T] -> ([T, D], probabilities if wanted).
+
+        With `window` a token sees those that are at most so many columns away.
+        """
         path = choose_path(
-            x.device.type,
+            query.device.type,
             query.dtype,
             layout.longest,
-            fits_varlen=_fits_varlen(x.device, self.channels),
+            fits_varlen=_fits_varlen(query.device, self.channels),
             dropping=self.dropout.active,
             weights_wanted=weights_wanted,
-            hidden_keys=layout.visible is not None,
+            hidden_keys=layout.visible is not None or (window is not None and layout.has_gaps),
         )
         if path == "varlen":
-            return self.output(self._varlen(query, key, value, layout)), None
+            return self._varlen(query, key, value, layout, window), None
         query, key, value = (self._heads(part, layout) for part in (query, key, value))
+        mask = layout.visible_pairs(window)
         if path == "sdpa":
-            mask = layout.visible_keys
             context, weights = F.scaled_dot_product_attention(query, key, value, mask), None
         else:
-            context, weights = self._plain(query, key, value, layout, keys, weights_wanted)
-        return self.output(layout.from_grid(context.transpose(1, 2).flatten(2))), weights
+            keys_grid = None if keys is None else layout.to_grid(keys)
+            context, weights = self._plain(query, key, value, mask, keys_grid, weights_wanted)
+        return layout.from_grid(context.transpose(1, 2).flatten(2)), weights
 
     def _heads(self, x: Tensor, layout: Layout) -> Tensor:
         """[T, D] -> [B, heads, L, channels]."""
@@ -94,32 +100,50 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        layout: Layout,
+        mask: Tensor | None,
         keys: Tensor | None,
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
         scores = (query * self.channels**-0.5) @ key.transpose(-1, -2)  # [B, heads, L, L]
-        if layout.visible_keys is not None:
-            hidden = ~layout.visible_keys
-            scores += torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(hidden, -torch.inf)
+        if mask is not None:
+            scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         weights = scores.softmax(-1).to(value.dtype)
+        keys = None if keys is None else head_keys(keys, self.num_heads)
         if not self.dropout.active or keys is None or weights_wanted:
-            keys_grid = None if keys is None else self._head_keys(keys, layout)
-            weights = self.dropout(weights, keys_grid)
+            weights = self.dropout(weights, keys)
             return weights @ value, weights if weights_wanted else None
         # Scaling the context instead of the probabilities saves passes over [L, L].
-        kept = weights * self.dropout.mask(weights, self._head_keys(keys, layout))
+        kept = weights * self.dropout.mask(weights, keys)
         return (kept @ value) * self.dropout.scale, None
 
-    def _head_keys(self, keys: Tensor, layout: Layout) -> Tensor:
-        return head_keys(layout.to_grid(keys), self.num_heads)
-
-    def _varlen(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+    def _varlen(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None
+    ) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         shape = (self.num_heads, self.channels)
         query, key, value = (part.unflatten(1, shape) for part in (query, key, value))
         ends, longest = layout.cumulative_lengths, layout.longest
-        context = varlen_attn(query, key, value, ends, ends, longest, longest)
+        sides = (-1, -1) if window is None else (window, window)
+        context = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
         assert isinstance(context, Tensor)
         return context.flatten(1)
+
+
+class Attention(AttentionCore):
+    """Multi-head attention of every token to the visible tokens of its own sequence."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__(hidden_size, num_heads, dropout)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, x: Tensor, layout: Layout, keys: Tensor | None = None, weights_wanted: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [T, D], dropout keys [T] -> ([T, D], probabilities [B, heads, L, L] if wanted)."""
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        context, weights = self.attend(query, key, value, layout, keys, weights_wanted)
+        return self.output(context), weights

@@ -277,6 +277,7 @@ def _check_choices(config: ModelConfig, where: str) -> None:
     from trainer.models.encoder import ACTIVATIONS
 
     choices = {"hidden_act": tuple(ACTIVATIONS), "problem_type": (None, *PROBLEM_TYPES)}
+    choices |= config.family.choices
     choices |= {name: (value,) for name, value in config.family.required.items()}
     for name, accepted in choices.items():
         value = getattr(config, name, None)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,9 @@ class Encoded:
 class Encoder(nn.Module):
     """Embeddings, layers and, for families that have one, a pooler (Devlin et al., 2018)."""
 
+    keeps_first_column = True
+    """Whether a masked first column is pooled all the same, as transformers does."""
+
     def __init__(self, config: ModelConfig, pooler: bool) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
@@ -55,7 +59,8 @@ class Encoder(nn.Module):
         x = self.embeddings(inputs)
         hidden_states, attentions = [x], []
         for layer in self.layers:
-            x, weights = self._run(layer, x, inputs, attentions_wanted)
+            arguments = (x, inputs.layout, inputs.dropout_keys, attentions_wanted)
+            x, weights = run_layer(layer, arguments, self.gradient_checkpointing)
             hidden_states.append(x)
             attentions.append(weights)
         first = x.index_select(0, inputs.layout.first_tokens)
@@ -66,15 +71,23 @@ class Encoder(nn.Module):
             attentions=tuple(attentions) if attentions_wanted else None,
         )
 
-    def _run(
-        self, layer: nn.Module, x: Tensor, inputs: FlatInputs, attentions_wanted: bool
-    ) -> tuple[Tensor, Tensor]:
-        arguments = (x, inputs.layout, inputs.dropout_keys, attentions_wanted)
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
-            return layer(*arguments)
-        # Masks made of keys come out the same again; only a generator's would need its state.
-        keep_state = inputs.dropout_keys is None
-        return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=keep_state)
+
+def run_layer(layer: nn.Module, arguments: tuple[Any, ...], recompute: bool) -> Any:
+    """layer(x, ..., dropout keys, weights wanted); with `recompute` once more in the backward pass.
+
+    Its activations then need not be kept.
+    """
+    if not (recompute and layer.training and torch.is_grad_enabled()):
+        return layer(*arguments)
+    # Masks made of keys come out the same again; only a generator's would need its state.
+    keep_state = arguments[-2] is None
+    return checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=keep_state)
+
+
+def to_autocast_type(x: Tensor) -> Tensor:
+    """x in the type of the running autocast, if any: what follows stays in it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class Embeddings(nn.Module):
@@ -98,10 +111,7 @@ class Embeddings(nn.Module):
         if self.token_type is not None:
             types = inputs.token_type_ids
             x = x + (self.token_type.weight[0] if types is None else self.token_type(types))
-        x = self.norm(x + self.position(inputs.position_ids))
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
+        x = to_autocast_type(self.norm(x + self.position(inputs.position_ids)))
         return self.dropout(x, inputs.dropout_keys)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import trainer.models
 from trainer.errors import InputError, nearest
@@ -54,6 +54,10 @@ class Family:
     """What our code asks for and this family's config.json does not say."""
     required: Mapping[str, Any] = field(default_factory=dict)
     """Entries that must have this value: the variants that are not built."""
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Entries that must have one of these values."""
+    draw: Callable[["ModelConfig", str, Tensor], None] | None = None
+    """Fills a fresh matrix, told our name of it; None: normal, as wide as initializer_range."""
     positions_after_pad: bool = False
     """Whether positions count real tokens from pad_token_id + 1, and a pad's is pad_token_id."""
     known_extras: tuple[str, ...] = ()

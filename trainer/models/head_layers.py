@@ -48,12 +48,18 @@ class MaskedLMHead(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, vocab_size: int, *, activation: str, layer_norm_eps: float
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        *,
+        activation: str,
+        layer_norm_eps: float,
+        inner_biases: bool = True,
     ) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = nn.Linear(hidden_size, hidden_size, bias=inner_biases)
         self.activation = ACTIVATIONS[activation]
-        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps, bias=inner_biases)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:

@@ -228,7 +228,11 @@ def _fresh(model: "PretrainedModel", name: str) -> Tensor:
         return torch.zeros(shape)
     if isinstance(module, nn.LayerNorm):
         return torch.ones(shape)
-    weight = torch.empty(shape).normal_(0.0, model.config.initializer_range)
+    weight, draw = torch.empty(shape), model.config.family.draw
+    if draw is None:
+        weight.normal_(0.0, model.config.initializer_range)
+    else:
+        draw(model.config, name, weight)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
         weight[module.padding_idx] = 0
     return weight

@@ -72,6 +72,34 @@ class Layout:
         keys[self.slots] = True if self.visible is None else self.visible
         return keys.view(self.num_sequences, 1, 1, self.longest)
 
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether pads of the caller's grid lay between two tokens of a sequence."""
+        if self.cells is None:
+            return False
+        lengths = self.lengths.to(self.device)
+        first, last = self.first_tokens, self.first_tokens + lengths - 1
+        return bool((self.cells[last] - self.cells[first] + 1 != lengths).any())
+
+    def visible_pairs(self, window: int | None = None) -> Tensor | None:
+        """[B, 1, longest, longest], or 1 for an axis: whether a query sees a key; None: always.
+
+        With `window` the key is at most so many of the caller's columns away, and each slot sees
+        itself, so that no row is empty.
+        """
+        keys = self.visible_keys
+        if window is None or window >= (self.width or self.longest) - 1:
+            return keys
+        if self.cells is None or self.width is None:
+            columns = torch.arange(self.longest, device=self.device).unsqueeze(0)
+        else:
+            columns = self.to_grid(self.cells % self.width)
+        near = (columns.unsqueeze(1) - columns.unsqueeze(2)).abs().unsqueeze(1) <= window
+        if keys is None:
+            return near
+        itself = torch.eye(self.longest, dtype=torch.bool, device=self.device)
+        return (near & keys) | itself
+
     def to_grid(self, x: Tensor) -> Tensor:
         """x [T, ...] -> [B, longest, ...], zeros where a sequence has ended."""
         if not self.equal_lengths:

@@ -59,7 +59,8 @@ class PretrainedModel(nn.Module):
 
         `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises InputError, one line, for anything wrong in the files or the overrides.
+        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises
+        InputError, one line, for anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             raise InputError(
@@ -184,6 +185,7 @@ class PretrainedModel(nn.Module):
         padded call are rows of the position embeddings, as in transformers.
         """
         family = self.config.family
+        pools = self.reads_first_token or self.body.pooler is not None
         inputs = flat_inputs(
             input_ids,
             attention_mask,
@@ -191,7 +193,7 @@ class PretrainedModel(nn.Module):
             position_ids,
             sequence_lengths,
             dropout_keys,
-            keep_first=self.reads_first_token or self.body.pooler is not None,
+            keep_first=self.body.keeps_first_column and pools,
             pad_token_id=self.config.pad_token_id if family.positions_after_pad else None,
         )
         own_positions = position_ids is None or sequence_lengths is not None

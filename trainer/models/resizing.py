@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.errors import InputError
 from trainer.models.head_layers import MaskedLMHead
@@ -34,7 +34,7 @@ def _rounded(size: int, multiple: int | None) -> int:
 
 
 @torch.no_grad()
-def _resized(old: nn.Parameter, size: int, spread: float) -> nn.Parameter:
+def _resized(old: Tensor, size: int, spread: float) -> nn.Parameter:
     """The first `size` rows of a parameter; those that it lacks are normal of width `spread`."""
     new = old.new_empty(size, *old.shape[1:]).normal_(0.0, spread)
     kept = min(size, len(old))

@@ -23,7 +23,7 @@ class WeightFiles:
     """
 
     single, index, pattern, kind = SINGLE, INDEX, "model*.safetensors", "safetensors"
-    """The names of a single file, of the shards' index and of all weight files, and the format's."""
+    """The names of a single file, of the shards' index and of all such files, and the format's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,7 +86,8 @@ class WeightFiles:
                 f"{self.folder}: has weights only as {pickles[0]}, a pickle, which is never opened "
                 f"here; accepted: {self.single}"
             )
-        return f"{self.folder}: has no weights; accepted: {self.single}, or shards with {self.index}"
+        accepted = f"{self.single}, or shards with {self.index}"
+        return f"{self.folder}: has no weights; accepted: {accepted}"
 
 
 def _open(file: Path) -> Any:

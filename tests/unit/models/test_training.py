@@ -1,0 +1,185 @@
+"""Models are plain modules: trained in a loop, wrapped, in parallel, compiled, recomputed."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.models.auto import TASKS, AutoConfig
+from trainer.models.family import find_family, native_families
+
+FAMILIES = native_families()
+IDS = torch.arange(4, 16).view(3, 4)
+MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
+ANSWERS = {
+    "masked_lm": {"labels": IDS},
+    "multiple_choice": {"labels": torch.tensor([2])},
+    "question_answering": {
+        "start_positions": torch.tensor([0, 1, 2]),
+        "end_positions": torch.tensor([2, 1, 3]),
+    },
+    "sequence_classification": {"labels": torch.tensor([0, 1, 1])},
+    "token_classification": {"labels": IDS % 2},
+}
+
+
+def small(family, task):
+    sizes = {
+        "vocab_size": 20,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 8,
+    }
+    names = find_family(family).synonyms
+    sizes = {names.get(name, name): value for name, value in sizes.items()}
+    torch.manual_seed(0)
+    config = AutoConfig({"model_type": family, "pad_token_id": 1, **sizes})
+    return TASKS[task].from_config(config)
+
+
+def batch_of(task):
+    rows = (IDS[None], MASK[None]) if task == "multiple_choice" else (IDS, MASK)
+    return dict(zip(("input_ids", "attention_mask"), rows, strict=True)) | ANSWERS[task]
+
+
+def step(model, batch, optimizer):
+    loss = model(**batch).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", ANSWERS)
+def test_the_loss_falls_in_a_plain_loop(family, task):
+    """With dropout on, from one torch generator: equal seeds give equal weights."""
+    model = small(family, task).train()
+    twin = copy.deepcopy(model)
+    losses = []
+    for each in (model, twin):
+        torch.manual_seed(1)
+        optimizer = torch.optim.AdamW(each.parameters(), lr=0.01)
+        losses.append([step(each, batch_of(task), optimizer) for _ in range(12)])
+    assert losses[0] == losses[1]
+    assert sum(losses[0][-3:]) < 0.9 * sum(losses[0][:3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_layers_give_the_same_gradients(family):
+    model = small(family, "token_classification").train()
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(2)
+        loss = model(**batch_of("token_classification")).loss
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(map(torch.equal, *gradients))
+    model.gradient_checkpointing_disable()
+    assert not model.body.gradient_checkpointing
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer and a trained product of two thin matrices, as PEFT wraps one."""
+
+    def __init__(self, layer, rank=2):
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down = nn.Linear(layer.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, layer.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return self.layer(x) + self.up(self.down(x))
+
+
+def test_linear_layers_can_be_wrapped():
+    model = small("bert", "sequence_classification").eval()
+    batch = batch_of("sequence_classification")
+    before = model(**batch).logits
+    model.requires_grad_(False)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and name in ("query", "value"):
+                setattr(module, name, LowRank(child))
+    assert torch.equal(model(**batch).logits, before)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert model.num_parameters(only_trainable=True) == sum(p.numel() for p in trained) == 8 * 32
+    optimizer = torch.optim.AdamW(trained, lr=0.05)
+    losses = [step(model, batch, optimizer) for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+PARALLEL = """
+import sys
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path.insert(0, sys.argv[1])
+from test_training import ANSWERS, batch_of, small
+
+def work(rank, port):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for task in ANSWERS:
+        model = small("roberta", task).eval().double()
+        batches = [batch_of(task), batch_of(task)]
+        batches[1]["input_ids"] = batches[1]["input_ids"].flip(-1)
+        mean = sum(model(**batch).loss for batch in batches) / 2
+        wanted = torch.autograd.grad(mean, list(model.parameters()))
+        wrapped = DistributedDataParallel(model)
+        wrapped(**batches[rank]).loss.backward()
+        for (name, parameter), gradient in zip(model.named_parameters(), wanted):
+            torch.testing.assert_close(parameter.grad, gradient, msg=f"{task} {name}")
+    print("equal", flush=True)
+
+if __name__ == "__main__":
+    import socket
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    mp.start_processes(work, (port,), nprocs=2, start_method="fork")
+"""
+
+
+def test_every_head_trains_in_two_processes(tmp_path):
+    """DistributedDataParallel over gloo: both ranks get the mean of the two ranks' gradients."""
+    script = tmp_path / "parallel.py"
+    script.write_text(PARALLEL)
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, script, here.parent],
+        cwd=here.parents[3],
+        env={**os.environ, "PYTHONPATH": str(here.parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and done.stdout.split() == ["equal", "equal"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [(family, "token_classification") for family in FAMILIES]
+    + [("bert", task) for task in ANSWERS if task != "token_classification"],
+)
+def test_a_compiled_model_gives_the_same_loss_and_gradients(family, task):
+    model = small(family, task).eval()
+    batch = batch_of(task)
+    wanted = model(**batch).loss
+    gradients = torch.autograd.grad(wanted, list(model.parameters()))
+    found = torch.compile(model, dynamic=True)(**batch).loss
+    torch.testing.assert_close(found, wanted)
+    compiled = torch.autograd.grad(found, list(model.parameters()))
+    for one, other in zip(compiled, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,186 @@
+"""ModernBERT's block: pre-norm, rotary, local and global attention in turn, gated, no biases."""
+
+from torch import Tensor, nn
+
+from trainer.errors import InputError
+from trainer.models.attention import AttentionCore
+from trainer.models.config import ModelConfig
+from trainer.models.dropout import Dropout
+from trainer.models.encoder import ACTIVATIONS, Encoded, run_layer, to_autocast_type
+from trainer.models.packing import FlatInputs, Layout
+from trainer.models.rotary import angles, rotate
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+THETAS = {LOCAL: ("local_rope_theta", 10_000.0), GLOBAL: ("global_rope_theta", 160_000.0)}
+"""Kind of layer -> the entry that names its rotary base in older files, and its default."""
+
+
+class ModernEncoder(nn.Module):
+    """Embeddings, layers and a last norm (Warner et al., 2024).
+
+    `pooled` is the first visible token, or the mean of a sequence with classifier_pooling "mean".
+    """
+
+    keeps_first_column = False
+
+    def __init__(self, config: ModelConfig, pooler: bool) -> None:
+        assert not pooler, "no head of this family has a pooler"
+        super().__init__()
+        kinds, thetas = layer_kinds(config), rotary_bases(config)
+        self.thetas = [thetas[kind] for kind in kinds]
+        self.channels = config.hidden_size // config.num_attention_heads
+        self.mean_pooling = config.classifier_pooling == "mean"
+        self.embeddings = ModernEmbeddings(config)
+        self.layers = nn.ModuleList(
+            ModernLayer(config, number, config.local_attention // 2 if kind == LOCAL else None)
+            for number, kind in enumerate(kinds)
+        )
+        self.final_norm = _norm(config)
+        self.pooler = None
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, inputs: FlatInputs, hidden_states_wanted: bool, attentions_wanted: bool
+    ) -> Encoded:
+        x = self.embeddings(inputs)
+        turns = {
+            theta: angles(inputs.position_ids, self.channels, theta) for theta in set(self.thetas)
+        }
+        hidden_states, attentions = [x], []
+        for layer, theta in zip(self.layers, self.thetas, strict=True):
+            arguments = (x, turns[theta], inputs.layout, inputs.dropout_keys, attentions_wanted)
+            x, weights = run_layer(layer, arguments, self.gradient_checkpointing)
+            hidden_states.append(x)
+            attentions.append(weights)
+        x = hidden_states[-1] = self.final_norm(x)
+        return Encoded(
+            tokens=x,
+            pooled=self._pooled(x, inputs.layout),
+            hidden_states=tuple(hidden_states) if hidden_states_wanted else None,
+            attentions=tuple(attentions) if attentions_wanted else None,
+        )
+
+    def _pooled(self, x: Tensor, layout: Layout) -> Tensor:
+        """[T, D] -> [B, D]"""
+        if not self.mean_pooling:
+            return x.index_select(0, layout.first_tokens)
+        lengths = layout.lengths.to(x.device).unsqueeze(1)
+        return layout.to_grid(x).sum(1) / lengths
+
+
+class ModernEmbeddings(nn.Module):
+    """Token embeddings, normalized; positions come in with the attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.token = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        self.norm = _norm(config)
+        self.dropout = Dropout(config.embedding_dropout)
+
+    def forward(self, inputs: FlatInputs) -> Tensor:
+        """[T, D], in the type of the running autocast, if any."""
+        x = to_autocast_type(self.norm(self.token(inputs.input_ids)))
+        return self.dropout(x, inputs.dropout_keys)
+
+
+class ModernLayer(nn.Module):
+    """Attention and a gated feed-forward network, each over its normalized input and added to it.
+
+    The first layer's attention takes the embeddings as they are: those are normalized already.
+    """
+
+    def __init__(self, config: ModelConfig, number: int, window: int | None) -> None:
+        super().__init__()
+        self.attention_norm = nn.Identity() if number == 0 else _norm(config)
+        self.attention = RotaryAttention(config, window)
+        self.attention_dropout = Dropout(config.attention_dropout)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = GatedFeedForward(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
+        layout: Layout,
+        keys: Tensor | None,
+        weights_wanted: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [T, D] -> ([T, D], attention probabilities if wanted)."""
+        normed = self.attention_norm(x)
+        attended, weights = self.attention(normed, turns, layout, keys, weights_wanted)
+        x = self.attention_dropout.add(x, attended, keys)
+        return x + self.feed_forward(self.feed_forward_norm(x), keys), weights
+
+
+class RotaryAttention(AttentionCore):
+    """Attention with one projection for queries, keys and values, and rotary positions."""
+
+    def __init__(self, config: ModelConfig, window: int | None) -> None:
+        size = config.hidden_size
+        super().__init__(size, config.num_attention_heads, config.attention_dropout)
+        self.window = window
+        self.input = nn.Linear(size, 3 * size, bias=False)
+        self.output = nn.Linear(size, size, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
+        layout: Layout,
+        keys: Tensor | None,
+        weights_wanted: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [T, D], cosines and sines [T, channels / 2] -> ([T, D], probabilities if wanted)."""
+        query, key, value = self.input(x).chunk(3, -1)
+        query, key = rotate(query, turns), rotate(key, turns)
+        context, weights = self.attend(query, key, value, layout, keys, weights_wanted, self.window)
+        return self.output(context), weights
+
+
+class GatedFeedForward(nn.Module):
+    """GeGLU (Shazeer, 2020): one half of a linear layer, activated, times the other."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dropout = Dropout(config.mlp_dropout)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        activated, gate = self.input(x).chunk(2, -1)
+        return self.output(self.dropout(self.activation(activated) * gate, keys))
+
+
+def layer_kinds(config: ModelConfig) -> list[str]:
+    """LOCAL or GLOBAL for each layer: as layer_types says, or every third global, the first too."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        every = getattr(config, "global_attn_every_n_layers", 3)
+        kinds = [LOCAL if number % every else GLOBAL for number in range(config.num_hidden_layers)]
+    if len(kinds) != config.num_hidden_layers or not {LOCAL, GLOBAL} >= set(kinds):
+        raise InputError(
+            f"config.json: layer_types: found {kinds}; accepted: {LOCAL} or {GLOBAL} for each of "
+            f"the {config.num_hidden_layers} layers"
+        )
+    return kinds
+
+
+def rotary_bases(config: ModelConfig) -> dict[str, float]:
+    """The rotary base of each kind of layer, from rope_parameters or the older entries."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    bases = {}
+    for kind, (entry, default) in THETAS.items():
+        given = parameters.get(kind) or {}
+        if given.get("rope_type", "default") != "default":
+            raise InputError(
+                f"config.json: rope_parameters: found rope_type {given['rope_type']!r}; accepted: "
+                "default"
+            )
+        bases[kind] = float(given.get("rope_theta", getattr(config, entry, default)))
+    return bases
+
+
+def _norm(config: ModelConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
