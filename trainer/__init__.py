@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trainer.models.auto import (
         AutoModelForTokenClassification as AutoModelForTokenClassification,
     )
+    from trainer.pipelines import pipeline as pipeline
     from trainer.settings import TrainSettings as TrainSettings
     from trainer.tokenizer import Tokenizer as Tokenizer
 
@@ -53,6 +54,7 @@ _HOMES = {
     "Tokenizer": "trainer.tokenizer",
     "Trainer": "trainer.trainer",
     "TrainSettings": "trainer.settings",
+    "pipeline": "trainer.pipelines",
 }
 """Public name -> its module, and `:name` where it has another there. Nothing heavy is imported
 before it is used."""

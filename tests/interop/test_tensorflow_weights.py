@@ -12,8 +12,11 @@ from trainer import TFAutoModel
 from trainer.errors import InputError
 from trainer.interop.tensorflow_names import hub_name, model_name
 from trainer.models.auto import TASKS, AutoConfig, AutoModel, AutoModelForSequenceClassification
-from trainer.models.family import native_families
+from trainer.models.encoder import Encoder
+from trainer.models.family import find_family, native_families
 
+FAMILIES = [name for name in native_families() if find_family(name).body is Encoder]
+"""Those that transformers had in TensorFlow."""
 SIZES = {
     "vocab_size": 30,
     "hidden_size": 16,
@@ -61,7 +64,7 @@ def refusal(folder, kind=Classifier, **options):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("family", native_families())
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_written_is_read_bit_for_bit(family, task, tmp_path):
     model = made(family, task)
     for size in ("5GB", "3KB"):
@@ -344,6 +347,14 @@ def test_shards_stay_in_the_folder(folder):
 def test_formats_that_are_none(tmp_path):
     with pytest.raises(InputError, match="format: found 'keras'; accepted: safetensors, tf"):
         made().save_pretrained(tmp_path / "a", format="keras")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_family_without_tensorflow_classes(tmp_path):
+    entries = {"model_type": "modernbert", "pad_token_id": 0}
+    model = AutoModel.from_config(AutoConfig(entries, SIZES))
+    with pytest.raises(InputError, match="found tf for ModernBertModel, which has no TensorFlow"):
+        model.save_pretrained(tmp_path / "a", format="tf")
     assert not (tmp_path / "a").exists()
 
 

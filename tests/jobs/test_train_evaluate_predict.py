@@ -277,3 +277,19 @@ def test_a_time_limit_saves_and_leaves(ask: Ask, tiny: Path, table: Path) -> Non
     answer = ask(*command, "trainer.time_limit=1e-6")
     assert answer.code == 143 and "time limit" in answer.err
     assert Path("short/checkpoint-1").is_dir()
+
+
+def test_the_pipeline_answers_like_the_predict_job(trained: Path, ask: Ask) -> None:
+    import trainer
+    from trainer.errors import InputError
+
+    model = str(trained / "model")
+    texts = ["great lovely", "ugly sad cruel"]
+    classify = trainer.pipeline("text-classification", model=model, precision="auto")
+    jobs = predicted(ask("job=predict", f"model.path={model}", f"input.text={json.dumps(texts)}"))
+    found = classify(texts)
+    assert [row["label"] for row in found] == [row["label"] for row in jobs] == ["good", "bad"]
+    assert [row["score"] for row in found] == pytest.approx([r["score"] for r in jobs], abs=1e-6)
+    assert classify(texts[0]) == found[:1] and classify([]) == []
+    with pytest.raises(InputError, match="did you mean 'text-classification'"):
+        trainer.pipeline("text-clasification", model=model)

@@ -40,11 +40,15 @@ class Maker:
 
     def linear(self, module: nn.Linear) -> Any:
         layer = keras.layers.Dense(
-            module.out_features, kernel_initializer="zeros", name=self._layer_name(module)
+            module.out_features,
+            use_bias=module.bias is not None,
+            kernel_initializer="zeros",
+            name=self._layer_name(module),
         )
         layer.build((None, module.in_features))
         self._fill(layer.kernel, module.weight, module.weight.T)
-        self._fill(layer.bias, module.bias, module.bias)
+        if module.bias is not None:
+            self._fill(layer.bias, module.bias, module.bias)
         return layer
 
     def embedding(self, module: nn.Embedding) -> Any:
@@ -59,10 +63,13 @@ class Maker:
         return layer
 
     def norm(self, module: nn.LayerNorm) -> Any:
-        layer = keras.layers.LayerNormalization(epsilon=module.eps, name=self._layer_name(module))
+        layer = keras.layers.LayerNormalization(
+            epsilon=module.eps, center=module.bias is not None, name=self._layer_name(module)
+        )
         layer.build((None, *module.normalized_shape))
         self._fill(layer.gamma, module.weight, module.weight)
-        self._fill(layer.beta, module.bias, module.bias)
+        if module.bias is not None:
+            self._fill(layer.beta, module.bias, module.bias)
         return layer
 
     def bias(self, layer: Any, parameter: nn.Parameter) -> Any:
@@ -91,9 +98,10 @@ class Maker:
 def twin(make: Maker, module: nn.Module) -> Any:
     """The Keras layer of a body or a head. Raises InputError for a module that has none."""
     if type(module) not in TWINS:
-        families = "encoders such as BERT"
+        accepted = ", ".join(each.__name__ for each in TWINS)
         raise InputError(
-            f"TensorFlow: there is no Keras layer for {type(module).__name__}; accepted: {families}"
+            f"TensorFlow: no Keras layer computes what {type(module).__name__} does; "
+            f"accepted: models of {accepted}"
         )
     return TWINS[type(module)](make, module)
 

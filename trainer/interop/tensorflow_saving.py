@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import files
+from trainer.errors import InputError
 from trainer.interop.tensorflow_names import is_transposed, keras_path, model_name, top_layer
 from trainer.interop.tensorflow_weights import INDEX, SINGLE, import_h5py
 from trainer.models import saving
+from trainer.models.encoder import Encoder
 from trainer.models.keys import BODY
 
 if TYPE_CHECKING:
@@ -27,9 +29,14 @@ def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | 
     """Writes config.json and tf_model.h5 in fp32 (in shards above `max_shard_size`).
 
     Then the h5 files of an earlier save are removed; those of other formats stay. Raises
-    InputError where h5py is not installed.
+    InputError where h5py is not installed, and for a family that has no TensorFlow classes.
     """
     import_h5py()
+    if not isinstance(model.body, Encoder):
+        raise InputError(
+            f"format: found tf for {model.architecture}, which has no TensorFlow class; "
+            "accepted: safetensors"
+        )
     shards = saving.split(_tensors(model), saving.size_in_bytes(max_shard_size))
     name = model_name(model.architecture)
     config = {**saving.config_entries(model), "dtype": "float32"}

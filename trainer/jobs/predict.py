@@ -82,27 +82,20 @@ def _texts(given: str, where: str) -> list[str]:
 
 def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
     from trainer.jobs.parts import load_model, load_tokenizer
-    from trainer.trainer import Trainer
+    from trainer.pipelines import Pipeline
 
     tokenizer = load_tokenizer(run)
     model = load_model(run.model, recipe.head, run.seed)
-    trainer = Trainer(model, recipe, run.trainer, tokenizer=tokenizer, seed=run.seed)
+    pipeline = Pipeline(model, recipe, tokenizer, run.trainer)
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         piece = _piece(rows, start)
-        predictions = trainer.predict(_questions(piece, recipe))
-        for row, answer in zip(piece, recipe.answers(predictions), strict=True):
+        for row, answer in zip(piece, pipeline.answers(piece), strict=True):
             yield json.dumps({**row, **answer}, ensure_ascii=False, default=str)
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
     stop = min(start + ROWS_AT_A_TIME, len(rows))
     return rows[start:stop] if isinstance(rows, list) else list(rows.select(range(start, stop)))
-
-
-def _questions(piece: Sequence[Mapping[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
-    """The rows without anything but texts: labels that lie beside them are not looked at."""
-    names = recipe.text_columns
-    return [{name: row[name] for name in names if name in row} for row in piece]
 
 
 def _write(path: Path, lines: Iterator[str]) -> None:

@@ -114,6 +114,13 @@ def _fresh_names(
 ) -> set[str]:
     """The parameters that start fresh: a head or a pooler, wholly absent or not wanted."""
     missing = {name for name, short in wanted.items() if short not in found}
+    body = sorted(name for name in missing if not _may_be_fresh(name))
+    if body:
+        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
+        raise InputError(
+            f"model: tensor {model.hub_name(body[0])}{more} is missing in the weights"
+            f"{nearest(wanted[body[0]], found)}"
+        )
     head = {name for name in wanted if name.startswith(keys.HEAD)}
     pooler = {name for name in wanted if name.startswith(f"{keys.BODY}pooler.")}
     own = _own_part(model, wanted)
@@ -123,13 +130,6 @@ def _fresh_names(
         if missing & part and not part <= missing:
             absent = wanted[min(missing & part)]
             raise InputError(f"model: half of the head is missing ({absent}); {REPLACE_HEAD}")
-    body = sorted(name for name in missing if not _may_be_fresh(name))
-    if body:
-        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-        raise InputError(
-            f"model: tensor {model.hub_name(body[0])}{more} is missing in the weights"
-            f"{nearest(wanted[body[0]], found)}"
-        )
     return missing
 
 

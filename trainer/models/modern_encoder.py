@@ -1,5 +1,7 @@
 """ModernBERT's block: pre-norm, rotary, local and global attention in turn, gated, no biases."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from trainer.errors import InputError
@@ -32,7 +34,7 @@ class ModernEncoder(nn.Module):
         self.mean_pooling = config.classifier_pooling == "mean"
         self.embeddings = ModernEmbeddings(config)
         self.layers = nn.ModuleList(
-            ModernLayer(config, number, config.local_attention // 2 if kind == LOCAL else None)
+            ModernLayer(config, number, _window(config) if kind == LOCAL else None)
             for number, kind in enumerate(kinds)
         )
         self.final_norm = _norm(config)
@@ -155,31 +157,41 @@ class GatedFeedForward(nn.Module):
 
 def layer_kinds(config: ModelConfig) -> list[str]:
     """LOCAL or GLOBAL for each layer: as layer_types says, or every third global, the first too."""
-    kinds = getattr(config, "layer_types", None)
+    kinds, count = getattr(config, "layer_types", None), config.num_hidden_layers
     if kinds is None:
         every = getattr(config, "global_attn_every_n_layers", 3)
-        kinds = [LOCAL if number % every else GLOBAL for number in range(config.num_hidden_layers)]
-    if len(kinds) != config.num_hidden_layers or not {LOCAL, GLOBAL} >= set(kinds):
-        raise InputError(
-            f"config.json: layer_types: found {kinds}; accepted: {LOCAL} or {GLOBAL} for each of "
-            f"the {config.num_hidden_layers} layers"
-        )
+        if not isinstance(every, int) or every < 1:
+            raise _refusal("global_attn_every_n_layers", every, "an integer from 1")
+        return [LOCAL if number % every else GLOBAL for number in range(count)]
+    if not isinstance(kinds, list) or len(kinds) != count or not {LOCAL, GLOBAL} >= set(kinds):
+        raise _refusal("layer_types", kinds, f"{LOCAL} or {GLOBAL} for each of the {count} layers")
     return kinds
 
 
 def rotary_bases(config: ModelConfig) -> dict[str, float]:
     """The rotary base of each kind of layer, from rope_parameters or the older entries."""
-    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = getattr(config, "rope_parameters", None)
     bases = {}
     for kind, (entry, default) in THETAS.items():
-        given = parameters.get(kind) or {}
-        if given.get("rope_type", "default") != "default":
-            raise InputError(
-                f"config.json: rope_parameters: found rope_type {given['rope_type']!r}; accepted: "
-                "default"
-            )
-        bases[kind] = float(given.get("rope_theta", getattr(config, entry, default)))
+        given = {} if parameters is None else parameters
+        given = given.get(kind) or {} if isinstance(given, Mapping) else None
+        if not isinstance(given, Mapping) or given.get("rope_type", "default") != "default":
+            raise _refusal("rope_parameters", parameters, "a mapping whose rope_type is default")
+        base = given.get("rope_theta", getattr(config, entry, default))
+        if not isinstance(base, (int, float)) or not base > 0:
+            raise _refusal("rope_theta", base, "a number above 0")
+        bases[kind] = float(base)
     return bases
+
+
+def _window(config: ModelConfig) -> int:
+    if config.local_attention < 0:
+        raise _refusal("local_attention", config.local_attention, "0 or more")
+    return config.local_attention // 2
+
+
+def _refusal(entry: str, found: object, accepted: str) -> InputError:
+    return InputError(f"config.json: {entry}: found {found!r}; accepted: {accepted}")
 
 
 def _norm(config: ModelConfig) -> nn.LayerNorm:

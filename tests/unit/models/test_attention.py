@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.models import attention
-from trainer.models.attention import Attention, choose_path
+from trainer.models.attention import Attention, AttentionCore, choose_path
 from trainer.models.packing import Layout
 
 CALM = {"fits_varlen": True, "dropping": False, "weights_wanted": False, "hidden_keys": False}
@@ -67,3 +67,15 @@ def test_the_varlen_kernel_agrees_with_sdpa():
     assert (found.float() - wanted).norm() / wanted.norm() < 0.02
     found.sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_varlen_kernel_has_the_same_window_as_the_mask():
+    torch.manual_seed(0)
+    core = AttentionCore(64, 2, dropout=0.0)
+    layout = Layout(torch.tensor([3, 70, 1, 128]), torch.device("cuda"))
+    parts = [torch.randn(202, 64, device="cuda") for _ in range(3)]
+    wanted, _ = core.attend(*parts, layout, None, False, window=5)
+    found, _ = core.attend(*(part.bfloat16() for part in parts), layout, None, False, window=5)
+    assert (found.float() - wanted).norm() / wanted.norm() < 0.02

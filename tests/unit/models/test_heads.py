@@ -118,6 +118,32 @@ def test_configs_that_a_head_cannot_have():
     assert small("bert", "base", tie_word_embeddings=False)
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"layer_types": ["full_attention"] * 2}, "layer_types: found ['full_attention', 'full_"),
+        ({"layer_types": ["causal"]}, "for each of the 1 layers"),
+        ({"layer_types": 3}, "layer_types: found 3"),
+        ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers: found 0"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'}}; accepted: a"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": "x"}}}, "rope_theta"),
+        ({"rope_parameters": []}, "rope_parameters: found []"),
+        ({"global_rope_theta": None}, "rope_theta: found None; accepted: a number above 0"),
+        ({"local_attention": -2}, "local_attention: found -2"),
+        ({"norm_bias": True}, "norm_bias: found True; accepted: False"),
+        ({"classifier_pooling": "max"}, "classifier_pooling: found 'max'; accepted: cls, mean"),
+        ({"classifier_activation": "gleu"}, "classifier_activation: found 'gleu'"),
+        ({"initializer_cutoff_factor": "x"}, "initializer_cutoff_factor"),
+    ],
+)
+def test_modernberts_own_entries_are_checked(entries, message):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+    if "local_attention" in entries:
+        sizes["num_hidden_layers"] = 2  # the first is global
+    config = {"model_type": "modernbert", "pad_token_id": 1, **sizes, **entries}
+    refused(lambda: TASKS["base"].from_config(AutoConfig(config)), message)
+
+
 def test_roberta_counts_positions_after_the_pad_token():
     model = small("roberta", "base")
     ids = torch.arange(4, 11)[None]
@@ -262,3 +288,18 @@ def test_the_tours_numbers():
     probabilities = TOUR.softmax(-1)
     wanted = torch.tensor([[2.2e-4, 0.99978], [0.53086, 0.46914]])
     torch.testing.assert_close(probabilities, wanted, rtol=0, atol=5e-6)
+
+
+@pytest.mark.network
+def test_the_tours_model_gives_the_tours_logits():
+    path = "distilbert-base-uncased-finetuned-sst-2-english"
+    tokenizer = trainer.AutoTokenizer.from_pretrained(path)
+    model = trainer.AutoModelForSequenceClassification.from_pretrained(path)
+    sentences = [
+        "We are very happy to show you the 🤗 Transformers library.",
+        "We hope you don't hate it.",
+    ]
+    batch = tokenizer(sentences, padding=True, truncation=True, max_length=512, return_tensors="pt")
+    outputs = model(**batch, labels=torch.tensor([1, 0]))
+    torch.testing.assert_close(outputs.logits.detach(), TOUR, rtol=0, atol=1e-4)
+    assert float(outputs.loss.detach()) == pytest.approx(0.3167, abs=5e-5)

@@ -72,6 +72,41 @@ def test_attentions_go_to_the_callers_columns():
     assert torch.equal(grid != 0, (seen != 0).expand(3, 2, 4, 4))
 
 
+def test_a_window_counts_the_callers_columns():
+    """A brute-force look at every pair; a slot without any key sees itself."""
+    masks = [HOLES, torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 1]])]
+    for mask, gaps in zip(masks, (True, False), strict=True):
+        layout = pack(IDS, mask).layout
+        assert layout.has_gaps == gaps
+        for window in (0, 1, 2, 3):
+            pairs = layout.visible_pairs(window).expand(3, 1, layout.longest, layout.longest)
+            assert pairs.any(-1).all()
+            for row, columns in enumerate(c.nonzero().flatten() for c in mask):
+                n = len(columns)
+                wanted = (columns[:, None] - columns[None]).abs() <= window
+                assert torch.equal(pairs[row, 0, :n, :n], wanted), (row, window)
+                assert not pairs[row, 0, :n, n:].any()
+    flat = pack(torch.arange(6), lengths=torch.tensor([4, 2])).layout
+    assert not flat.has_gaps and flat.visible_pairs(3).shape == (2, 1, 1, 4)
+    assert flat.visible_pairs(1)[0, 0].int().tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+    ]
+    assert pack(IDS).layout.visible_pairs(3) is None
+
+
+def test_columns_become_places_in_a_sequence():
+    columns = torch.tensor([3, 0, 2])
+    assert pack(IDS, HOLES).layout.places(columns, -100).tolist() == [1, 0, 0]
+    columns = torch.tensor([2, 4, -100])  # a pad, beyond the input, ignored
+    assert pack(IDS, HOLES).layout.places(columns, -100).tolist() == [-100] * 3
+    flat = pack(torch.arange(6), lengths=torch.tensor([4, 2])).layout
+    assert flat.places(torch.tensor([3, 1]), -100).tolist() == [3, 1]
+    assert flat.places(torch.tensor([0, 2]), -100).tolist() == [0, -100]
+
+
 def test_flat_positions_default_to_the_place_in_the_sequence():
     lengths = torch.tensor([3, 1, 2])
     assert pack(torch.arange(6), lengths=lengths).position_ids.tolist() == [0, 1, 2, 0, 0, 1]

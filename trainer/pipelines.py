@@ -1,0 +1,89 @@
+"""Pipeline: a saved model as a function from texts to answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import InputError, nearest
+from trainer.recipe import Recipe
+from trainer.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from trainer.tokenizer import Tokenizer
+
+TASKS = {
+    "text-classification": "sequence_classification",
+    "sentiment-analysis": "sequence_classification",
+}
+"""The hub's name of a task -> the head that it needs."""
+
+
+def pipeline(
+    task: str,
+    model: str,
+    *,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    precision: str = "fp32",
+) -> "Pipeline":
+    """The pipeline of a task over a model's folder, hub id or pkg:// path, ready to be called.
+
+    The folder's recipe.json says how rows become ids; a foreign model's config.json tells its
+    labels. Raises InputError for a task that is not one here, or that the model is not made for.
+    """
+    from trainer.launching.saved_recipe import with_saved_recipe
+    from trainer.launching.target import RECIPE, build
+    from trainer.models.auto import TASKS as MODELS
+    from trainer.tokenizer import Tokenizer
+
+    if task not in TASKS:
+        raise InputError(
+            f"pipeline: found '{task}'; accepted: {', '.join(TASKS)}{nearest(task, TASKS)}"
+        )
+    tree = with_saved_recipe({"model": {"path": str(model), "revision": revision}})
+    recipe = build(tree["recipe"], "recipe", RECIPE)
+    if recipe.head.task != TASKS[task]:
+        raise InputError(f"pipeline: {model} is made for {recipe.head.task}, not {TASKS[task]}")
+    loaded = MODELS[recipe.head.task].from_pretrained(model, revision=revision)
+    found = Tokenizer.from_pretrained(tokenizer or model, revision=None if tokenizer else revision)
+    return Pipeline(loaded, recipe, found, TrainSettings(precision=precision))
+
+
+class Pipeline:
+    """A model, its recipe and its tokenizer: call it with one text or many."""
+
+    def __init__(
+        self, model: Any, recipe: Recipe, tokenizer: "Tokenizer", settings: TrainSettings
+    ) -> None:
+        from trainer.trainer import Trainer
+
+        self.recipe = recipe
+        self.model = model
+        self.tokenizer = tokenizer
+        self._trainer = Trainer(model, recipe, settings, tokenizer=tokenizer)
+
+    def __call__(
+        self, inputs: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]]
+    ) -> list[dict[str, Any]]:
+        """`[{"label": ..., "score": ...}]`, an answer for each text in the caller's order.
+
+        A pair is a mapping of the recipe's two text columns ({"text": ..., "text_pair": ...}).
+        """
+        several = [inputs] if isinstance(inputs, (str, Mapping)) else list(inputs)
+        answers = self.answers([self._row(each) for each in several])
+        return [{k: v for k, v in answer.items() if k != "probabilities"} for answer in answers]
+
+    def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answer to each row in the recipe's words, probabilities included."""
+        if not rows:
+            return []
+        names = self.recipe.text_columns  # labels that lie beside the texts are not looked at
+        questions = [{name: row[name] for name in names if name in row} for row in rows]
+        return self.recipe.answers(self._trainer.predict(questions))
+
+    def _row(self, given: str | Mapping[str, str]) -> Mapping[str, str]:
+        if isinstance(given, Mapping):
+            return given
+        names = self.recipe.text_columns
+        if len(names) > 1:
+            raise InputError(f"pipeline: the model reads pairs; give {{{', '.join(names)}}}")
+        return {names[0]: given}
