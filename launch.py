@@ -287,14 +287,16 @@ def _from_run(
     file = Path(command.from_run or "", "config.yaml")
     if not file.is_file():
         raise InputError(f"from: no file '{file}'; accepted: the folder of a run")
-    for group in ("job", "experiment"):
-        if group in groups:
-            raise InputError(f"{group}: cannot be chosen with from=; accepted: any other group")
+    if "experiment" in groups or groups.get("job", "evaluate") != "evaluate":
+        accepted = "job=evaluate, or any group but experiment"
+        raise InputError(f"from: other groups were chosen; accepted: {accepted}")
     base = OmegaConf.create(_escaped(yaml_files.read(file)))
     if groups:
         fresh, _ = _from_files(command, {**groups, "experiment": None}, folders)
         for group in groups:
             base[group] = fresh.get(group, {})
+    if base.get("job") == "evaluate":  # the run's own model, which knows its recipe
+        base["model"], base["recipe"] = {"path": str(file.parent / "model")}, {}
     base.pop("output_dir", None)
     name = str(base.pop("run_name", None))
     kept = (

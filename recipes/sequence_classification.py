@@ -1,8 +1,10 @@
 """Sequence classification: one label, several labels or a number for a text or a pair of texts."""
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.data.rows import label_column, text_column
@@ -37,6 +39,8 @@ class SequenceClassification(Recipe):
     """Label names in the order of their ids; null: those of the training rows."""
     class_weights: Any = None
     """Weight of each class in the loss: {label: weight}, or balanced (rare classes weigh more)."""
+    int_labels: str = "ids"
+    """What an int in the label column is: the id of a label, or its name."""
     max_length: int = 128
     """Longer texts are cut to so many tokens."""
 
@@ -47,6 +51,8 @@ class SequenceClassification(Recipe):
             raise InputError(
                 f"recipe.problem: found '{self.problem}'; accepted: {', '.join(PROBLEMS)}"
             )
+        if self.int_labels not in ("ids", "names"):
+            raise InputError(f"recipe.int_labels: found '{self.int_labels}'; accepted: ids, names")
         if self.max_length < 1:
             raise InputError(f"recipe.max_length: found {self.max_length}; accepted: 1 or more")
         if self.labels is not None and len(set(self.labels)) < len(self.labels):
@@ -73,6 +79,8 @@ class SequenceClassification(Recipe):
     @classmethod
     def fields_of_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(2)}
+        if not isinstance(names, Mapping) or not all(str(key).isdigit() for key in names):
+            raise InputError(f"config.json: id2label: found {names!r:.60}; accepted: {{id: name}}")
         labels = [str(names[key]) for key in sorted(names, key=int)]
         problem = str(config.get("problem_type") or "").removesuffix("_classification")
         if problem not in PROBLEMS:
@@ -84,11 +92,14 @@ class SequenceClassification(Recipe):
         problem = _problem(values) if self.problem == "auto" else self.problem
         if problem == "regression":
             return replace(self, problem=problem)
-        labelled = [more for more in held_out if self.label in more.column_names]
-        known = [value for more in labelled for value in more[self.label]]
-        everywhere = [*values, *(value for value in known if value is not None)]
-        labels = self.labels or _label_names(rows.features[self.label], everywhere, problem)
-        learned = replace(self, problem=problem, labels=labels)
+        learned = replace(self, problem=problem)
+        if self.labels is None:
+            labelled = [more for more in held_out if self.label in more.column_names]
+            more_values = [label_column(more, self.label, "recipe.label") for more in labelled]
+            feature = rows.features[self.label]
+            names = getattr(getattr(feature, "feature", feature), "names", None)
+            found = names or _names(chain(values, *more_values), problem)
+            learned = replace(learned, labels=list(found), int_labels="ids" if names else "names")
         return replace(learned, class_weights=learned._weights(values))
 
     def features(
@@ -112,7 +123,8 @@ class SequenceClassification(Recipe):
     def head(self) -> Head:
         if self.problem == "regression":
             return Head("sequence_classification", {"num_labels": 1, "problem_type": "regression"})
-        assert self.labels is not None, "learn() comes first"
+        if self.labels is None:
+            raise InputError("recipe.labels: not known; give them, or rows to learn them from")
         config = {
             "id2label": dict(enumerate(self.labels)),
             "label2id": {name: i for i, name in enumerate(self.labels)},
@@ -182,25 +194,28 @@ class SequenceClassification(Recipe):
     def _target(self, value: Any, row: int) -> Any:
         """What the loss compares with: an id, a number, or a vector of zeros and ones."""
         if self.problem == "regression":
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
                 raise RowError(row, f"'{self.label}' is {value!r}; accepted: a number")
             return float(value)
         if self.problem == "single_label":
             return self._id(value, row)
         assert self.labels is not None
+        if not isinstance(value, (list, tuple)):
+            raise RowError(row, f"'{self.label}' is {value!r}; accepted: a list of labels")
         chosen = {self._id(item, row) for item in value}
         return [float(i in chosen) for i in range(len(self.labels))]
 
     def _id(self, value: Any, row: int) -> int:
-        """The id of a label given by its name, or by the id itself."""
+        """The id of a label given by its name or, where ints are ids, by the id itself."""
         assert self.labels is not None
-        if (name := _name(value)) in self.labels:
-            return self.labels.index(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int and self.int_labels == "ids":
             if 0 <= value < len(self.labels):
                 return value
             accepted = f"0 to {len(self.labels) - 1}"
         else:
+            if (name := _name(value)) in self.labels:
+                return self.labels.index(name)
             accepted = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
             accepted += nearest(str(value), self.labels)
         raise RowError(row, f"'{self.label}' is {value!r}; accepted: {accepted}")
@@ -221,6 +236,10 @@ class SequenceClassification(Recipe):
                 raise InputError(
                     f"recipe.class_weights: no label '{name}'{nearest(str(name), labels)}"
                 )
+        for name, weight in weights.items():
+            if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+                found = f"{name}: {weight!r}"
+                raise InputError(f"recipe.class_weights: found {found}; accepted: 0 or more")
         given = {str(name): float(weight) for name, weight in weights.items()}
         return {name: given.get(name, 1.0) for name in labels}
 
@@ -238,13 +257,14 @@ def _problem(values: Sequence[Any]) -> str:
     return "multi_label" if isinstance(first, (list, tuple)) else "single_label"
 
 
-def _label_names(feature: Any, values: Sequence[Any], problem: str) -> list[str]:
-    """The label names of a column: its own class names, else its values in order."""
-    feature = getattr(feature, "feature", feature)
-    if getattr(feature, "names", None):
-        return list(feature.names)
-    distinct = set(values) if problem == "single_label" else {v for many in values for v in many}
-    return [_name(value) for value in sorted(distinct)]
+def _names(values: Iterable[Any], problem: str) -> list[str]:
+    """The distinct labels in order, as names: numbers by their size, texts by their letters."""
+    flat = values if problem == "single_label" else chain.from_iterable(values)
+    distinct = set(flat)
+    if not all(isinstance(value, (str, int)) for value in distinct):
+        odd = next(value for value in distinct if not isinstance(value, (str, int)))
+        raise InputError(f"recipe.label: found {odd!r}; accepted: names, or whole numbers")
+    return [_name(value) for value in sorted(distinct, key=lambda v: (isinstance(v, str), v))]
 
 
 def _name(value: Any) -> str:

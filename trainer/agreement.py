@@ -1,4 +1,4 @@
-"""Agreement: the recipe learns its labels from the rows, and the model's head must have them."""
+"""Agreement: of rows, recipe and model, checked before the first step."""
 
 import re
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from trainer.data.batch import Samples, StackedSamples
 from trainer.errors import InputError, RowError
 from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import Recipe
@@ -43,3 +44,20 @@ def agree(model: nn.Module, recipe: Recipe) -> None:
     model.config.id2label = names
     if "problem_type" in wanted:
         model.config.problem_type = wanted["problem_type"]
+
+
+def check_answers(recipe: Recipe, samples: Samples, where: str) -> None:
+    """Raise InputError where the rows lack a column that the loss compares with."""
+    if isinstance(samples, StackedSamples):
+        return
+    missing = [name for name in recipe.fields if name not in getattr(samples, "fields", {})]
+    if missing:
+        column = getattr(recipe, "label", missing[0])
+        raise InputError(f"{where}: no column '{column}' to compare with; recipe.label names it")
+
+
+def check_set_names(names: Iterable[str]) -> None:
+    """Evaluation sets are named in files and in metrics: plain names only."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]*", name):
+            raise InputError(f"dataset.validation: found set '{name}'; accepted: A-Z a-z 0-9 _ . -")

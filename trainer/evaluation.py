@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,14 +10,9 @@ from torch import Tensor
 
 from trainer.data.batch import Batch, Samples
 from trainer.data.plan import evaluation_batches
+from trainer.metrics.metric import Metric
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
-
-
-class Metric(Protocol):
-    """What evaluation asks of a metric."""
-
-    def compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,7 @@ def _measure(recipe: Recipe, outputs: Any, batch: Batch, dtype: torch.dtype) -> 
     if recipe.has_loss(batch):
         sums, counts = recipe.loss(outputs, batch)
         measured["sums"] = sums.reshape(-1).to(dtype)
+        counts = torch.as_tensor(counts, device=sums.device)
         measured["counts"] = counts.reshape(-1).to(dtype)
     return measured
 

@@ -17,6 +17,7 @@ class Interruption:
     def __init__(self, time_limit: float | None = None) -> None:
         self.time_limit = time_limit
         self.signal: signal.Signals | None = None
+        self.interrupts = 0
         self.started = time.monotonic()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -38,20 +39,25 @@ class Interruption:
         """The exit code to leave with; 0 while nothing asks to leave."""
         if self.signal is not None:
             return EXIT_CODES[self.signal]
-        over = (
-            self.time_limit is not None and time.monotonic() - self.started > 60 * self.time_limit
-        )
-        return 143 if over else 0
+        return 143 if self._over else 0
+
+    @property
+    def _over(self) -> bool:
+        seconds = time.monotonic() - self.started
+        return self.time_limit is not None and seconds > 60 * self.time_limit
 
     def error(self, code: int, checkpoint: Any) -> Interrupted:
         """The exception that carries `code` out of the run."""
-        cause = self.signal.name if self.signal else "the time limit" if code == 143 else "a signal"
+        other = "the time limit" if self._over else "a signal on another rank"
+        cause = self.signal.name if self.signal else other
         kept = (
             f"saved {checkpoint}; the same command continues there" if checkpoint else "not saved"
         )
         return Interrupted(f"stopped by {cause}: {kept}", code)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT == number:
+        if number == signal.SIGINT:
+            self.interrupts += 1
+        if self.interrupts > 1:
             os._exit(130)  # what is published stays; what is staged is swept by the next run
-        self.signal = signal.Signals(number)
+        self.signal = self.signal or signal.Signals(number)

@@ -22,14 +22,19 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def build_optimizer(parameters: NamedParameters, settings: TrainSettings) -> torch.optim.Optimizer:
     """The optimizer that the settings name, over matrices with decay and vectors without."""
     optimizer_class = _optimizer_class(settings.optimizer)
+    for own in ("lr", "weight_decay", "params"):
+        if own in settings.optimizer_options:
+            accepted = "trainer.learning_rate and trainer.weight_decay"
+            raise InputError(f"trainer.optimizer_options: found {own}; accepted: {accepted}")
     options = {"lr": settings.learning_rate, **settings.optimizer_options}
-    if optimizer_class in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD):
-        options.setdefault("fused", True)
+    fusible = optimizer_class in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+    if fusible and not options.keys() & {"foreach", "fused", "differentiable"}:
+        options["fused"] = True
     try:
         return optimizer_class(_decay_groups(parameters, settings.weight_decay), **options)
     except TypeError as error:
         raise InputError(f"trainer.optimizer_options: {settings.optimizer}: {error}") from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise InputError(f"trainer.optimizer: {settings.optimizer}: {error}") from error
 
 
@@ -120,7 +125,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
 
 
 class ExponentialMovingAverage:
-    """A moving average of the trained weights, in fp32: `shadow` holds it by name."""
+    """A moving average of the trained weights, in their own type: `shadow` holds it by name."""
 
     def __init__(self, parameters: NamedParameters, decay: float) -> None:
         self.decay = decay
@@ -132,6 +137,10 @@ class ExponentialMovingAverage:
         """Move the average towards the weights by 1 - decay."""
         weights = [self.parameters[name].detach() for name in self.shadow]
         torch._foreach_lerp_(list(self.shadow.values()), weights, 1 - self.decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as they are now: what an average begins with."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

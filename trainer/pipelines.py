@@ -68,7 +68,8 @@ class Pipeline:
 
         A pair is a mapping of the recipe's two text columns ({"text": ..., "text_pair": ...}).
         """
-        several = [inputs] if isinstance(inputs, (str, Mapping)) else list(inputs)
+        one = isinstance(inputs, (str, Mapping))
+        several: list[Any] = [inputs] if one else list(inputs)
         answers = self.answers([self._row(each) for each in several])
         return [{k: v for k, v in answer.items() if k != "probabilities"} for answer in answers]
 

@@ -1,6 +1,7 @@
 """Number formats: which a device is fast at, and fp32 masters for what is trained."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
         return nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype)
+
+
+def in_fp32(outputs: Any) -> Any:
+    """What a model returned, with its half-precision tensors in fp32, so that sums keep digits."""
+    if isinstance(outputs, torch.Tensor):
+        half = outputs.dtype in (torch.float16, torch.bfloat16)
+        return outputs.float() if half else outputs
+    if isinstance(outputs, dict):
+        return {name: in_fp32(value) for name, value in outputs.items()}
+    if type(outputs) in (tuple, list):
+        return type(outputs)(in_fp32(value) for value in outputs)
+    return outputs
 
 
 def keep_masters_in_fp32(model: nn.Module) -> None:

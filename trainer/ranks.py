@@ -1,7 +1,8 @@
 """Ranks: who am I, how many are we, and what the others say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,25 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def maximum(self, value: int) -> int:
+        """The greatest of all ranks' values."""
+        if self.world_size == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process goes through the block before the others: they find what it left."""
+        if not self.is_main:
+            self.barrier()
+        try:
+            yield
+        finally:
+            if self.is_main:
+                self.barrier()
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

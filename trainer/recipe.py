@@ -107,6 +107,8 @@ class LossOnly(Recipe):
     def loss(
         self, outputs: Any, batch: "Batch", *, label_smoothing: float = 0.0
     ) -> tuple["Tensor", "Tensor"]:
+        from trainer.precision import in_fp32
+
         if label_smoothing:
             raise InputError("trainer.label_smoothing: a plain loss function smooths by itself")
-        return self.function(outputs, batch)
+        return self.function(in_fp32(outputs), batch)

@@ -13,6 +13,8 @@ from trainer.checkpoint.publish import checkpoint_path, publish, published, toge
 from trainer.checkpoint.record import MetricsLog
 from trainer.checkpoint.resume import choose
 from trainer.checkpoint.retain import retain
+from trainer.checkpoint.verify import MANIFEST
+from trainer.errors import InputError
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
 
@@ -41,14 +43,15 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return checkpoint_path(self.path, step)
 
-    def completed(self, settings: TrainSettings) -> dict[str, Any] | None:
-        """The results of a run here that has nothing left to do under these settings, or None."""
+    def completed(self, settings: TrainSettings, config_digest: str) -> dict[str, Any] | None:
+        """The results of this very run, if it has nothing left to do here, or None."""
         if settings.resume not in ("auto", "must"):
             return None
         try:
             results = json.loads((self.path / "results.json").read_text())
             over = results["steps"] >= settings.total_steps(results["train_samples"])
-            return results if over or results["stopped"] else None
+            over = over or bool(results["stopped"] and results["asked"] == asked_of(settings))
+            return results if over and results["config"] == config_digest else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -58,6 +61,12 @@ class RunFolder:
     @contextmanager
     def opened(self, resume: str, ranks: Ranks) -> Iterator[Path | None]:
         """Make and lock the folder; gives every rank the checkpoint to resume from, or None."""
+        words = ("auto", "never", "must")
+        if resume not in words and not (Path(resume) / MANIFEST).is_file():
+            accepted = f"{', '.join(words)}, or a checkpoint's folder"
+            raise InputError(f"trainer.resume: found '{resume}'; accepted: {accepted}")
+        if resume == "must" and not published(self.path):
+            raise InputError(f"trainer.resume: must, and {self.path} holds no checkpoint")
         with ExitStack() as stack:
             main = ranks.is_main
             found = together(ranks, lambda: self._lock(stack, resume) if main else None)[0]
@@ -66,6 +75,11 @@ class RunFolder:
     def _lock(self, stack: ExitStack, resume: str) -> str | None:
         stack.enter_context(RunLock(self.path))
         checkpoint = choose(self.path, resume)
+        if checkpoint is None and (self.model.exists() or (self.path / "results.json").exists()):
+            raise InputError(
+                f"output_dir: {self.path} holds a finished run without checkpoints to go on from; "
+                "accepted: another output_dir"
+            )
         return None if checkpoint is None else str(checkpoint)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -115,6 +129,12 @@ class RunFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """results.json: written last, so that what it tells of is there."""
         files.write_json(self.path / "results.json", results)
+
+
+def asked_of(settings: TrainSettings) -> dict[str, Any]:
+    """What decides when a run is over: a stopped one goes on if it is asked for more."""
+    names = ("num_epochs", "max_steps", "early_stopping_patience")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _size(folder: Path) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ from trainer.callbacks.callback import Callback
 from trainer.checkpoint.resume import compare
 from trainer.checkpoint.state import (
     Progress,
+    SavedState,
     load_optimizer_tensors,
     optimizer_tensors,
     read_state,
     write_state,
 )
+from trainer.errors import InputError
+from trainer.models.pretrained import PretrainedModel
 from trainer.optim import ExponentialMovingAverage
 from trainer.recipe import LossOnly, Recipe
 from trainer.saving import read_weights, recipe_to_json, write_model
 from trainer.settings import TrainSettings
+from trainer.throughput import Throughput
 
 logger = logging.getLogger("trainer")
 
@@ -38,6 +42,7 @@ TO_REPEAT = (
     "max_grad_norm",
     "label_smoothing",
     "ema_decay",
+    "early_stopping_patience",
 )
 """Settings that a resumed run must repeat to reach the weights of one that never stopped."""
 
@@ -92,6 +97,7 @@ class Resumable:
     scaler: torch.amp.GradScaler | None
     callbacks: Sequence[Callback]
     state: RunState
+    throughput: Throughput
 
     def write(self, directory: Path, progress: Progress) -> None:
         """Fill a checkpoint's folder: a model that any tool reads, and state/."""
@@ -99,6 +105,9 @@ class Resumable:
         facts = {
             "tokens": self.state.tokens,
             "skipped": self.state.skipped,
+            "skipped_in_a_row": self.state.skipped_in_a_row,
+            "stopped": self.state.stopped,
+            "throughput": self.throughput.state(),
             "best": self.state.best.metric if self.state.best else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
@@ -111,52 +120,82 @@ class Resumable:
             {name: callback.state() for name, callback in self._named_callbacks()},
         )
 
-    def restore(self, checkpoint: Path, now: Progress, allowed: Collection[str]) -> None:
+    def restore(self, checkpoint: Path, now: Progress, settings: TrainSettings) -> None:
         """Stand where the checkpoint stood, to the last bit.
 
         Raises InputError where `now` differs from the checkpoint in what must match.
         """
         saved = read_state(checkpoint / "state")
-        for note in compare(saved.progress, now, allowed):
+        _refuse_other_batches(saved.progress, now)
+        for note in compare(saved.progress, now, settings.allow_changes):
             logger.warning("resume: %s", note)
         read_weights(checkpoint, self.model)
-        load_optimizer_tensors(self.optimizer, dict(self.model.named_parameters()), saved.optimizer)
-        if self.ema is not None and saved.ema is not None:
-            self.ema.load(saved.ema)
+        self._restore_optimizer(saved, now)
+        if self.ema is not None:
+            self.ema.load(saved.ema or self.ema.weights())
         if self.scaler is not None and saved.optimizer_facts["scaler"] is not None:
             self.scaler.load_state_dict(saved.optimizer_facts["scaler"])
         for name, callback in self._named_callbacks():
             if name in saved.callbacks:
                 callback.load_state(saved.callbacks[name])
         self._restore_counters(saved.progress, saved.optimizer_facts)
+        extended = saved.progress.total_steps != now.total_steps
+        patience = "trainer.early_stopping_patience"
+        before, after = saved.progress.config_fingerprint, now.config_fingerprint
+        if extended or before.get(patience) != after.get(patience):
+            self.state.stopped = ""
+
+    def _restore_optimizer(self, saved: SavedState, now: Progress) -> None:
+        """The moments, unless the user has let the optimizer be another one."""
+        kind = "trainer.optimizer"
+        before = saved.progress.config_fingerprint.get(kind)
+        if before != now.config_fingerprint[kind]:
+            logger.warning("resume: the moments of %s are dropped", before)
+            return
+        names = dict(self.model.named_parameters())
+        load_optimizer_tensors(self.optimizer, names, saved.optimizer)
 
     def read_weights(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights, and their average, and nothing else."""
         read_weights(checkpoint, self.model)
-        average = read_state(checkpoint / "state").ema
-        if self.ema is not None and average is not None:
-            self.ema.load(average)
+        if self.ema is not None:
+            self.ema.load(read_state(checkpoint / "state").ema or self.ema.weights())
 
     def fingerprints(self, settings: TrainSettings) -> dict[str, str]:
-        """A digest of each part of a run that a resumed run must repeat."""
+        """What a resumed run must repeat: settings as they are, larger parts as digests."""
         shapes = {n: [*p.shape, p.requires_grad] for n, p in self.model.named_parameters()}
         parts = {
-            "model": shapes,
+            "model": [shapes, config.to_dict() if (config := self._model_config()) else {}],
             "recipe": {} if isinstance(self.recipe, LossOnly) else recipe_to_json(self.recipe),
-            "trainer": {name: getattr(settings, name) for name in TO_REPEAT},
         }
-        return {
+        digests = {
             name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest()[:16]
             for name, part in parts.items()
         }
+        return digests | {f"trainer.{name}": str(getattr(settings, name)) for name in TO_REPEAT}
+
+    def _model_config(self) -> Any:
+        return self.model.config if isinstance(self.model, PretrainedModel) else None
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         return [(f"{i} {type(c).__name__}", c) for i, c in enumerate(self.callbacks)]
 
     def _restore_counters(self, progress: Progress, facts: Any) -> None:
         self.state.step = progress.step
-        self.state.tokens, self.state.skipped = facts["tokens"], facts["skipped"]
+        for name in ("tokens", "skipped", "skipped_in_a_row", "stopped"):
+            setattr(self.state, name, facts[name])
+        self.throughput.load_state(facts["throughput"])
         waited = progress.evaluations_without_improvement
         self.state.evaluations_without_improvement = waited
         if progress.best_step is not None and progress.best_metric is not None:
             self.state.best = Best(facts["best"], progress.best_step, progress.best_metric)
+
+
+def _refuse_other_batches(saved: Progress, now: Progress) -> None:
+    """Another size of global batch has no step at which the samples so far are consumed."""
+    before, after = saved.global_batch_size, now.global_batch_size
+    if before != after:
+        raise InputError(
+            f"trainer.global_batch_size: found {after}; the checkpoint of step {saved.step} has "
+            f"{before}, which a run keeps to its end; accepted: {before}, or another output_dir"
+        )

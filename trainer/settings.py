@@ -1,13 +1,15 @@
 """TrainSettings: every knob of a training run, typed, with one sentence under each field."""
 
+import importlib.util
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.errors import InputError
+from trainer.errors import InputError, nearest
 
 LR_SCHEDULERS = ("linear", "cosine", "constant", "wsd")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 NON_FINITE = ("stop", "skip")
 
 
@@ -79,6 +81,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _check_numbers(self)
         _check_choices(self)
+        _check_trackers(self)
         _check_together(self)
 
     def total_steps(self, num_samples: int) -> int:
@@ -140,6 +143,15 @@ def _check_choices(settings: TrainSettings) -> None:
         if value != "epoch" and not whole_or_share:
             accepted_here = "a whole number of steps, a share below 1, epoch, or 0 for never"
             raise InputError(f"trainer.{name}: found {value!r}; accepted: {accepted_here}")
+
+
+def _check_trackers(settings: TrainSettings) -> None:
+    for name in settings.trackers:
+        if name not in TRACKERS:
+            accepted = f"{', '.join(TRACKERS)}{nearest(name, TRACKERS)}"
+            raise InputError(f"trainer.trackers: found '{name}'; accepted: {accepted}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"trainer.trackers: {name} is not installed; pip install {name}")
 
 
 def _check_together(settings: TrainSettings) -> None:

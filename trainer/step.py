@@ -1,7 +1,7 @@
 """One optimizer step: the gradient of a global batch, divided once, clipped and applied."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -63,23 +63,28 @@ class Stepper:
 
     def step(
         self,
-        micro_batches: Sequence[tuple[Batch, bool]],
+        micro_batches: Iterable[tuple[Batch, bool]],
+        num_micro_batches: int,
         learning_rate: float,
     ) -> StepFacts:
         """Train on one global batch: this rank's micro batches, each with whether it counts."""
-        sums = self.accumulate(micro_batches)
+        sums = self.accumulate(micro_batches, num_micro_batches)
         return self.apply(sums, learning_rate)
 
-    def accumulate(self, micro_batches: Sequence[tuple[Batch, bool]]) -> Tensor:
+    def accumulate(
+        self, micro_batches: Iterable[tuple[Batch, bool]], num_micro_batches: int
+    ) -> Tensor:
         """Add up gradients of the scaled loss sum; [loss sum, count] of all ranks, in fp64."""
         totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
         for number, (batch, counts_in) in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            with self._sync_only_if(last):
+            # a placeholder must not move running statistics
+            self.model.train(counts_in)
+            with self._sync_only_if(number == num_micro_batches - 1):
                 loss_sum, count = self._loss(batch)
                 weight = 1.0 if counts_in else 0.0
                 self._backward(loss_sum * (weight * self.scale))
             totals += torch.stack([loss_sum.detach().to(totals), count.to(totals)]) * weight
+        self.model.train()
         return self.ranks.sum(totals)
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
@@ -102,24 +107,23 @@ class Stepper:
 
     def warm_up(self, batch: Batch) -> None:
         """A backward pass of weight zero: DDP lays out its buckets by the first that it sees."""
-        self.accumulate([(batch, False)])
+        self.accumulate([(batch, False)], 1)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with autocast(self.precision, self.ranks.device):
             outputs = self.model(**batch.inputs())
         sums, counts = self.recipe.loss(outputs, batch, label_smoothing=self.label_smoothing)
-        return sums.sum(), counts.sum()
+        return sums.sum(), torch.as_tensor(counts, device=sums.device).sum()
 
     def _backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def _update(self, finite: bool) -> None:
+        if finite:
+            self.optimizer.step() if self.scaler is None else self.scaler.step(self.optimizer)
         if self.scaler is not None:
-            self.scaler.step(self.optimizer)  # skips by itself what has overflowed
             self.scaler.update()
-        elif finite:
-            self.optimizer.step()
         if finite and self.ema is not None:
             self.ema.update()
         self.optimizer.zero_grad(set_to_none=True)

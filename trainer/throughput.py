@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainer.step import StepFacts
 
@@ -15,7 +17,26 @@ class Throughput:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    before: float = 0.0
+    """Seconds that the run took before it was resumed."""
+    _started: float = field(default_factory=time.perf_counter)
     _since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run, resumed ones added up."""
+        return self.before + time.perf_counter() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """The open window and the seconds so far: a resumed run's rows are those of one run."""
+        window = {"losses": self.losses, "samples": self.samples, "tokens": self.tokens}
+        return {**window, "seconds": self.seconds, "before": self.elapsed}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave; a loss that was not finite was saved as null."""
+        self.losses = [math.nan if loss is None else loss for loss in state["losses"]]
+        self.samples, self.tokens = state["samples"], state["tokens"]
+        self.seconds, self.before = state["seconds"], state["before"]
 
     def restart_clock(self) -> None:
         """Training goes on from now."""

@@ -1,6 +1,6 @@
 """Trainer: the loop, on one screen."""
 
-import time
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
@@ -13,15 +13,15 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from trainer.agreement import agree, learn
+from trainer.agreement import agree, check_answers, check_set_names, learn
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback, RunFacts
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.state import Progress
-from trainer.data.batch import Batch
+from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
-from trainer.errors import InputError, NumericsError
+from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
 from trainer.metrics.direction import metric_for_best_model
@@ -37,12 +37,14 @@ from trainer.outcome import evaluation_results, flat, named_metrics, prediction_
 from trainer.precision import autocast, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, asked_of
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model
 from trainer.settings import TrainSettings
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
+
+logger = logging.getLogger("trainer")
 
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
 """Tokens of one forward pass where the settings leave it open."""
@@ -77,6 +79,7 @@ class Trainer:
         cache_dir: Path | None = None,
         model_path: str = "",
         commands: Mapping[str, str] | None = None,
+        config_digest: str = "",
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
@@ -85,6 +88,7 @@ class Trainer:
         self.config = dict(config or {})
         self.model_path = model_path
         self.commands = dict(commands or {})
+        self.config_digest = config_digest
         self.metrics = dict(metrics or {})
         self.tokenizer = tokenizer
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
@@ -96,12 +100,15 @@ class Trainer:
             held_out = [as_table(rows) for rows in self.eval_rows.values() if is_rows(rows)]
             self.recipe = learn(recipe, train_dataset, held_out)
             agree(model, self.recipe)
+        check_set_names(self.eval_rows)
         self._place(model)
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._samples(rows, f"dataset.validation.{name}".rstrip("."), cache_dir)
             for name, rows in self.eval_rows.items()
         }
+        for name, samples in self.eval_samples.items():
+            check_answers(self.recipe, samples, f"dataset.validation.{name}".rstrip("."))
         self.evaluations: dict[str, Evaluation] = {}
         self.evaluated_step = -1
         self.callbacks = list(callbacks)
@@ -118,7 +125,7 @@ class Trainer:
         with self._session() as interruption:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
-                facts = self.stepper.step(self._micro_batches(), self._learning_rate(state.step))
+                facts = self.stepper.step(*self._micro_batches(), self._learning_rate(state.step))
                 self._advance(facts)
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
@@ -128,7 +135,7 @@ class Trainer:
                 improved = (
                     self._due("eval_steps") or ask.evaluate
                 ) and self._evaluate_and_compare()
-                leave = self._agreed(interruption.code)
+                leave = self.ranks.maximum(interruption.code)
                 if self._due("save_steps") or ask.save or improved or leave or state.stopped:
                     self._save_checkpoint()
                 if leave:
@@ -154,8 +161,9 @@ class Trainer:
 
     def save(self, directory: str | Path) -> None:
         """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
-        with self._shipped_weights():
-            write_model(Path(directory), self.model, self.tokenizer, self.recipe)
+        with self.ranks.main_first(), self._shipped_weights():
+            if self.ranks.is_main:
+                write_model(Path(directory), self.model, self.tokenizer, self.recipe)
 
     # --- a step's parts ---
 
@@ -164,16 +172,25 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.settings.total_steps(len(self.train_samples))
 
-    def _micro_batches(self) -> list[tuple[Batch, bool]]:
-        """This rank's share of the step's global batch; an empty share runs a placeholder."""
+    def _micro_batches(self) -> tuple[Iterator[tuple[Batch, bool]], int]:
+        """This rank's share of the step's global batch, made one at a time, and how many.
+
+        An empty share runs a placeholder.
+        """
         parts = self.plan.micro_batches(
             self.state.step,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             micro_batch_size=self.settings.micro_batch_size,
-            max_tokens=self.max_tokens,
+            max_tokens=self._token_budget(self.train_samples),
         )
-        return [(self._training_batch(sample_ids), len(sample_ids) > 0) for sample_ids in parts]
+        return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
+
+    def _token_budget(self, samples: Samples) -> int:
+        """Tokens of one forward pass; a row of a plain data set counts as one."""
+        if isinstance(samples, StackedSamples):
+            return self.settings.micro_batch_size or self.settings.global_batch_size
+        return self.max_tokens
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
         samples = self.train_samples
@@ -214,10 +231,6 @@ class Trainer:
             self.state.step % interval == 0 or self.state.step == self.total_steps
         )
 
-    def _agreed(self, code: int) -> int:
-        """The highest of all ranks' exit codes: they leave together or not at all."""
-        return code if self.ranks.world_size == 1 else max(self.ranks.gather(code))
-
     def _asked(self, answers: Iterable[Ask | None]) -> Ask:
         """What the callbacks want together; remembers why one wants to stop."""
         asks = [ask for ask in answers if ask is not None]
@@ -257,7 +270,7 @@ class Trainer:
             )
 
     def _evaluate_and_compare(self) -> bool:
-        """Evaluate, log, and say whether a better best model is to be saved."""
+        """Evaluate, log, and say whether to save: for a better best model, or as asked."""
         results = self.evaluate()
         self.evaluated_step = self.state.step
         if not results:
@@ -265,22 +278,33 @@ class Trainer:
         self._log(results)
         improved = self.state.offer(self.best_name, results[self.best_name], self.greater_is_better)
         step = self.state.step
-        self._asked(c.on_evaluate(step, results, improved) for c in self.callbacks)
-        return improved and self.settings.load_best_model_at_end
+        ask = self._asked(c.on_evaluate(step, results, improved) for c in self.callbacks)
+        return ask.save or (improved and self.settings.load_best_model_at_end)
 
     # --- beginning and end ---
 
     def _place(self, model: nn.Module) -> None:
         """Move the model to its device, in fp32 where it is trained, and wrap it for many ranks."""
-        device = PartialState().device
+        # on a CPU Accelerate wraps for many processes only if it is told that this is one
+        device = PartialState(cpu=not torch.accelerator.is_available()).device
         self.precision = resolve_precision(self.settings.precision, device)
         self.accelerator = Accelerator(
             mixed_precision="no",  # the model stays as it is; autocast is around its calls
             log_with=self.settings.trackers or None,
             project_dir=self.folder and self.folder.path / "trackers",
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    gradient_as_bucket_view=True,
+                    find_unused_parameters=not isinstance(model, PretrainedModel),
+                )
+            ],
         )
         self.ranks = Ranks(device)
+        if self.ranks.world_size != self.accelerator.num_processes:
+            found = (
+                f"{self.ranks.world_size} processes, Accelerate {self.accelerator.num_processes}"
+            )
+            raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
         keep_masters_in_fp32(model)
         if self.settings.gradient_checkpointing:
             if not isinstance(model, PretrainedModel):
@@ -299,20 +323,29 @@ class Trainer:
     def _samples(self, dataset: Any, where: str, cache_dir: Path | None = None) -> Any:
         if dataset is None:
             return None
-        return as_samples(
-            dataset,
-            self.recipe,
-            self.tokenizer,
-            self.model,
-            where=where,
-            cache_dir=cache_dir,
-            progress=self.ranks.is_main,
-        )
+        with self.ranks.main_first():  # the others find its work in the cache
+            return as_samples(
+                dataset,
+                self.recipe,
+                self.tokenizer,
+                self.model,
+                where=where,
+                cache_dir=cache_dir,
+                progress=self.ranks.is_main,
+            )
 
     def _prepare(self) -> None:
         """Everything that training needs and evaluation does not."""
         if self.train_samples is None:
             raise InputError("Trainer: fit() needs a train_dataset")
+        check_answers(self.recipe, self.train_samples, "dataset.train")
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            if getattr(self.settings, name) and not self.eval_samples:
+                raise InputError(f"trainer.{name}: needs an evaluation set, and there is none")
+        if self.settings.trackers and self.folder is None:
+            raise InputError("trainer.trackers: need an output_dir to write to")
+        if self.settings.load_best_model_at_end and self.folder is None:
+            raise InputError("trainer.load_best_model_at_end: needs an output_dir to keep it in")
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.settings.deterministic)
         settings, parameters = self.settings, trainable(self.model)
@@ -339,6 +372,7 @@ class Trainer:
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
         )
         self.state = RunState()
+        self.throughput = Throughput()
         self.resumable = Resumable(
             self.model,
             self.tokenizer,
@@ -348,8 +382,8 @@ class Trainer:
             self.scaler,
             self.callbacks,
             self.state,
+            self.throughput,
         )
-        self.throughput = Throughput()
         for metric in self.metrics.values():
             metric.prepare()
 
@@ -367,12 +401,16 @@ class Trainer:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
                     self.folder.metrics.cut_back(-1)
+            stack.callback(self._finish_trackers)
             self._start()
             yield stack.enter_context(Interruption(self.settings.time_limit))
 
+    def _finish_trackers(self) -> None:
+        for tracker in self.accelerator.trackers:  # end_training would end the process group too
+            tracker.finish()
+
     def _start(self) -> None:
         """Tell everybody what begins."""
-        self.started = time.perf_counter()
         if self.ranks.is_main:
             if self.folder and self.config:
                 self.folder.write_config(self.config)
@@ -387,7 +425,13 @@ class Trainer:
         self.throughput.restart_clock()
 
     def _restore(self, checkpoint: Path) -> None:
-        self.resumable.restore(checkpoint, self._progress(), self.settings.allow_changes)
+        self.resumable.restore(checkpoint, self._progress(), self.settings)
+        best = self.state.best
+        if best and self.folder:
+            kept = self.folder.checkpoint(best.step).exists()
+            if best.metric != self.best_name or (self.settings.load_best_model_at_end and not kept):
+                logger.warning("resume: the best model so far (step %d) does not count", best.step)
+                self.state.best = None
         if self.folder and self.ranks.is_main:
             self.folder.metrics.cut_back(self.state.step)
 
@@ -435,30 +479,32 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         """Ship the model, evaluate it, and write down how the run went."""
         state, shipped = self.state, self.state.step
+        if self.eval_samples and self.evaluated_step != shipped:
+            self.evaluate()
+        last = named_metrics(self.evaluations)
         if self.settings.load_best_model_at_end and state.best and self.folder:
             shipped = state.best.step
             self.resumable.read_weights(self.folder.checkpoint(shipped))
-        if self.eval_samples and self.evaluated_step != shipped:
+        if self.eval_samples and shipped != state.step:
             self.evaluate()
         if self.folder:
             self.folder.publish_model(shipped, self._fill_model, self.ranks)
-        results = self._results(shipped)
+        results = self._results(shipped, last)
         if self.ranks.is_main:
             if self.folder:
                 self._write_predictions(self.folder)
                 self.folder.write_results(results)
             for callback in self.callbacks:
                 callback.on_end(results)
-        if self.settings.trackers:
-            self.accelerator.end_training()
         self.wrapped.eval()
         return results
 
     def _fill_model(self, directory: Path) -> None:
-        if self.ranks.is_main:
-            self.save(directory)
+        with self._shipped_weights():
+            if self.ranks.is_main:
+                write_model(directory, self.model, self.tokenizer, self.recipe)
 
-    def _results(self, shipped: int) -> dict[str, Any]:
+    def _results(self, shipped: int, last: Mapping[str, float]) -> dict[str, Any]:
         """What results.json holds."""
         state = self.state
         return {
@@ -468,9 +514,12 @@ class Trainer:
             "train_samples": len(self.train_samples),
             "epochs": state.step / self.plan.steps_per_epoch,
             "tokens": state.tokens,
-            "seconds": time.perf_counter() - self.started,
+            "seconds": self.throughput.elapsed,
             "best": asdict(state.best) if state.best else None,
             "model_step": shipped,
+            "last_metrics": dict(last),
+            "asked": asked_of(self.settings),
+            "config": self.config_digest,
             "commands": self.commands,
             "stopped": state.stopped or None,
             "skipped_steps": state.skipped,
@@ -495,7 +544,7 @@ class Trainer:
                 self.recipe,
                 samples,
                 metrics,
-                max_tokens=self.max_tokens,
+                max_tokens=self._token_budget(samples),
                 ranks=self.ranks,
             )
         self.wrapped.train(training)
@@ -503,7 +552,7 @@ class Trainer:
 
     def _forward(self, batch: Batch) -> Any:
         with autocast(self.precision, self.ranks.device):
-            return self.wrapped(**batch.inputs())
+            return self.model(**batch.inputs())  # not the wrapper, which may wait for other ranks
 
     def _shipped_weights(self) -> AbstractContextManager[None]:
         """Within it the model has the weights that are shipped: the average, if one is kept."""

@@ -51,6 +51,11 @@ def keras():
     return importlib.import_module("keras")
 
 
+@pytest.fixture(autouse=True)
+def the_same_dropout_every_time(keras):
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="module")
 def reference():
     """transformers, with its TensorFlow classes."""
@@ -150,6 +155,8 @@ def test_keras_is_torch(family, task, tmp_path, tf):
     twin = ours(task).from_pretrained(tmp_path, from_pt=True)
     for mask in (RIGHT, LEFT):
         inputs = batch(task, mask)
+        if task in ("masked_lm", "token_classification"):
+            inputs["labels"][inputs["attention_mask"] == 0] = 1  # a pad's label counts nothing
         options = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
             expected = model(**tensors(inputs, torch.from_numpy), **options)
@@ -159,8 +166,11 @@ def test_keras_is_torch(family, task, tmp_path, tf):
             flat = value if isinstance(value, tuple) else (value,)
             twins = found[name] if isinstance(value, tuple) else (found[name],)
             for one, other in zip(twins, flat, strict=True):
-                if name != "loss":
-                    np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE, err_msg=name)
+                if name == "loss":
+                    one = np.mean(one)
+                    if task == "question_answering":
+                        continue  # its positions on pads: test_spans_leave_pads_out_as_in_torch
+                np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE, err_msg=name)
     twin.save_pretrained(tmp_path / "again")
     assert same(TASKS[task].from_pretrained(tmp_path / "again"), model)
 
@@ -242,15 +252,14 @@ def test_five_steps_then_torch(family, tmp_path, tf, keras):
     made(family, "sequence_classification").save_pretrained(tmp_path / "start")
     twin = ours("sequence_classification").from_pretrained(tmp_path / "start")
     optimizer, (inputs, labels) = keras.optimizers.Adam(1e-3), examples()
-    losses = []
+    before = np.mean(twin({**inputs, "labels": labels}).loss)
     for _ in range(5):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(twin({**inputs, "labels": labels}, training=True).loss)
         gradients = tape.gradient(loss, twin.trainable_variables)
         assert all(gradient is not None for gradient in gradients)
         optimizer.apply_gradients(zip(gradients, twin.trainable_variables, strict=True))
-        losses.append(float(loss))
-    assert losses[-1] < losses[0]
+    assert np.mean(twin({**inputs, "labels": labels}).loss) < before
     for kind in ("safetensors", "tf"):
         twin.save_pretrained(tmp_path / kind, format=kind)
         again = AutoModelForSequenceClassification.from_pretrained(

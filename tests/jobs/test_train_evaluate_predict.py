@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_a_run_learns_and_says_where_everything_is(trained: Path, capsys: Any) -
     assert results["metrics"]["eval_accuracy"] >= 0.95
     assert results["steps"] == 24 and results["train_samples"] == 96
     assert results["model_path"] == "run/model"
-    assert {"evaluate", "predict", "repeat"} <= results["commands"].keys()
+    assert {"evaluate", "predict", "repeat", "resume"} <= results["commands"].keys()
     assert [row["label"] for row in results["report"]["classes"]] == ["bad", "good"]
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "predictions.jsonl", "model"} <= names
@@ -74,6 +75,16 @@ def test_evaluate_repeats_the_runs_own_figures(trained: Path, ask: Ask) -> None:
     lines = Path("measured/evaluation-predictions.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 40 and losses == sorted(losses, reverse=True)
+
+
+def test_the_printed_commands_work(trained: Path, ask: Ask) -> None:
+    commands = json.loads((trained / "results.json").read_text())["commands"]
+    for name in ("evaluate", "resume"):
+        words = shlex.split(commands[name])
+        assert words[:2] == ["python", "launch.py"]
+        answer = ask(*words[2:])
+        assert answer.code == 0, answer.err
+        assert name != "resume" or "complete" in answer.out
 
 
 def predicted(answer: Any) -> list[dict[str, Any]]:
@@ -188,7 +199,7 @@ def test_more_bad_data(refused: Any, tiny: Path, trained: Path) -> None:
     out_of_range = refused(
         "job=evaluate", f"model.path={trained / 'model'}", "dataset.validation=numbers.jsonl"
     )
-    assert "7; accepted: 0 to 1" in out_of_range
+    assert "7; accepted: bad, good" in out_of_range
 
 
 def damaged(tiny: Path, name: str) -> Path:

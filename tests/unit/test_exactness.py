@@ -46,7 +46,6 @@ def ragged_table(num_samples: int = 32, problem: str = "single_label", seed: int
         sample_offsets=np.arange(num_samples + 1),
         fields={"labels": labels},
         axes=SequenceClassification.fields,
-        fingerprint=f"{problem} {seed}",
     )
 
 
@@ -78,7 +77,7 @@ def one_step(name: str, parts: list[np.ndarray], smoothing: float) -> tuple[floa
     )
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     batches = [(table.collate(part).for_step(seed=7, step=3), True) for part in parts]
-    facts = stepper.step(batches, learning_rate=1.0)
+    facts = stepper.step(batches, len(batches), learning_rate=1.0)
     assert facts.finite
     after = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     return facts.loss, before - after
@@ -125,7 +124,8 @@ def test_the_gradient_is_that_of_torch_on_the_mean_loss() -> None:
         global_batch_size=32,
     )
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    stepper.step([(table.collate(range(20)), True), (table.collate(range(20, 32)), True)], 1.0)
+    batches = [(table.collate(range(20)), True), (table.collate(range(20, 32)), True)]
+    stepper.step(batches, 2, 1.0)
     found = before - torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     assert (found - expected).norm() <= 1e-12 * expected.norm()
 

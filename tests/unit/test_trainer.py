@@ -214,9 +214,10 @@ def test_a_finished_run_is_complete_and_can_be_extended(tmp_path: Path) -> None:
     first = trainer(tmp_path)
     first.fit()
     assert first.folder is not None
-    assert first.folder.completed(TrainSettings(**SETTINGS)) is not None
+    assert first.folder.completed(TrainSettings(**SETTINGS), "") is not None
+    assert first.folder.completed(TrainSettings(**SETTINGS), "another config") is None
     longer = {**SETTINGS, "num_epochs": 5}
-    assert first.folder.completed(TrainSettings(**longer)) is None
+    assert first.folder.completed(TrainSettings(**longer), "") is None
     results = trainer(tmp_path, num_epochs=5).fit()
     assert results["steps"] == 15
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == list(range(1, 16))
@@ -226,9 +227,84 @@ def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=3, save_steps=3).fit()
     with pytest.raises(InputError, match=r"global_batch_size: found 8"):
         trainer(tmp_path, global_batch_size=8).fit()
-    with pytest.raises(InputError, match=r"config.trainer"):
+    refusal = r"config.trainer.learning_rate: found 1.0; the checkpoint of step 3 has 0.001"
+    with pytest.raises(InputError, match=refusal):
         trainer(tmp_path, learning_rate=1.0).fit()
-    trainer(tmp_path, learning_rate=1e-4, allow_changes=["config.trainer"]).fit()
+    trainer(
+        tmp_path,
+        learning_rate=1e-4,
+        optimizer="sgd",
+        ema_decay=0.5,
+        allow_changes=[
+            "config.trainer.learning_rate",
+            "config.trainer.optimizer",
+            "config.trainer.ema_decay",
+        ],
+    ).fit()
+
+
+def test_a_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
+    trainer(tmp_path, save_steps=0).fit()
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="holds a finished run without checkpoints"):
+        trainer(tmp_path, save_steps=0, num_epochs=5).fit()
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_rows_logged_over_several_steps_are_those_of_one_run(tmp_path: Path) -> None:
+    settings = {"logging_steps": 5, "save_steps": 3}
+    trainer(tmp_path / "whole", **settings).fit()
+    fit_with_kills(tmp_path / "cut", [4], **settings)
+    assert without_speed(rows(tmp_path / "cut")) == without_speed(rows(tmp_path / "whole"))
+
+
+@dataclass
+class DieWhenSaved(Callback):
+    """Dies between a checkpoint and whatever follows it."""
+
+    step: int
+
+    def on_save(self, checkpoint: Path) -> None:
+        if checkpoint.name == f"checkpoint-{self.step}":
+            raise Killed
+
+
+def test_an_early_stop_is_remembered(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "early_stopping_patience": 2,
+        "eval_steps": 1,
+        "learning_rate": 3e-2,
+        "num_epochs": 9,
+    }
+    whole = trainer(tmp_path / "whole", **settings)
+    steps = whole.fit()["steps"]
+    run = trainer(tmp_path / "cut", **settings)
+    run.callbacks.append(DieWhenSaved(steps))
+    with pytest.raises(Killed):
+        run.fit()
+    again = trainer(tmp_path / "cut", **settings)
+    assert again.fit()["steps"] == steps
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_plain_loss_sums_in_fp32_under_bf16() -> None:
+    seen = []
+
+    def loss(outputs: Any, batch: Any) -> tuple[torch.Tensor, int]:
+        seen.append(outputs.dtype)
+        return outputs.square().sum(), len(outputs)
+
+    rows = [{"input": torch.randn(3)} for _ in range(4)]
+    settings = TrainSettings(precision="bf16", num_epochs=1, global_batch_size=4)
+    Trainer(torch.nn.Linear(3, 1), loss=loss, settings=settings, train_dataset=rows).fit()
+    assert seen == [torch.float32]
+
+
+def test_evaluation_rows_without_labels_are_refused() -> None:
+    unlabelled = ragged_table(20)
+    unlabelled.fields.clear()
+    with pytest.raises(InputError, match="no column 'label'"):
+        Trainer(tiny_model(), RECIPES["single_label"], eval_dataset=unlabelled)
 
 
 def test_a_plain_module_with_a_plain_loss_trains(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from trainer import tokenizer as tokenizer_module
-from trainer import tokenizer_files
 from trainer.data import cache
 from trainer.data.batch import FlatBatch
 from trainer.data.plan import epoch_order
@@ -53,17 +53,15 @@ def tokenize(
     """
     if len(rows) == 0:
         raise InputError(f"{where}: found no rows; at least one is needed")
-    sources = _source_files(recipe)
-    key = _key(rows, recipe, tokenizer, sources)
-    if cache_dir is None or sources is None:
-        return TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields, key)
-    folder = cache_dir / key
+    if cache_dir is None or _source_files(recipe) is None:
+        return TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields)
+    folder = cache_dir / entry_name(rows, recipe, tokenizer)
     if (arrays := cache.load(folder)) is None:
         made = _arrays(rows, recipe, tokenizer, where, progress)
         cache.store(folder, made)
         # Memory-mapped, all processes of a machine share one copy.
         arrays = cache.load(folder) or made
-    return TokenTable.of(arrays, recipe.fields, key)
+    return TokenTable.of(arrays, recipe.fields)
 
 
 def default_cache_dir() -> Path:
@@ -90,8 +88,6 @@ class TokenTable:
     """The recipe's fields, int64 or float32, each along its axis; vectors have a second one."""
     axes: Mapping[str, Axis]
     """What one entry of each field belongs to."""
-    fingerprint: str
-    """Equal for equal rows, recipe, tokenizer and code: the name of the cache entry."""
     lengths: np.ndarray = field(init=False)
     """[N], the tokens of each sample over all its sequences"""
 
@@ -99,9 +95,7 @@ class TokenTable:
         self.lengths = np.diff(self.sequence_offsets[self.sample_offsets])
 
     @classmethod
-    def of(
-        cls, arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis], fingerprint: str
-    ) -> "TokenTable":
+    def of(cls, arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis]) -> "TokenTable":
         """The table of what a cache entry holds: fields have the prefix `field.`."""
         return cls(
             input_ids=arrays["input_ids"],
@@ -114,11 +108,22 @@ class TokenTable:
                 if name.startswith("field.")
             },
             axes=axes,
-            fingerprint=fingerprint,
         )
 
     def __len__(self) -> int:
         return len(self.sample_offsets) - 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal ids and fields, whoever made them: what a resumed run must repeat."""
+        digest = hashlib.sha256()
+        arrays = {"ids": self.input_ids, "types": self.token_type_ids, **self.fields}
+        offsets = {"sequences": self.sequence_offsets, "samples": self.sample_offsets}
+        for name, array in (arrays | offsets).items():
+            if array is not None:
+                digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @property
     def num_tokens(self) -> int:
@@ -319,15 +324,13 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _key(
-    rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", sources: list[Path] | None
-) -> str:
+def entry_name(rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer") -> str:
     """A digest of all that decides the ids: rows, recipe, tokenizer, and the code between them."""
     import tokenizers
 
     assert is_dataclass(recipe)
     options = {option.name: repr(getattr(recipe, option.name)) for option in fields(recipe)}
-    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sources or []]
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _source_files(recipe) or []]
     decisive = [FORMAT, tokenizers.__version__, code, _name(recipe), options]
     decisive += [tokenizer.fingerprint(), rows_digest(rows)]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
@@ -360,8 +363,8 @@ def _source_files(recipe: Recipe) -> list[Path] | None:
         found = [inspect.getfile(cls) for cls in classes]
     except (TypeError, OSError):
         return None
-    own = [__file__, str(tokenizer_module.__file__), str(tokenizer_files.__file__)]
-    return [Path(file) for file in own + found]
+    package = sorted(Path(str(tokenizer_module.__file__)).parent.glob("*.py"))
+    return [Path(__file__), *package, *map(Path, found)]
 
 
 def _name(recipe: Recipe) -> str:

@@ -1,13 +1,16 @@
 """The predict job: texts from the command line, standard input, a file or a data set to answers."""
 
 import json
+import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import files
-from trainer.errors import InputError
+from trainer.errors import InputError, RowError
 from trainer.recipe import Recipe
 from trainer.run import Run
 
@@ -21,7 +24,9 @@ def run(run: Run) -> int:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     rows = _rows(run, run.recipe)
     lines = _answers(run, run.recipe, rows)
-    if run.output.file is None:
+    if int(os.environ.get("RANK", "0")) > 0:
+        deque(lines, maxlen=0)  # takes part, and leaves the writing to the main process
+    elif run.output.file is None:
         for line in lines:
             print(line, flush=True)
     else:
@@ -89,8 +94,13 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
     pipeline = Pipeline(model, recipe, tokenizer, run.trainer)
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         piece = _piece(rows, start)
-        for row, answer in zip(piece, pipeline.answers(piece), strict=True):
-            yield json.dumps({**row, **answer}, ensure_ascii=False, default=str)
+        try:
+            answers = pipeline.answers(piece)
+        except RowError as error:
+            raise InputError(f"input row {start + error.row}: {error}") from error
+        for row, answer in zip(piece, answers, strict=True):
+            known = {"reference": row["label"]} if "label" in row else {}
+            yield json.dumps({**row, **known, **answer}, ensure_ascii=False, default=str)
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
@@ -100,10 +110,15 @@ def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
 
 def _write(path: Path, lines: Iterator[str]) -> None:
     """Write the answers beside the target, then give them its name: it is whole or not there."""
+    first = next(lines)  # what is wrong with the input is found before anything is written
     staged = path.with_name(f".tmp-{path.name}")
     files.make_folder(path.parent)
-    files.truncate(staged, 0)
-    for line in lines:
-        files.append_line(staged, line)
-    files.fsync_file(staged)
-    files.replace(staged, path)
+    try:
+        files.truncate(staged, 0)
+        for line in chain([first], lines):
+            files.append_line(staged, line)
+        files.fsync_file(staged)
+        files.replace(staged, path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise

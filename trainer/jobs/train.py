@@ -1,5 +1,8 @@
 """The train job: fine-tune, evaluate, save; or say that it is already done."""
 
+import hashlib
+import json
+import os
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,12 +15,23 @@ if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
 
+EXTENSIONS = (
+    "num_epochs",
+    "max_steps",
+    "early_stopping_patience",
+    "resume",
+    "allow_changes",
+    "time_limit",
+)
+"""Settings that another command for the same run may change."""
+
+
 def run(run: Run) -> int:
     """Train as the config says, continuing where an earlier run of it stopped."""
-    done = RunFolder(run.output_dir).completed(run.trainer)
+    done = RunFolder(run.output_dir).completed(run.trainer, config_digest(run.config))
     if done is None:
         build_trainer(run).fit()
-    else:
+    elif int(os.environ.get("RANK", "0")) == 0:
         _show_complete(run, done)
     return 0
 
@@ -49,21 +63,29 @@ def build_trainer(run: Run) -> "Trainer":
         config=run.config,
         cache_dir=default_cache_dir(),
         model_path=run.model.path,
+        config_digest=config_digest(run.config),
         commands=next_commands(run, recipe.text_columns),
     )
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """8 hex digits of what makes a run this one: where it lies and how long it goes on do not."""
+    counted = {k: v for k, v in config.items() if k not in ("output_dir", "run_name", "launch")}
+    counted["trainer"] = {k: v for k, v in counted["trainer"].items() if k not in EXTENSIONS}
+    text = json.dumps(counted, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def next_commands(run: Run, text_columns: tuple[str, ...]) -> dict[str, str]:
     """What one types next, ready to be copied."""
     program = "python launch.py"
     model = shlex.quote(f"model.path={run.output_dir / 'model'}")
-    data = [text for text in run.overrides if text.lstrip("+").startswith("dataset")]
-    data = data or [f"dataset={run.chosen['dataset']}"] if "dataset" in run.chosen else data
     texts = ["input.text='...'", "input.text_pair='...'"][: len(text_columns)]
-    folder = shlex.quote(f"from={run.output_dir}")
+    folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
     return {
-        "evaluate": " ".join([program, "job=evaluate", model, *map(shlex.quote, data)]),
+        "evaluate": f"{program} {folder} job=evaluate",
         "predict": " ".join([program, "job=predict", model, *texts]),
+        "resume": f"{program} {folder} {again}",
         "repeat": f"{program} {folder} output_dir=runs/another",
     }
 

@@ -22,10 +22,12 @@ def with_saved_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
     """
     given, model = tree.get("recipe") or {}, tree.get("model") or {}
     path = model.get("path")
-    if "_target_" in given or not isinstance(path, str) or path == "???":
+    if not isinstance(path, str) or path == "???":
         return dict(tree)
     folder = hub.find(path, revision=model.get("revision"), what="model.path")
-    return {**tree, "recipe": {**_saved(folder), **given}}
+    saved = _saved(folder)
+    chosen = given.get("_target_", saved["_target_"])
+    return {**tree, "recipe": {**saved, **given} if chosen == saved["_target_"] else given}
 
 
 def _saved(folder: Path) -> dict[str, Any]:
@@ -43,10 +45,11 @@ def _saved(folder: Path) -> dict[str, Any]:
 def _of_architecture(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     config = _read(file)
-    names = config.get("architectures") or [""]
-    task = ARCHITECTURE.search(str(names[0]))
+    names = config.get("architectures")
+    first = str(names[0]) if isinstance(names, list) and names else "no architectures"
+    task = ARCHITECTURE.search(first)
     if task is None:
-        raise InputError(f"recipe: {folder} names no task ({names[0]}); accepted: recipe=...")
+        raise InputError(f"recipe: {folder} names no task ({first}); accepted: recipe=...")
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", task[1]).lower()
     target = _target(name, file)
     module, _, cls = target.rpartition(".")

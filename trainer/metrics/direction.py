@@ -51,6 +51,7 @@ def metric_for_best_model(
     name = wanted or (own if own in directions(metrics) else "loss")
     greater_is_better = direction(metrics, name, sets)
     bare = name.removeprefix("eval_")
-    if sets and "" not in sets and not any(bare.startswith(f"{each}_") for each in sets):
+    named = {f"{each}_{result}" for each in sets if each for result in directions(metrics)}
+    if sets and "" not in sets and bare not in named:
         bare = f"{sets[0]}_{bare}"
     return f"eval_{bare}", greater_is_better

@@ -138,8 +138,9 @@ class PretrainedModel(nn.Module):
         """Grows or cuts the vocabulary to `new_size` rows, rounded up to a multiple if asked for.
 
         Rows that stay keep their bits, new ones are normal numbers as wide as initializer_range;
-        what is tied to the embeddings and config.vocab_size follow. Returns the embeddings. Optimizers must be made
-        after, since the parameters are new. Raises InputError for a size that is none.
+        what is tied to the embeddings and config.vocab_size follow. Returns the embeddings.
+        Optimizers must be made after, since the parameters are new. Raises InputError for a size
+        that is none.
         """
         return resize_vocabulary(self, new_size, pad_to_multiple_of)
 

@@ -45,13 +45,18 @@ def test_names_of_a_class_label_feature() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     rows = Dataset.from_dict({"text": ["a", "b"], "label": [1, 1]}, features=features)
     recipe = SequenceClassification().learn(rows)
-    assert recipe.labels == ["no", "yes"]
+    assert recipe.labels == ["no", "yes"] and recipe.int_labels == "ids"
+    digits = Features({"text": Value("string"), "label": ClassLabel(names=["1", "2"])})
+    rated = SequenceClassification().learn(rows.cast(digits))
+    assert [rated._id(value, 0) for value in (0, 1)] == [0, 1]
     assert recipe.head.config["id2label"] == {0: "no", 1: "yes"}
 
 
 def test_targets(tokenizer: Tokenizer) -> None:
-    single = learnt(["b", "a", "c"]).features({"text": ["x", "y"], "label": ["c", 0]}, tokenizer)
+    single = learnt(["b", "a", "c"]).features({"text": ["x", "y"], "label": ["c", "a"]}, tokenizer)
     assert single["labels"] == [2, 0]
+    numbers = learnt([4, 1, 2]).features({"text": ["x", "y"], "label": [4, 1]}, tokenizer)
+    assert numbers["labels"] == [2, 0]
     multi = learnt([["b", "a"], ["c"]]).features({"text": ["x"], "label": [["c", "a"]]}, tokenizer)
     assert multi["labels"] == [[1.0, 0.0, 1.0]]
     number = learnt([0.5]).features({"text": ["x"], "label": [2]}, tokenizer)
@@ -75,8 +80,8 @@ def test_texts_are_encoded_as_the_tokenizer_does(tokenizer: Tokenizer) -> None:
         (["a", "b"], {"text": ["x", None], "label": ["a", "a"]}, 1, "'text' is null"),
         (["a", "b"], {"text": ["x", 3], "label": ["a", "a"]}, 1, "'text' is 3"),
         (["apple", "b"], {"text": ["x"], "label": ["aple"]}, 0, "did you mean 'apple'"),
-        ([0, 1], {"text": ["x"], "label": [7]}, 0, "7; accepted: 0 to 1"),
-        ([0, 1], {"text": ["x"], "label": [-1]}, 0, "-1; accepted: 0 to 1"),
+        ([0, 1], {"text": ["x"], "label": [7]}, 0, "7; accepted: 0, 1"),
+        ([1, 2, 4], {"text": ["x"], "label": [0]}, 0, "0; accepted: 1, 2, 4"),
         ([0, 1], {"text": ["x"], "label": [None]}, 0, "None"),
         ([0.5], {"text": ["x"], "label": ["two"]}, 0, "accepted: a number"),
         ([["a"]], {"text": ["x"], "label": [["c"]]}, 0, "'c'; accepted: a"),
