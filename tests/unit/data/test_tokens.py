@@ -296,7 +296,7 @@ def damage_last_byte(entry: Path) -> None:
 )
 def test_a_damaged_entry_is_made_anew(tokenizer: Tokenizer, tmp_path: Path, damage: Any) -> None:
     first = table_of(rows_of(50), tokenizer)
-    kept = table_of(rows_of(50), tokenizer, cache=tmp_path)
+    table_of(rows_of(50), tokenizer, cache=tmp_path)
     entry = tmp_path / tokens.entry_name(rows_of(50), Words(), tokenizer)
     damage(entry)
     calls.clear()
@@ -304,7 +304,6 @@ def test_a_damaged_entry_is_made_anew(tokenizer: Tokenizer, tmp_path: Path, dama
     assert calls == [50]
     assert_equal(table_of(rows_of(50), tokenizer, cache=tmp_path), first)
     assert calls == [50]
-    assert_equal(kept, first)
     assert list(tmp_path.iterdir()) == [entry]
 
 
