@@ -1,7 +1,7 @@
 """Agreement: of rows, recipe and model, checked before the first step."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from trainer.data.batch import Samples, StackedSamples
 from trainer.errors import InputError, RowError
 from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import Recipe
+from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +45,30 @@ def agree(model: nn.Module, recipe: Recipe) -> None:
     model.config.id2label = names
     if "problem_type" in wanted:
         model.config.problem_type = wanted["problem_type"]
+
+
+def check_run(
+    settings: TrainSettings,
+    recipe: Recipe,
+    train: Samples | None,
+    evaluation: Mapping[str, Samples],
+    has_folder: bool,
+) -> None:
+    """Raise InputError where the settings ask for what the data or the lack of a folder forbids."""
+    if train is None:
+        raise InputError("Trainer: fit() needs a train_dataset")
+    check_answers(recipe, train, "dataset.train")
+    total = settings.total_steps(len(train))
+    if (warmup := settings.resolved_warmup(total)) > total:
+        raise InputError(
+            f"trainer.warmup_steps: found {warmup}; accepted: at most {total}, the run"
+        )
+    for name in ("load_best_model_at_end", "early_stopping_patience"):
+        if getattr(settings, name) and not evaluation:
+            raise InputError(f"trainer.{name}: needs an evaluation set, and there is none")
+    for name in ("load_best_model_at_end", "trackers"):
+        if getattr(settings, name) and not has_folder:
+            raise InputError(f"trainer.{name}: needs an output_dir to write to")
 
 
 def check_answers(recipe: Recipe, samples: Samples, where: str) -> None:

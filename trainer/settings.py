@@ -111,8 +111,10 @@ class TrainSettings:
 
 def _check_numbers(settings: TrainSettings) -> None:
     batches = ("global_batch_size", "micro_batch_size", "max_tokens_per_micro_batch")
-    lengths = ("num_epochs", "max_steps", "early_stopping_patience", "time_limit")
-    for name in (*batches, *lengths, "learning_rate"):
+    whole = (*batches, "max_steps", "early_stopping_patience")
+    for name in whole:
+        _require(settings, name, lambda v: v > 0 and v == int(v), "a whole number above 0")
+    for name in ("num_epochs", "time_limit", "learning_rate"):
         _require(settings, name, lambda v: v > 0, "a number above 0")
     for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
         _require(settings, name, lambda v: v >= 0, "a number of 0 or more")

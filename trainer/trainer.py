@@ -13,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from trainer.agreement import agree, check_answers, check_set_names, learn
+from trainer.agreement import agree, check_answers, check_run, check_set_names, learn
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback, RunFacts
 from trainer.callbacks.early_stopping import EarlyStopping
@@ -336,16 +336,9 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Everything that training needs and evaluation does not."""
-        if self.train_samples is None:
-            raise InputError("Trainer: fit() needs a train_dataset")
-        check_answers(self.recipe, self.train_samples, "dataset.train")
-        for name in ("load_best_model_at_end", "early_stopping_patience"):
-            if getattr(self.settings, name) and not self.eval_samples:
-                raise InputError(f"trainer.{name}: needs an evaluation set, and there is none")
-        if self.settings.trackers and self.folder is None:
-            raise InputError("trainer.trackers: need an output_dir to write to")
-        if self.settings.load_best_model_at_end and self.folder is None:
-            raise InputError("trainer.load_best_model_at_end: needs an output_dir to keep it in")
+        check_run(
+            self.settings, self.recipe, self.train_samples, self.eval_samples, bool(self.folder)
+        )
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.settings.deterministic)
         settings, parameters = self.settings, trainable(self.model)

@@ -31,6 +31,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"num_epochs": 0}, "trainer.num_epochs"),
     ({"max_steps": 0}, "trainer.max_steps"),
     ({"global_batch_size": 0}, "trainer.global_batch_size"),
+    ({"max_steps": 2.5}, "trainer.max_steps: found 2.5; accepted: a whole number above 0"),
     ({"micro_batch_size": -1}, "trainer.micro_batch_size"),
     ({"warmup_steps": -1}, "trainer.warmup_steps"),
     ({"warmup_steps": 2.5}, "whole steps or a share"),
