@@ -34,7 +34,7 @@ from trainer.run import Run
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
-FROM_THE_USER_ALONE = {"evaluate": ("model", "recipe"), "predict": ("model", "recipe", "dataset")}
+FROM_THE_USER_ALONE = {job: ("model", "recipe", "dataset") for job in ("evaluate", "predict")}
 """Job -> sections whose defaults are not taken: the model's own folder knows its recipe."""
 
 QUICKSTART_ENDS = ("dataset", "model", "recipe", "job")
@@ -64,9 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(run: Run) -> int:
     """Run the job of a checked config in this process; returns its exit code."""
     try:
+        if run.job in FROM_THE_USER_ALONE:
+            run = with_saved_recipe(run)
         return importlib.import_module(f"trainer.jobs.{run.job}").run(run)
     except (InputError, EnvironmentFault, NumericsError, Interrupted) as error:
         return complain(error, error.exit_code, every_rank=True)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno is None:
             raise
@@ -89,9 +94,10 @@ def compose_run(command: Command) -> Run:
         tree, choices = _compose(command)
     except RecursionError as error:
         raise InputError("config: nested too deeply; accepted: fewer levels") from error
-    if tree["job"] in FROM_THE_USER_ALONE:
-        tree = with_saved_recipe(tree)
-    run = assemble(tree, choices)
+    given = tree.get("recipe") or {}
+    saved = tree["job"] in FROM_THE_USER_ALONE  # then the model's folder completes the recipe
+    run = assemble({**tree, "recipe": {}} if saved else tree, choices)
+    run = replace(run, recipe_fields=given)
     _check_job(run)
     return run
 
@@ -231,6 +237,9 @@ def _from_files(
         if section not in groups:
             base[section] = {}
             chosen.pop(section, None)
+    files = str((base.get("dataset") or {}).get("_target_")).endswith(".Files")
+    if files and base.get("job") in FROM_THE_USER_ALONE:
+        base["dataset"]["validation_fraction"] = 0.0  # all rows are asked about
     return base, Choices({group: option for group, option in chosen.items() if option})
 
 
@@ -408,10 +417,14 @@ def _alternatives(text: str, folders: list[Path]) -> list[str]:
     if parsed is None or not parsed.is_sweep_override():
         return [text]
     values = parsed.value()
-    if isinstance(values, Glob):
-        found = values.filter(options(key.lstrip("+"), folders))
-    else:
-        found = list(parsed.sweep_string_iterator())
+    try:
+        if isinstance(values, Glob):
+            found = values.filter(options(key.lstrip("+"), folders))
+        else:
+            found = list(parsed.sweep_string_iterator())
+    except HydraException as error:
+        accepted = "a,b or choice(), range() or glob()"
+        raise InputError(f"{key}: found {value}; accepted: {accepted}") from error
     if not found:
         raise InputError(f"{key}: no values in {value}; accepted: one or more")
     return [f"{key}={entry}" for entry in found]

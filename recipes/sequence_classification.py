@@ -100,6 +100,9 @@ class SequenceClassification(Recipe):
             names = getattr(getattr(feature, "feature", feature), "names", None)
             found = names or _names(chain(values, *more_values), problem)
             learned = replace(learned, labels=list(found), int_labels="ids" if names else "names")
+        if problem == "single_label" and len(learned.labels or ()) < 2:
+            found = f"only one label, {', '.join(learned.labels or ())}"
+            raise InputError(f"recipe.label: '{self.label}' holds {found}; accepted: two or more")
         return replace(learned, class_weights=learned._weights(values))
 
     def features(
@@ -168,7 +171,10 @@ class SequenceClassification(Recipe):
                 }
             case _:
                 found = {"predictions": logits.argmax(-1), "probabilities": logits.softmax(-1)}
-        return found | ({"references": batch["labels"]} if "labels" in batch else {})
+        if "labels" in batch:
+            sets = self.problem == "multi_label"
+            found["references"] = batch["labels"].long() if sets else batch["labels"]
+        return found
 
     def answers(self, predictions: Mapping[str, "np.ndarray"]) -> list[dict[str, Any]]:
         found = [self._answer(value) for value in predictions["predictions"].tolist()]

@@ -8,7 +8,8 @@ from torch import nn
 
 from trainer.data.batch import Samples, StackedSamples
 from trainer.errors import InputError, RowError
-from trainer.models.pretrained import PretrainedModel
+from trainer.metrics.metric import Metric
+from trainer.models.pretrained import PretrainedModel, max_sequence_length
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"]) -> Recipe:
+def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"] = ()) -> Recipe:
     """The recipe completed by the rows. Raises InputError naming the row that cannot be used."""
     try:
         return recipe.learn(train, *held_out)
@@ -69,6 +70,31 @@ def check_run(
     for name in ("load_best_model_at_end", "trackers"):
         if getattr(settings, name) and not has_folder:
             raise InputError(f"trainer.{name}: needs an output_dir to write to")
+
+
+def check_metrics(recipe: Recipe, metrics: Mapping[str, Metric]) -> None:
+    """Raise InputError where a metric compares other things than the recipe predicts."""
+    problem = getattr(recipe, "problem", None)
+    if problem is None:
+        return
+    fitting = {"regression": "regression", "multi_label": "multi_label"}
+    for key, metric in metrics.items():
+        of_classes = getattr(metric, "of_classes", None)
+        sets = problem != "multi_label" or getattr(metric, "of_label_sets", True)
+        if of_classes is not None and (of_classes == (problem == "regression") or not sets):
+            wanted = fitting.get(problem, "classification")
+            raise InputError(f"metrics.{key}: not for {problem}; accepted: metrics={wanted}")
+
+
+def check_length(model: nn.Module, recipe: Recipe) -> None:
+    """Raise InputError where the recipe's texts may have more tokens than the model positions."""
+    wanted = getattr(recipe, "max_length", None)
+    if wanted is None or not isinstance(model, PretrainedModel):
+        return
+    if wanted > (most := max_sequence_length(model.config)):
+        raise InputError(
+            f"recipe.max_length: found {wanted}; accepted: at most {most}, the model's"
+        )
 
 
 def check_answers(recipe: Recipe, samples: Samples, where: str) -> None:

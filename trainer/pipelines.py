@@ -30,8 +30,7 @@ def pipeline(
     The folder's recipe.json says how rows become ids; a foreign model's config.json tells its
     labels. Raises InputError for a task that is not one here, or that the model is not made for.
     """
-    from trainer.launching.saved_recipe import with_saved_recipe
-    from trainer.launching.target import RECIPE, build
+    from trainer.launching.saved_recipe import recipe_of
     from trainer.models.auto import TASKS as MODELS
     from trainer.tokenizer import Tokenizer
 
@@ -39,8 +38,7 @@ def pipeline(
         raise InputError(
             f"pipeline: found '{task}'; accepted: {', '.join(TASKS)}{nearest(task, TASKS)}"
         )
-    tree = with_saved_recipe({"model": {"path": str(model), "revision": revision}})
-    recipe = build(tree["recipe"], "recipe", RECIPE)
+    recipe = recipe_of(str(model), revision)
     if recipe.head.task != TASKS[task]:
         raise InputError(f"pipeline: {model} is made for {recipe.head.task}, not {TASKS[task]}")
     loaded = MODELS[recipe.head.task].from_pretrained(model, revision=revision)

@@ -81,7 +81,7 @@ class Run:
     dataset: Any
     """A data source: an object with `load() -> Splits` (trainer/data/rows.py), or None."""
     recipe: Recipe | None
-    """None: the one that the model's folder names in recipe.json."""
+    """None until the model's folder, which names one in recipe.json, has been read."""
     trainer: TrainSettings
     metrics: Mapping[str, Any]
     callbacks: Mapping[str, Callback]
@@ -90,6 +90,8 @@ class Run:
     output: OutputSettings
     config: Mapping[str, Any]
     """The resolved config, secrets redacted: what config.yaml holds."""
+    recipe_fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the user gave of the recipe, to go above what the model's folder says."""
     trusted_packages: tuple[str, ...] = ()
     chosen: Mapping[str, str] = field(default_factory=dict)
     """Config group -> the option taken ("dataset": "python_stdlib")."""

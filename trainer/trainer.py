@@ -13,7 +13,15 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from trainer.agreement import agree, check_answers, check_run, check_set_names, learn
+from trainer.agreement import (
+    agree,
+    check_answers,
+    check_length,
+    check_metrics,
+    check_run,
+    check_set_names,
+    learn,
+)
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback, RunFacts
 from trainer.callbacks.early_stopping import EarlyStopping
@@ -97,10 +105,11 @@ class Trainer:
         self.recipe = recipe if recipe is not None else LossOnly(loss)
         if recipe is not None and is_rows(train_dataset):
             train_dataset = as_table(train_dataset)
-            held_out = [as_table(rows) for rows in self.eval_rows.values() if is_rows(rows)]
-            self.recipe = learn(recipe, train_dataset, held_out)
+            self.recipe = learn(recipe, train_dataset)
             agree(model, self.recipe)
         check_set_names(self.eval_rows)
+        check_metrics(self.recipe, self.metrics)
+        check_length(model, self.recipe)
         self._place(model)
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
@@ -570,5 +579,6 @@ class Trainer:
             device=str(self.ranks.device),
             precision=self.precision,
             padding_avoided=samples.padding_avoided(self.settings.global_batch_size),
+            fresh=tuple(getattr(model, "fresh", ())),
             config=self.config,
         )

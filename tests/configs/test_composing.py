@@ -100,8 +100,10 @@ def test_model_folder_knows_its_recipe(composed: Composed) -> None:
     for job in ("evaluate", "predict"):
         assert composed(f"job={job}", "model.path=x").recipe is None
         run = composed(f"job={job}", "model.path=x", "recipe=sequence_classification")
-        assert run.recipe is not None
-    assert composed("job=predict", "model.path=x").dataset is None
+        assert run.recipe is None and run.recipe_fields["max_length"] == 128
+        run = composed(f"job={job}", "model.path=x", "recipe.text=review")
+        assert run.recipe_fields == {"text": "review"}
+        assert composed(f"job={job}", "model.path=x").dataset is None
     assert composed("job=predict", "model.path=x", "dataset=sst2").dataset is not None
     assert composed("job=evaluate", "model.path=x", "experiment=sst2_distilbert").model.path == "x"
 
@@ -237,7 +239,7 @@ def test_from_is_checked_too(
     leave(composed("model.config={hub_token: abc}"), tmp_path / "a")
     assert refused("from=a").startswith("model.config.hub_token: was redacted")
     composed("from=a", "model.config.hub_token=abc")
-    assert refused("from=a", "job=evaluate").startswith("job: cannot be chosen with from=")
+    assert refused("from=a", "job=predict").startswith("from: other groups were chosen")
     file = tmp_path / "a/config.yaml"
     file.write_text("seed: 1\nseed: 2\n")
     assert "config.yaml:2: found duplicate key seed" in refused("from=a")

@@ -19,7 +19,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     """The folder of a random model of two layers, headless, as one starts from."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    entries = {"model_type": "bert", "intermediate_size": 64, "max_position_embeddings": 64}
+    entries = {"model_type": "bert", "intermediate_size": 64, "max_position_embeddings": 128}
     folder = tmp_path_factory.mktemp("tiny")
     config = ModelConfig({**entries, **sizes, "vocab_size": 30522})
     AutoModel.from_config(config).save_pretrained(folder)

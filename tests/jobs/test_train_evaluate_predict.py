@@ -170,8 +170,8 @@ def test_trackers_by_name(ask: Ask, tiny: Path, table: Path) -> None:
 BAD_ROWS: list[tuple[str, str]] = [
     ("", "no rows"),
     ('{"text": "a", "label": "x"}\n{"text": \n', "train.jsonl:2"),
-    ('{"words": "a", "label": "x"}\n', "no column 'text'"),
-    ('{"text": "a", "label": "x"}\n{"text": null, "label": "x"}\n', "row 1: 'text' is null"),
+    ('{"words": "a", "label": "x"}\n{"words": "a", "label": "y"}\n', "no column 'text'"),
+    ('{"text": "a", "label": "x"}\n{"text": null, "label": "y"}\n', "row 1: 'text' is null"),
     ('{"text": "a", "tag": "x"}\n', "no column 'label'"),
     ('{"text": "a", "label": "x"}\n{"text": "a", "label": null}\n', "row 1: 'label' is null"),
 ]
@@ -304,3 +304,54 @@ def test_the_pipeline_answers_like_the_predict_job(trained: Path, ask: Ask) -> N
     assert classify(texts[0]) == found[:1] and classify([]) == []
     with pytest.raises(InputError, match="did you mean 'text-classification'"):
         trainer.pipeline("text-clasification", model=model)
+
+
+PROBLEMS: dict[str, tuple[list[Any], str, str]] = {
+    "multi_label": ([["a"], ["b", "c"], []], "multi_label", "eval_f1_macro"),
+    "regression": ([0.5, 2.0, 3.25], "regression", "eval_pearson"),
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_other_problems_from_end_to_end(problem: str, ask: Ask, tiny: Path, alone: None) -> None:
+    labels, metrics, name = PROBLEMS[problem]
+    rows = [{"text": "word " * (i + 1), "label": label} for i, label in enumerate(labels * 10)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = (f"model.path={tiny}", "dataset.path=rows.jsonl", "trainer.max_steps=2")
+    if problem == "regression":  # the usual metrics compare classes
+        answer = ask(*data, "output_dir=wrong")
+        assert answer.code == 2 and "accepted: metrics=regression" in answer.err
+        assert not Path("wrong").exists()
+    answer = ask(*data, f"metrics={metrics}", "output_dir=run")
+    assert answer.code == 0, answer.err
+    assert name in json.loads(Path("run/results.json").read_text())["metrics"]
+    measured = ("job=evaluate", "model.path=run/model", f"metrics={metrics}")
+    answer = ask(*measured, "dataset.path=rows.jsonl")
+    assert answer.code == 0 and "30" in answer.out, answer.err
+    found = predicted(ask("job=predict", "model.path=run/model", "input.file=rows.jsonl"))
+    assert [row["label"] for row in found] == [row["label"] for row in rows]
+
+
+def test_what_predict_and_evaluate_refuse(refused: Any, trained: Path) -> None:
+    model = f"model.path={trained / 'model'}"
+    Path("empty.csv").write_text("text,label\n")
+    Path("other.csv").write_text("words\na\n")
+    predict = ("job=predict", model)
+    assert "no rows" in refused(*predict, "input.file=empty.csv", "output.file=e.jsonl")
+    assert "no column 'text'; there are: words" in refused(*predict, "input.file=other.csv")
+    assert "not UTF-8" in refused(*predict, "input.text=a\udcff")
+    assert "nothing given" in refused("job=evaluate", model)
+
+
+def test_texts_longer_than_the_model_are_refused_at_once(
+    refused: Any, tiny: Path, table: Path
+) -> None:
+    line = refused(f"model.path={tiny}", *DATA, "recipe.max_length=129")
+    assert line == "recipe.max_length: found 129; accepted: at most 128, the model's"
+
+
+def test_all_rows_of_a_file_are_evaluated(trained: Path, ask: Ask) -> None:
+    model = f"model.path={trained / 'model'}"
+    answer = ask("job=evaluate", model, "dataset.path=train.jsonl", "output_dir=all")
+    assert answer.code == 0, answer.err
+    assert len(Path("all/evaluation-predictions.jsonl").read_text().splitlines()) == 96

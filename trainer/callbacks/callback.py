@@ -29,6 +29,8 @@ class RunFacts:
     precision: str
     padding_avoided: float
     """Share of positions that batches padded to their longest sequence would have wasted."""
+    fresh: tuple[str, ...] = ()
+    """The modules that a loaded model begins with random weights in."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved config, secrets redacted (for trackers); empty from Python."""
 

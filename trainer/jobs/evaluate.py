@@ -38,12 +38,14 @@ def run(run: Run) -> int:
         file = f"evaluation-predictions{'-' * bool(name)}{name}.jsonl"
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)
-    _show(results, run)
+    _show(results, run, {name: len(rows) for name, rows in held_out.items()})
     return 0
 
 
 def _held_out(run: Run) -> dict[str, Any]:
     """The validation sets, else the test set, else all rows of a single file."""
+    if run.dataset is None:
+        raise InputError("dataset: nothing given; or from=RUN job=evaluate for a run's own data")
     splits = run.dataset.load()
     if splits.validation:
         return dict(splits.validation)
@@ -53,7 +55,7 @@ def _held_out(run: Run) -> dict[str, Any]:
     return {"": only}
 
 
-def _show(results: dict[str, Any], run: Run) -> None:
+def _show(results: dict[str, Any], run: Run, sizes: dict[str, int]) -> None:
     from trainer.console import make_console, show
     from trainer.rendering.classes import class_report
     from trainer.rendering.figures import measure
@@ -63,5 +65,6 @@ def _show(results: dict[str, Any], run: Run) -> None:
     by_class = results["report"] and class_report(results["report"], console.width)
     if by_class and console.is_terminal:
         show(console, by_class)
+    counts = {"samples": ", ".join(f"{name} {n:,}".strip() for name, n in sizes.items())}
     figures = {name: measure(value) for name, value in results["metrics"].items()}
-    show(console, labelled(figures | {"written to": str(run.output_dir)}))
+    show(console, labelled(counts | figures | {"written to": str(run.output_dir)}))

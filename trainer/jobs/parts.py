@@ -1,5 +1,6 @@
 """The parts of a run that every job needs: its model and its tokenizer."""
 
+import logging
 from typing import Any
 
 from trainer import hub
@@ -17,6 +18,7 @@ def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
     """
     import torch
 
+    logging.getLogger("trainer.fresh").setLevel(logging.ERROR)  # the start summary says it
     folder = hub.find(settings.path, revision=settings.revision, what="model.path")
     if settings.sha256 is not None:
         hub.check_digest(folder / "model.safetensors", settings.sha256)

@@ -23,6 +23,7 @@ def run(run: Run) -> int:
     if run.recipe is None:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     rows = _rows(run, run.recipe)
+    _check_rows(rows, run.recipe)
     lines = _answers(run, run.recipe, rows)
     if int(os.environ.get("RANK", "0")) > 0:
         deque(lines, maxlen=0)  # takes part, and leaves the writing to the main process
@@ -53,6 +54,16 @@ def _rows(run: Run, recipe: Recipe) -> Any:
     return next(iter(splits.validation.values()), splits.train)
 
 
+def _check_rows(rows: Any, recipe: Recipe) -> None:
+    if len(rows) == 0:
+        raise InputError("input: no rows")
+    columns = list(rows[0]) if isinstance(rows, list) else rows.column_names
+    for name in recipe.text_columns:
+        if name not in columns:
+            there = ", ".join(columns)
+            raise InputError(f"input: no column '{name}'; there are: {there}; recipe.text names it")
+
+
 def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, str]]:
     """Rows from the command line: a text, a JSON list of texts, or - for standard input's lines."""
     names = recipe.text_columns
@@ -74,7 +85,10 @@ def _texts(given: str, where: str) -> list[str]:
         lines = [line.rstrip("\n") for line in sys.stdin]
         if not lines:
             raise InputError(f"{where}: standard input is empty")
+        for number, line in enumerate(lines, 1):
+            _check_utf8(line, f"{where} line {number}")
         return lines
+    _check_utf8(given, where)
     if given.startswith("["):
         try:
             texts = json.loads(given)
@@ -83,6 +97,13 @@ def _texts(given: str, where: str) -> list[str]:
         if texts and all(isinstance(text, str) for text in texts):
             return texts
     return [given]
+
+
+def _check_utf8(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: found bytes that are not UTF-8") from None
 
 
 def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
@@ -99,8 +120,8 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
         except RowError as error:
             raise InputError(f"input row {start + error.row}: {error}") from error
         for row, answer in zip(piece, answers, strict=True):
-            known = {"reference": row["label"]} if "label" in row else {}
-            yield json.dumps({**row, **known, **answer}, ensure_ascii=False, default=str)
+            kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
+            yield json.dumps({**kept, **answer}, ensure_ascii=False, default=str)
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
@@ -120,5 +141,6 @@ def _write(path: Path, lines: Iterator[str]) -> None:
         files.fsync_file(staged)
         files.replace(staged, path)
     except BaseException:
-        staged.unlink(missing_ok=True)
+        if staged.exists():
+            files.remove_file(staged)
         raise

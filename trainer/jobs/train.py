@@ -48,7 +48,9 @@ def build_trainer(run: Run) -> "Trainer":
     splits = run.dataset.load()
     if splits.train is None:
         raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
-    recipe = learn(run.recipe, splits.train, splits.validation.values())
+    # of rows that we held out ourselves no label is refused; the user's own sets must fit
+    split_here = getattr(run.dataset, "validation", None) is None
+    recipe = learn(run.recipe, splits.train, splits.validation.values() if split_here else ())
     return Trainer(
         model=load_model(run.model, recipe.head, run.seed),
         recipe=recipe,

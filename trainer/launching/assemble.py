@@ -194,7 +194,7 @@ def _named(run: Run, top: Mapping[str, Any], config: dict[str, Any], choices: Ch
     name = top["run_name"] or f"{_prefix(run, choices)}-{_digest(config)}"
     folder = top["output_dir"] or f"runs/{name}"
     config |= {"output_dir": folder, "run_name": name}
-    return replace(run, run_name=name, output_dir=Path(folder), config=config)
+    return replace(run, run_name=name, output_dir=Path(folder).expanduser(), config=config)
 
 
 def _prefix(run: Run, choices: Choices) -> str:

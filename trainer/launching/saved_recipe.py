@@ -3,31 +3,42 @@
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainer import hub
 from trainer.errors import InputError
-from trainer.launching.target import OWN_PACKAGES
+from trainer.launching.target import OWN_PACKAGES, RECIPE, build
+from trainer.recipe import Recipe
+from trainer.run import Run
 
 ARCHITECTURE = re.compile(r"For([A-Z]\w+)$")
 """The task in a hub's class name: BertForSequenceClassification."""
 
 
-def with_saved_recipe(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config whose recipe is completed by the one that its model was trained with.
+def with_saved_recipe(run: Run) -> Run:
+    """The run with the recipe that its model was trained with; what the user gave of it wins.
 
-    What the user gave of the recipe wins. Raises InputError where the model names no task.
+    Raises InputError where the model names no task.
     """
-    given, model = tree.get("recipe") or {}, tree.get("model") or {}
-    path = model.get("path")
-    if not isinstance(path, str) or path == "???":
-        return dict(tree)
-    folder = hub.find(path, revision=model.get("revision"), what="model.path")
-    saved = _saved(folder)
+    recipe = recipe_of(run.model.path, run.model.revision, run.recipe_fields, run.trusted_packages)
+    return replace(run, recipe=recipe)
+
+
+def recipe_of(
+    path: str,
+    revision: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    trusted_packages: Sequence[str] = (),
+) -> Recipe:
+    """The recipe of a model's folder, hub id or pkg:// path, with the fields `given` replaced."""
+    given = given or {}
+    saved = _saved(hub.find(path, revision=revision, what="model.path"))
     chosen = given.get("_target_", saved["_target_"])
-    return {**tree, "recipe": {**saved, **given} if chosen == saved["_target_"] else given}
+    node = {**saved, **given} if chosen == saved["_target_"] else given
+    return build(node, "recipe", RECIPE, trusted_packages)
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainer.errors import InputError
@@ -92,7 +93,9 @@ class SequenceClassificationModel(PretrainedModel):
             output_hidden_states,
             output_attentions,
         )
-        logits = self.head(encoding.encoded.pooled, encoding.sequence_keys)
+        pooled = encoding.encoded.pooled
+        with torch.autocast(pooled.device.type, enabled=False):  # a few rows: keep their digits
+            logits = self.head(pooled.to(self.dtype), encoding.sequence_keys)
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         outputs = SequenceClassifierOutput(loss=loss, logits=logits, **encoding.traces)
         return outputs if return_dict else outputs.to_tuple()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
 
 log = logging.getLogger("trainer")
+log_fresh = logging.getLogger("trainer.fresh")
+"""Of its own, since a run's start summary says the same."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -252,7 +254,8 @@ def materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 def _report(model: "PretrainedModel", fresh: set[str], extra: set[str], folder: Path) -> None:
     if fresh:
         modules = sorted({name.rpartition(".")[0] for name in fresh})
-        log.warning("%s: fresh random weights for %s", folder, ", ".join(modules))
+        log_fresh.warning("%s: fresh random weights for %s", folder, ", ".join(modules))
+        model.fresh = modules
     unknown = sorted(name for name in extra if not keys.is_known_extra(name, model.config.family))
     if unknown:
         more = f", ... ({len(unknown)} in all)" if len(unknown) > 5 else ""

@@ -34,6 +34,8 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.fresh: list[str] = []
+        """The modules whose weights were not in the files, and so are random."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -249,6 +251,12 @@ def _weight_files(from_tf: bool) -> type[WeightFiles]:
     return TensorFlowWeights
 
 
+def max_sequence_length(config: ModelConfig) -> int:
+    """Tokens of the longest sequence that a model has positions for."""
+    after_pad = config.family.positions_after_pad
+    return config.max_position_embeddings - (config.pad_token_id + 1 if after_pad else 0)
+
+
 def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) -> None:
     """What would read beyond an embedding table; values are looked at on the CPU only."""
     layout, types = inputs.layout, config.type_vocab_size
@@ -256,7 +264,7 @@ def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) 
         raise InputError(f"token_type_ids: a {config.model_type} model has no token types")
     after_pad = config.family.positions_after_pad
     length = layout.longest if layout.width is None or after_pad else layout.width
-    most = config.max_position_embeddings - (config.pad_token_id + 1 if after_pad else 0)
+    most = max_sequence_length(config)
     if own_positions and length > most:
         raise InputError(
             f"input_ids: found a sequence of {length} tokens; accepted: up to {most} "

@@ -23,7 +23,8 @@ def _model(facts: RunFacts) -> str:
     trained = facts.num_trainable_parameters
     part = "" if trained == facts.num_parameters else f", {count(trained)} of them trained"
     where = "" if facts.model_path in ("", facts.model_name) else f" from {facts.model_path}"
-    return f"{facts.model_name}{where}\n{count(facts.num_parameters)} parameters{part}"
+    fresh = f"\nfresh: {', '.join(facts.fresh)}" if facts.fresh else ""
+    return f"{facts.model_name}{where}\n{count(facts.num_parameters)} parameters{part}{fresh}"
 
 
 def _data(facts: RunFacts) -> str:

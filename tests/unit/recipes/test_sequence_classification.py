@@ -61,11 +61,11 @@ def test_targets(tokenizer: Tokenizer) -> None:
     assert multi["labels"] == [[1.0, 0.0, 1.0]]
     number = learnt([0.5]).features({"text": ["x"], "label": [2]}, tokenizer)
     assert number["labels"] == [2.0]
-    assert "labels" not in learnt(["a"]).features({"text": ["x"]}, tokenizer)
+    assert "labels" not in learnt(["a", "b"]).features({"text": ["x"]}, tokenizer)
 
 
 def test_texts_are_encoded_as_the_tokenizer_does(tokenizer: Tokenizer) -> None:
-    recipe = dataclasses.replace(learnt(["a"]), text_pair="other", max_length=8)
+    recipe = dataclasses.replace(learnt(["a", "b"]), text_pair="other", max_length=8)
     rows = {"text": ["one two three four", "x"], "other": ["five six seven", "y"]}
     columns = recipe.features(rows, tokenizer)
     expected = tokenizer(rows["text"], rows["other"], truncation=True, max_length=8)
@@ -102,6 +102,7 @@ def test_rows_that_cannot_be_used(
         ({"max_length": 0}, "accepted: 1 or more"),
         ({"class_weights": "some"}, "or balanced"),
         ({"class_weights": {"z": 1.0}}, "no label 'z'"),
+        ({"label": "text"}, "only one label"),
         ({"label": "lable"}, "no column 'lable'.*did you mean 'label'"),
     ],
 )
