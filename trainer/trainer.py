@@ -109,7 +109,8 @@ class Trainer:
             agree(model, self.recipe)
         check_set_names(self.eval_rows)
         check_metrics(self.recipe, self.metrics)
-        check_length(model, self.recipe)
+        if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
+            check_length(model, self.recipe)
         self._place(model)
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {

@@ -50,7 +50,11 @@ FAULTS = [
     ("trainer.learning_rate=-1", "trainer.learning_rate", "accepted: a number above 0"),
     ("trainer.learning_rate=nan", "trainer.learning_rate", "accepted: a number above 0"),
     ("trainer.learning_rate=inf", "trainer.learning_rate", "accepted: a number above 0"),
-    ("trainer.global_batch_size=0", "trainer.global_batch_size", "accepted: a whole number above 0"),
+    (
+        "trainer.global_batch_size=0",
+        "trainer.global_batch_size",
+        "accepted: a whole number above 0",
+    ),
     ("trainer.precision=fp8", "trainer.precision", "accepted: auto, fp32, bf16, fp16"),
     ("trainer.save_total_limit=1", "trainer.save_total_limit", "accepted: 2 or more"),
     ("recipe.max_length=0", "recipe.max_length", "accepted: 1 or more"),

@@ -1,6 +1,8 @@
 """The parts of a run that every job needs: its model and its tokenizer."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trainer import hub
@@ -18,7 +20,6 @@ def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
     """
     import torch
 
-    logging.getLogger("trainer.fresh").setLevel(logging.ERROR)  # the start summary says it
     folder = hub.find(settings.path, revision=settings.revision, what="model.path")
     if settings.sha256 is not None:
         hub.check_digest(folder / "model.safetensors", settings.sha256)
@@ -27,7 +28,9 @@ def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
     if settings.from_scratch:
         model = TASKS[head.task].from_config(AutoConfig.from_pretrained(folder, **overrides))
     else:
-        model = TASKS[head.task].from_pretrained(folder, new_head=settings.new_head, **overrides)
+        with _told_elsewhere("trainer.fresh"):  # by the start summary
+            kind = TASKS[head.task]
+            model = kind.from_pretrained(folder, new_head=settings.new_head, **overrides)
     if settings.freeze:
         freeze(model, settings.freeze)
     return model
@@ -38,3 +41,15 @@ def load_tokenizer(run: Run) -> Tokenizer:
     if run.tokenizer.path is not None:
         return Tokenizer.from_pretrained(run.tokenizer.path, revision=run.tokenizer.revision)
     return Tokenizer.from_pretrained(run.model.path, revision=run.model.revision)
+
+
+@contextmanager
+def _told_elsewhere(logger_name: str) -> Iterator[None]:
+    """Within it a logger's warnings are not printed."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
