@@ -345,7 +345,11 @@ def test_labels_are_learnt_from_rows_and_given_to_the_model(minilm: Path) -> Non
 
         def build(model: Any = model) -> Trainer:
             return Trainer(
-                model, SequenceClassification(), settings, tokenizer=tokenizer, train_dataset=rows
+                model,
+                SequenceClassification(max_length=64),
+                settings,
+                tokenizer=tokenizer,
+                train_dataset=rows,
             )
 
         if num_labels == 3:
