@@ -22,6 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.console import error_line
 from trainer.errors import EnvironmentFault, InputError, Interrupted, NumericsError, nearest
 from trainer.launching import yaml_files
 from trainer.launching.assemble import Choices, assemble, defaults
@@ -84,7 +85,7 @@ def complain(error: object, exit_code: int, every_rank: bool = False) -> int:
     """Say what went wrong in one line; returns `exit_code`."""
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     if every_rank or rank == "0":
-        print("error:", redacted(" ".join(str(error).split())), file=sys.stderr)
+        error_line(redacted(str(error)))
     return exit_code
 
 
