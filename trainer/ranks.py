@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.errors import EnvironmentFault
+
 
 class Ranks:
     """The processes of a run; alone where no process group exists. Nothing is pickled."""
@@ -34,13 +36,18 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def maximum(self, value: int) -> int:
-        """The greatest of all ranks' values."""
-        if self.world_size == 1:
-            return value
-        found = torch.tensor(value, device=self.device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
+    @contextmanager
+    def faults_told(self) -> Iterator[None]:
+        """Within it, a rank that has left or hangs is an EnvironmentFault of one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _of_the_group(error):
+                raise
+            reason = str(error).strip().splitlines()[0].rpartition("] ")[2]
+            raise EnvironmentFault(
+                f"rank {self.rank}: another rank has left or does not answer ({reason})"
+            ) from error
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -83,3 +90,8 @@ class Ranks:
         return [
             part[: int(n)].cpu().numpy().tobytes() for part, n in zip(parts, sizes, strict=True)
         ]
+
+
+def _of_the_group(error: RuntimeError) -> bool:
+    """Whether the process group failed: gloo raises plain RuntimeErrors that name its files."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

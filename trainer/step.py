@@ -15,6 +15,9 @@ from trainer.precision import autocast
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 
+LEAVING = (130, 143)
+"""The exit codes that a rank may be asked to leave with (trainer/interruption.py)."""
+
 
 @dataclass(frozen=True)
 class StepFacts:
@@ -26,6 +29,8 @@ class StepFacts:
     """Length of the whole gradient before clipping."""
     finite: bool
     """Whether loss and gradient were finite; where not, no weight was changed."""
+    leave: int = 0
+    """The exit code with which any rank was asked to leave; 0: none was."""
 
 
 class Stepper:
@@ -66,15 +71,26 @@ class Stepper:
         micro_batches: Iterable[tuple[Batch, bool]],
         num_micro_batches: int,
         learning_rate: float,
+        asked_to_leave: Callable[[], int] = lambda: 0,
     ) -> StepFacts:
-        """Train on one global batch: this rank's micro batches, each with whether it counts."""
-        sums = self.accumulate(micro_batches, num_micro_batches)
+        """Train on one global batch: this rank's micro batches, each with whether it counts.
+
+        `asked_to_leave` gives this rank's exit code, 0 for none: it is told to all ranks on the
+        way, since a collective of its own would make a GPU wait once more in each step.
+        """
+        sums = self.accumulate(micro_batches, num_micro_batches, asked_to_leave)
         return self.apply(sums, learning_rate)
 
     def accumulate(
-        self, micro_batches: Iterable[tuple[Batch, bool]], num_micro_batches: int
+        self,
+        micro_batches: Iterable[tuple[Batch, bool]],
+        num_micro_batches: int,
+        asked_to_leave: Callable[[], int] = lambda: 0,
     ) -> Tensor:
-        """Add up gradients of the scaled loss sum; [loss sum, count] of all ranks, in fp64."""
+        """Add up gradients of the scaled loss sum.
+
+        [loss sum, count, ranks asked to leave with each of LEAVING], of all ranks, in fp64.
+        """
         totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
         for number, (batch, counts_in) in enumerate(micro_batches):
             # a placeholder must not move running statistics
@@ -85,7 +101,9 @@ class Stepper:
                 self._backward(loss_sum * (weight * self.scale))
             totals += torch.stack([loss_sum.detach().to(totals), count.to(totals)]) * weight
         self.model.train()
-        return self.ranks.sum(totals)
+        code = asked_to_leave()
+        votes = torch.tensor([float(code == each) for each in LEAVING]).to(totals)
+        return self.ranks.sum(torch.cat([totals, votes]))
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
         """Divide by the count, clip, and step; a gradient that is not finite changes nothing."""
@@ -93,11 +111,14 @@ class Stepper:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         scaled_norm = torch.nn.utils.get_total_norm(gradients)
-        loss_sum, count, norm = torch.stack([*sums, scaled_norm.to(sums)]).tolist()  # one sync
+        # the only wait for the device in a step
+        loss_sum, count, *votes, norm = torch.stack([*sums, scaled_norm.to(sums)]).tolist()
         # DDP has averaged over ranks what is a sum
         divide = self.ranks.world_size / (self.scale * count) if count else 0.0
         loss = loss_sum / count if count else math.nan
-        facts = StepFacts(loss, norm * divide, math.isfinite(norm) and math.isfinite(loss_sum))
+        finite = math.isfinite(norm) and math.isfinite(loss_sum)
+        leave = max(code * bool(ranks) for code, ranks in zip(LEAVING, votes, strict=True))
+        facts = StepFacts(loss, norm * divide, finite, leave)
         if facts.finite:
             clip = self.max_grad_norm / (facts.grad_norm + 1e-6) if self.max_grad_norm else 1.0
             torch._foreach_mul_(gradients, divide * min(1.0, clip))

@@ -3,16 +3,14 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from trainer import run_facts
 from trainer.agreement import (
     agree,
     check_answers,
@@ -23,29 +21,27 @@ from trainer.agreement import (
     learn,
 )
 from trainer.allocator import keep_freed_memory
-from trainer.callbacks.callback import Ask, Callback, RunFacts
+from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
-from trainer.checkpoint.state import Progress
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
-from trainer.errors import EnvironmentFault, InputError, NumericsError
+from trainer.errors import InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
-from trainer.models.pretrained import PretrainedModel
 from trainer.optim import (
     ExponentialMovingAverage,
     build_optimizer,
     learning_rate,
     trainable,
 )
-from trainer.outcome import evaluation_results, flat, named_metrics, prediction_lines, versions
-from trainer.precision import autocast, keep_masters_in_fp32, resolve_precision
-from trainer.ranks import Ranks
+from trainer.outcome import named_metrics, prediction_lines
+from trainer.placement import place
+from trainer.precision import autocast
 from trainer.recipe import LossOnly, Recipe
-from trainer.run_folder import RunFolder, asked_of
+from trainer.run_folder import RunFolder
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model
 from trainer.settings import TrainSettings
@@ -88,6 +84,7 @@ class Trainer:
         model_path: str = "",
         commands: Mapping[str, str] | None = None,
         config_digest: str = "",
+        timeout: float | None = None,
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
@@ -111,7 +108,13 @@ class Trainer:
         check_metrics(self.recipe, self.metrics)
         if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
             check_length(model, self.recipe)
-        self._place(model)
+        trackers_dir = self.folder.path / "trackers" if self.folder else None
+        self.placement = place(model, self.settings, trackers_dir, timeout)
+        self.model, self.ranks = self.placement.model, self.placement.ranks
+        self.wrapped = self.placement.wrapped
+        self.ema: ExponentialMovingAverage | None = None
+        default_budget = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
+        self.max_tokens = self.settings.max_tokens_per_micro_batch or default_budget
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._samples(rows, f"dataset.validation.{name}".rstrip("."), cache_dir)
@@ -132,10 +135,11 @@ class Trainer:
 
         Raises NumericsError where loss or gradient are not finite, Interrupted after a signal.
         """
-        with self._session() as interruption:
+        with self.ranks.faults_told(), self._session() as interruption:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
-                facts = self.stepper.step(*self._micro_batches(), self._learning_rate(state.step))
+                rate = self._learning_rate(state.step)
+                facts = self.stepper.step(*self._micro_batches(), rate, lambda: interruption.code)
                 self._advance(facts)
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
@@ -145,7 +149,7 @@ class Trainer:
                 improved = (
                     self._due("eval_steps") or ask.evaluate
                 ) and self._evaluate_and_compare()
-                leave = self.ranks.maximum(interruption.code)
+                leave = interruption.code if self.ranks.world_size == 1 else facts.leave
                 if self._due("save_steps") or ask.save or improved or leave or state.stopped:
                     self._save_checkpoint()
                 if leave:
@@ -214,24 +218,26 @@ class Trainer:
         """Count the step; a step that was not finite stops the run or counts as skipped."""
         state = self.state
         sample_ids = self.plan.global_batch(state.step)
-        state.skipped_in_a_row = 0 if facts.finite else state.skipped_in_a_row + 1
-        if not facts.finite:
-            self._refuse_or_skip(facts, sample_ids)
         tokens = int(self.train_samples.lengths[sample_ids].sum())
         self.throughput.add(facts, len(sample_ids), tokens)
         state.tokens += tokens
         state.step += 1
+        state.skipped_in_a_row = 0 if facts.finite else state.skipped_in_a_row + 1
+        if not facts.finite:
+            self._refuse_or_skip(facts, sample_ids.tolist())
 
-    def _refuse_or_skip(self, facts: StepFacts, sample_ids: np.ndarray) -> None:
+    def _refuse_or_skip(self, facts: StepFacts, sample_ids: list[int]) -> None:
         """Raise, or forgive: fp16 overflows now and then, and its scaler then lowers the scale."""
         self.state.skipped += 1
+        found = {"skipped_loss": facts.loss, "grad_norm": facts.grad_norm}
+        self._log(found | {"skipped_samples": sample_ids})
         forgiving = self.settings.non_finite == "skip" or self.scaler is not None
         if forgiving and self.state.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW:
             return
         good = self.folder.newest if self.folder else None
         raise NumericsError(
-            f"step {self.state.step + 1}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
-            f"samples {', '.join(map(str, sample_ids.tolist()))}; last good checkpoint: {good}"
+            f"step {self.state.step}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
+            f"samples {', '.join(map(str, sample_ids))}; last good checkpoint: {good}"
         )
 
     def _due(self, name: str) -> bool:
@@ -274,10 +280,7 @@ class Trainer:
             self.folder.log(row)
         for callback in self.callbacks:
             callback.on_log(row)
-        if self.settings.trackers:
-            self.accelerator.log(
-                {k: v for k, v in row.items() if k != "step"}, step=self.state.step
-            )
+        self.placement.track(row)
 
     def _evaluate_and_compare(self) -> bool:
         """Evaluate, log, and say whether to save: for a better best model, or as asked."""
@@ -292,43 +295,6 @@ class Trainer:
         return ask.save or (improved and self.settings.load_best_model_at_end)
 
     # --- beginning and end ---
-
-    def _place(self, model: nn.Module) -> None:
-        """Move the model to its device, in fp32 where it is trained, and wrap it for many ranks."""
-        # on a CPU Accelerate wraps for many processes only if it is told that this is one
-        device = PartialState(cpu=not torch.accelerator.is_available()).device
-        self.precision = resolve_precision(self.settings.precision, device)
-        self.accelerator = Accelerator(
-            mixed_precision="no",  # the model stays as it is; autocast is around its calls
-            log_with=self.settings.trackers or None,
-            project_dir=self.folder and self.folder.path / "trackers",
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    gradient_as_bucket_view=True,
-                    find_unused_parameters=not isinstance(model, PretrainedModel),
-                )
-            ],
-        )
-        self.ranks = Ranks(device)
-        if self.ranks.world_size != self.accelerator.num_processes:
-            found = (
-                f"{self.ranks.world_size} processes, Accelerate {self.accelerator.num_processes}"
-            )
-            raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
-        keep_masters_in_fp32(model)
-        if self.settings.gradient_checkpointing:
-            if not isinstance(model, PretrainedModel):
-                raise InputError(
-                    "trainer.gradient_checkpointing: this package's own models have it"
-                )
-            model.gradient_checkpointing_enable()
-        if self.settings.compile:
-            model.compile(dynamic=True)
-        self.model = model
-        self.wrapped = self.accelerator.prepare_model(model)
-        self.ema: ExponentialMovingAverage | None = None
-        budget = self.settings.max_tokens_per_micro_batch
-        self.max_tokens = budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
 
     def _samples(self, dataset: Any, where: str, cache_dir: Path | None = None) -> Any:
         if dataset is None:
@@ -358,14 +324,14 @@ class Trainer:
         self.optimizer = build_optimizer(parameters, settings)
         if settings.ema_decay:
             self.ema = ExponentialMovingAverage(parameters, settings.ema_decay)
-        self.scaler = torch.amp.GradScaler() if self.precision == "fp16" else None
+        self.scaler = torch.amp.GradScaler() if self.placement.precision == "fp16" else None
         self.stepper = Stepper(
             self.wrapped,
             self.recipe,
             self.optimizer,
             ranks=self.ranks,
             global_batch_size=settings.global_batch_size,
-            precision=self.precision,
+            precision=self.placement.precision,
             max_grad_norm=settings.max_grad_norm,
             label_smoothing=settings.label_smoothing,
             ema=self.ema,
@@ -404,13 +370,9 @@ class Trainer:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
                     self.folder.metrics.cut_back(-1)
-            stack.callback(self._finish_trackers)
+            stack.callback(self.placement.finish_trackers)
             self._start()
             yield stack.enter_context(Interruption(self.settings.time_limit))
-
-    def _finish_trackers(self) -> None:
-        for tracker in self.accelerator.trackers:  # end_training would end the process group too
-            tracker.finish()
 
     def _start(self) -> None:
         """Tell everybody what begins."""
@@ -418,9 +380,8 @@ class Trainer:
             if self.folder and self.config:
                 self.folder.write_config(self.config)
             for callback in self.callbacks:
-                callback.on_start(self._facts())
-        if self.settings.trackers:
-            self.accelerator.init_trackers("tempering", config=flat(self.config))
+                callback.on_start(run_facts.facts_at_start(self))
+        self.placement.start_trackers(self.config)
         self.wrapped.train()
         if self.ranks.world_size > 1:
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
@@ -428,7 +389,7 @@ class Trainer:
         self.throughput.restart_clock()
 
     def _restore(self, checkpoint: Path) -> None:
-        self.resumable.restore(checkpoint, self._progress(), self.settings)
+        self.resumable.restore(checkpoint, run_facts.progress(self), self.settings)
         best = self.state.best
         if best and self.folder:
             kept = self.folder.checkpoint(best.step).exists()
@@ -455,29 +416,7 @@ class Trainer:
 
     def _fill_checkpoint(self, directory: Path) -> None:
         if self.ranks.is_main:
-            self.resumable.write(directory, self._progress())
-
-    def _progress(self) -> Progress:
-        settings, best = self.settings, self.state.best
-        return Progress(
-            step=self.state.step,
-            samples_consumed=self.plan.samples_before(self.state.step),
-            epoch=self.state.step / self.plan.steps_per_epoch,
-            seed=self.seed,
-            global_batch_size=settings.global_batch_size,
-            micro_batch_size=settings.micro_batch_size,
-            max_tokens=self.max_tokens,
-            world_size=self.ranks.world_size,
-            precision=self.precision,
-            data_fingerprint=self.train_samples.fingerprint,
-            config_fingerprint=self.resumable.fingerprints(settings),
-            best_metric=best.value if best else None,
-            best_step=best.step if best else None,
-            evaluations_without_improvement=self.state.evaluations_without_improvement,
-            total_steps=self.total_steps,
-            finished=self.state.step == self.total_steps or bool(self.state.stopped),
-            versions=versions(),
-        )
+            self.resumable.write(directory, run_facts.progress(self))
 
     def _finish(self) -> dict[str, Any]:
         """Ship the model, evaluate it, and write down how the run went."""
@@ -492,7 +431,7 @@ class Trainer:
             self.evaluate()
         if self.folder:
             self.folder.publish_model(shipped, self._fill_model, self.ranks)
-        results = self._results(shipped, last)
+        results = run_facts.results(self, shipped, last)
         if self.ranks.is_main:
             if self.folder:
                 self._write_predictions(self.folder)
@@ -506,30 +445,6 @@ class Trainer:
         with self._shipped_weights():
             if self.ranks.is_main:
                 write_model(directory, self.model, self.tokenizer, self.recipe)
-
-    def _results(self, shipped: int, last: Mapping[str, float]) -> dict[str, Any]:
-        """What results.json holds."""
-        state = self.state
-        return {
-            "steps": state.step,
-            "total_steps": self.total_steps,
-            "samples": self.plan.samples_before(state.step),
-            "train_samples": len(self.train_samples),
-            "epochs": state.step / self.plan.steps_per_epoch,
-            "tokens": state.tokens,
-            "seconds": self.throughput.elapsed,
-            "best": asdict(state.best) if state.best else None,
-            "model_step": shipped,
-            "last_metrics": dict(last),
-            "asked": asked_of(self.settings),
-            "config": self.config_digest,
-            "commands": self.commands,
-            "stopped": state.stopped or None,
-            "skipped_steps": state.skipped,
-            **evaluation_results(
-                self.evaluations, self.recipe, str(self.folder.model) if self.folder else None
-            ),
-        }
 
     def _write_predictions(self, folder: RunFolder) -> None:
         for name, evaluation in self.evaluations.items():
@@ -554,32 +469,9 @@ class Trainer:
         return found
 
     def _forward(self, batch: Batch) -> Any:
-        with autocast(self.precision, self.ranks.device):
+        with autocast(self.placement.precision, self.ranks.device):
             return self.model(**batch.inputs())  # not the wrapper, which may wait for other ranks
 
     def _shipped_weights(self) -> AbstractContextManager[None]:
         """Within it the model has the weights that are shipped: the average, if one is kept."""
         return self.ema.applied() if self.ema else nullcontext()
-
-    def _facts(self) -> RunFacts:
-        samples, model = self.train_samples, self.model
-        return RunFacts(
-            output_dir=self.folder.path if self.folder else None,
-            model_name=getattr(model, "architecture", type(model).__name__),
-            model_path=self.model_path,
-            num_parameters=sum(p.numel() for p in model.parameters()),
-            num_trainable_parameters=sum(p.numel() for _, p in trainable(model)),
-            num_train_samples=len(samples),
-            num_train_tokens=int(samples.lengths.sum()),
-            num_eval_samples={name: len(found) for name, found in self.eval_samples.items()},
-            total_steps=self.total_steps,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            first_step=self.state.step,
-            global_batch_size=self.settings.global_batch_size,
-            num_processes=self.ranks.world_size,
-            device=str(self.ranks.device),
-            precision=self.precision,
-            padding_avoided=samples.padding_avoided(self.settings.global_batch_size),
-            fresh=tuple(getattr(model, "fresh", ())),
-            config=self.config,
-        )

@@ -42,7 +42,7 @@ def test_imports_run_one_way(path: Path) -> None:
         assert not found & {"hydra", "omegaconf"}
     if place(path).startswith("trainer/"):
         assert not found & {"recipes", "launch", "configs", "transformers"}
-    if place(path) != "trainer/trainer.py":
+    if place(path) != "trainer/placement.py":
         assert "accelerate" not in found
     for folder in ("recipes", "trainer/callbacks", "trainer/jobs"):
         shared = {"callback", "parts"}

@@ -1,0 +1,88 @@
+"""Placement: the device, the ranks and the number format that a model trains with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from trainer.errors import EnvironmentFault, InputError
+from trainer.models.pretrained import PretrainedModel
+from trainer.outcome import flat
+from trainer.precision import keep_masters_in_fp32, resolve_precision
+from trainer.ranks import Ranks
+from trainer.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model where it trains, and who trains it."""
+
+    model: nn.Module
+    wrapped: nn.Module
+    """The model, or what averages its gradients over ranks: what training calls."""
+    ranks: Ranks
+    precision: str
+    """fp32, bf16 or fp16"""
+    accelerator: Accelerator
+
+    def start_trackers(self, config: Mapping[str, Any]) -> None:
+        """Open the experiment trackers, if there are any, and tell them the config."""
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("tempering", config=flat(config))
+
+    def track(self, row: Mapping[str, Any]) -> None:
+        """Tell a row of metrics.jsonl to the trackers."""
+        if self.accelerator.log_with:
+            values = {name: value for name, value in row.items() if name != "step"}
+            self.accelerator.log(values, step=row["step"])
+
+    def finish_trackers(self) -> None:
+        """Close the trackers; `end_training` would end the process group too."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+
+def place(
+    model: nn.Module, settings: TrainSettings, trackers_dir: Path | None, timeout: float | None
+) -> Placement:
+    """Move a model to its device, in fp32 where it is trained, and wrap it for many ranks.
+
+    `timeout` are the seconds that a rank waits for another; None: torch's default.
+    """
+    waits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    # on a CPU Accelerate wraps for many processes only if it is told that this is one
+    device = PartialState(cpu=not torch.accelerator.is_available(), **waits).device
+    precision = resolve_precision(settings.precision, device)
+    accelerator = Accelerator(
+        mixed_precision="no",  # the model stays as it is; autocast is around its calls
+        log_with=settings.trackers or None,
+        project_dir=trackers_dir,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,
+                find_unused_parameters=not isinstance(model, PretrainedModel),
+            )
+        ],
+    )
+    ranks = Ranks(device)
+    if ranks.world_size != accelerator.num_processes:
+        found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
+        raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
+    _prepare(model, settings)
+    return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
+
+
+def _prepare(model: nn.Module, settings: TrainSettings) -> None:
+    keep_masters_in_fp32(model)
+    if settings.gradient_checkpointing:
+        if not isinstance(model, PretrainedModel):
+            raise InputError("trainer.gradient_checkpointing: this package's own models have it")
+        model.gradient_checkpointing_enable()
+    if settings.compile:
+        model.compile(dynamic=True)
