@@ -41,7 +41,7 @@ def facts_at_start(trainer: "Trainer") -> RunFacts:
 
 def progress(trainer: "Trainer") -> Progress:
     """Where the run stands, as trainer.json of a checkpoint holds it."""
-    settings, state = trainer.settings, trainer.state
+    settings, state, samples = trainer.settings, trainer.state, trainer.train_samples
     return Progress(
         step=state.step,
         samples_consumed=trainer.plan.samples_before(state.step),
@@ -52,7 +52,7 @@ def progress(trainer: "Trainer") -> Progress:
         max_tokens=trainer.max_tokens,
         world_size=trainer.ranks.world_size,
         precision=trainer.placement.precision,
-        data_fingerprint=trainer.train_samples.fingerprint,
+        data_fingerprint=f"{len(samples)} samples ({samples.fingerprint[:16]})",
         config_fingerprint=trainer.resumable.fingerprints(settings),
         best_metric=state.best.value if state.best else None,
         best_step=state.best.step if state.best else None,

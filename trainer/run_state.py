@@ -46,6 +46,9 @@ TO_REPEAT = (
 )
 """Settings that a resumed run must repeat to reach the weights of one that never stopped."""
 
+SAYS_NOTHING = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+"""Entries of config.json that change no number."""
+
 
 @dataclass(frozen=True)
 class Best:
@@ -162,20 +165,20 @@ class Resumable:
             self.ema.load(read_state(checkpoint / "state").ema or self.ema.weights())
 
     def fingerprints(self, settings: TrainSettings) -> dict[str, str]:
-        """What a resumed run must repeat: settings as they are, larger parts as digests."""
-        shapes = {n: [*p.shape, p.requires_grad] for n, p in self.model.named_parameters()}
-        parts = {
-            "model": [shapes, config.to_dict() if (config := self._model_config()) else {}],
-            "recipe": {} if isinstance(self.recipe, LossOnly) else recipe_to_json(self.recipe),
-        }
-        digests = {
-            name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest()[:16]
-            for name, part in parts.items()
-        }
-        return digests | {f"trainer.{name}": str(getattr(settings, name)) for name in TO_REPEAT}
-
-    def _model_config(self) -> Any:
-        return self.model.config if isinstance(self.model, PretrainedModel) else None
+        """What a resumed run must repeat, by the names that users know, each in a few words."""
+        parameters = list(self.model.named_parameters())
+        shapes = _digest([[name, *p.shape, p.requires_grad] for name, p in parameters])
+        num_trained = sum(p.requires_grad for _, p in parameters)
+        found = {"model.parameters": f"{len(parameters)}, {num_trained} trained ({shapes})"}
+        config = self.model.config.to_dict() if isinstance(self.model, PretrainedModel) else {}
+        entries = {name: value for name, value in config.items() if name not in SAYS_NOTHING}
+        recipe = {} if isinstance(self.recipe, LossOnly) else recipe_to_json(self.recipe)
+        if recipe:
+            found["recipe"] = recipe["recipe"]
+        found |= {f"model.{name}": _in_few_words(value) for name, value in entries.items()}
+        fields = recipe.get("fields", {})
+        found |= {f"recipe.{name}": _in_few_words(value) for name, value in fields.items()}
+        return found | {f"trainer.{name}": str(getattr(settings, name)) for name in TO_REPEAT}
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         return [(f"{i} {type(c).__name__}", c) for i, c in enumerate(self.callbacks)]
@@ -199,3 +202,17 @@ def _refuse_other_batches(saved: Progress, now: Progress) -> None:
             f"trainer.global_batch_size: found {after}; the checkpoint of step {saved.step} has "
             f"{before}, which a run keeps to its end; accepted: {before}, or another output_dir"
         )
+
+
+def _in_few_words(value: Any) -> str:
+    """A value as JSON, or, where that is long, how long it is and its digest."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    if len(text) <= 60:
+        return text
+    entries = f"{len(value)} entries" if isinstance(value, (list, dict)) else f"{len(text)} long"
+    return f"{entries} ({_digest(value)})"
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -117,11 +117,9 @@ class Trainer:
         self.max_tokens = self.settings.max_tokens_per_micro_batch or default_budget
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
-            name: self._samples(rows, f"dataset.validation.{name}".rstrip("."), cache_dir)
+            name: self._evaluation_samples(name, rows, cache_dir)
             for name, rows in self.eval_rows.items()
         }
-        for name, samples in self.eval_samples.items():
-            check_answers(self.recipe, samples, f"dataset.validation.{name}".rstrip("."))
         self.evaluations: dict[str, Evaluation] = {}
         self.evaluated_step = -1
         self.callbacks = list(callbacks)
@@ -355,6 +353,12 @@ class Trainer:
         )
         for metric in self.metrics.values():
             metric.prepare()
+
+    def _evaluation_samples(self, name: str, rows: Any, cache_dir: Path | None) -> Any:
+        where = f"dataset.validation.{name}".rstrip(".")
+        samples = self._samples(rows, where, cache_dir)
+        check_answers(self.recipe, samples, where)
+        return samples
 
     @contextmanager
     def _session(self) -> Iterator[Interruption]:

@@ -1,5 +1,6 @@
 """The Trainer: what a run leaves, that it resumes to the same bits, and plain modules."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,7 @@ def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=3, save_steps=3).fit()
     with pytest.raises(InputError, match=r"global_batch_size: found 8"):
         trainer(tmp_path, global_batch_size=8).fit()
-    refusal = r"config.trainer.learning_rate: found 1.0; the checkpoint of step 3 has 0.001"
+    refusal = r"trainer.learning_rate: found 1.0; the checkpoint of step 3 has 0.001"
     with pytest.raises(InputError, match=refusal):
         trainer(tmp_path, learning_rate=1.0).fit()
     trainer(
@@ -236,11 +237,41 @@ def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
         optimizer="sgd",
         ema_decay=0.5,
         allow_changes=[
-            "config.trainer.learning_rate",
-            "config.trainer.optimizer",
-            "config.trainer.ema_decay",
+            "trainer.learning_rate",
+            "trainer.optimizer",
+            "trainer.ema_decay",
         ],
     ).fit()
+
+
+def test_what_differs_is_named_as_users_know_it(tmp_path: Path) -> None:
+    """Model, recipe and data too; each may be let pass by its name, or by its group's."""
+    trainer(tmp_path, max_steps=3, save_steps=3).fit()
+
+    def changed(allow: list[str]) -> Trainer:
+        return Trainer(
+            tiny_model(hidden_dropout_prob=0.3).float(),
+            dataclasses.replace(RECIPES["single_label"], max_length=64),
+            TrainSettings(**SETTINGS, allow_changes=allow),
+            train_dataset=ragged_table(40),
+            eval_dataset=ragged_table(20, seed=1),
+            metrics={"accuracy": Accuracy()},
+            output_dir=tmp_path,
+            seed=43,
+        )
+
+    with pytest.raises(InputError) as refused:
+        changed([]).fit()
+    for words in (
+        "seed: found 43; the checkpoint of step 3 has 42",
+        "dataset: found 40 samples (",
+        "model.hidden_dropout_prob: found 0.3; the checkpoint of step 3 has 0.1",
+        "recipe.max_length: found 64; the checkpoint of step 3 has 128",
+    ):
+        assert words in str(refused.value)
+    with pytest.raises(InputError, match=r"^recipe.max_length: found 64[^;]*; [^;]* has 128; acc"):
+        changed(["seed", "dataset", "model"]).fit()
+    changed(["seed", "dataset", "model.hidden_dropout_prob", "recipe"]).fit()
 
 
 def test_a_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> None:

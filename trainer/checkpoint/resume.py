@@ -17,9 +17,9 @@ MUST_MATCH = {
     "seed": "seed",
     "global_batch_size": "trainer.global_batch_size",
     "data_fingerprint": "dataset",
-    "config_fingerprint": "config",
+    "config_fingerprint": "",
 }
-"""Field of Progress -> what a user calls it; `allowed` holds such names."""
+"""Field of Progress -> what a user calls it; the config's parts have their own names."""
 
 MAY_DIFFER = {
     "total_steps": "the learning rate follows the new number of steps",
@@ -58,19 +58,21 @@ def choose(output_dir: Path, resume: str = "auto") -> Path | None:
 def compare(saved: Progress, now: Progress, allowed: Collection[str] = ()) -> list[str]:
     """One line for each thing that differs and may. Raises InputError naming what must not.
 
-    `allowed` names differences to let pass, as MUST_MATCH does (`config.<part>` for a part).
+    `allowed` names differences to let pass: `seed`, `trainer.learning_rate`, or all of `recipe`.
     """
     refused: list[str] = []
     notes: list[str] = []
     for field, name in MUST_MATCH.items():
         for label, before, after in _differences(name, getattr(saved, field), getattr(now, field)):
             text = f"{label}: found {after}; the checkpoint of step {saved.step} has {before}"
-            (notes if label in allowed or name in allowed else refused).append(text)
+            passes = any(label == each or label.startswith(f"{each}.") for each in allowed)
+            (notes if passes else refused).append(text)
     for field, effect in MAY_DIFFER.items():
         for _, before, after in _differences(field, getattr(saved, field), getattr(now, field)):
             notes.append(f"{field}: {before} before the checkpoint, {after} from here; {effect}")
     if refused:
-        raise InputError("; ".join(refused))
+        accepted = "the same, trainer.allow_changes=[...] with these names, or another output_dir"
+        raise InputError(f"{'; '.join(refused)}; accepted: {accepted}")
     return notes
 
 
@@ -129,7 +131,7 @@ def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any
         return [(name, before, after)] if before != after else []
     parts = sorted(before.keys() | after.keys())
     return [
-        (f"{name}.{part}", before.get(part), after.get(part))
+        (part, before.get(part), after.get(part))
         for part in parts
         if before.get(part) != after.get(part)
     ]

@@ -40,7 +40,7 @@ class Progress:
     precision: str
     data_fingerprint: str
     config_fingerprint: dict[str, str]
-    """Part of the config that a resumed run must repeat (model, recipe, optimizer) -> digest."""
+    """What a resumed run must repeat, by its name in the config -> its value in a few words."""
     best_metric: float | None
     best_step: int | None
     evaluations_without_improvement: int
