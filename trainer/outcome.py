@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def prediction_lines(evaluation: Evaluation, recipe: Recipe, rows: Any) -> Itera
         yield json.dumps(finite_or_null(line), ensure_ascii=False, default=str)
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions that a run depends on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}

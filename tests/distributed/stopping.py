@@ -1,0 +1,110 @@
+"""A Trainer that stops where a test wants it to, and runs of it that are quick."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
+from trainer.metrics.classification import Accuracy
+from trainer.settings import TrainSettings
+from trainer.trainer import Trainer
+
+MOMENTS = ("forward", "backward", "stepped", "evaluated", "fill", "saved", "finish")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing below catches it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+class StoppingTrainer(Trainer):
+    """Does something at a moment of a step (counted from 1) on the way, the same on every rank."""
+
+    moment = ("", 0)
+    action: Callable[[], None] = staticmethod(die)
+
+    def stop(self, moment: str, step: int, action: Callable[[], None] = die) -> "StoppingTrainer":
+        assert moment in MOMENTS
+        self.moment, self.action = (moment, step), action
+        return self
+
+    def _reach(self, moment: str, step: int) -> None:
+        if (moment, step) == self.moment:
+            self.action()
+
+    def _training_batch(self, sample_ids: Any) -> Any:
+        step = self.state.step + 1
+        if self.moment == ("backward", step):
+            self._reach_in_backward(step)
+        self._reach("forward", step)
+        return super()._training_batch(sample_ids)
+
+    def _reach_in_backward(self, step: int) -> None:
+        def reached(_: Any) -> None:
+            handle.remove()
+            self._reach("backward", step)
+
+        handle = next(self.model.parameters()).register_hook(reached)
+
+    def _advance(self, facts: Any) -> None:
+        super()._advance(facts)
+        self._reach("stepped", self.state.step)
+
+    def _evaluate_and_compare(self) -> bool:
+        improved = super()._evaluate_and_compare()
+        self._reach("evaluated", self.state.step)
+        return improved
+
+    def _fill_checkpoint(self, directory: Path) -> None:
+        super()._fill_checkpoint(directory)
+        self._reach("fill", self.state.step)
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self._reach("saved", self.state.step)
+
+    def _finish(self) -> dict[str, Any]:
+        self._reach("finish", self.state.step)
+        return super()._finish()
+
+
+def build(
+    folder: Path | None, *, samples: int = 45, timeout: float | None = None, **settings: Any
+) -> StoppingTrainer:
+    """Ragged samples in global batches of 11: 45 make five steps, the last of one sample."""
+    values = {"global_batch_size": 11, "num_epochs": 2, "precision": "fp32", "weight_decay": 0.0}
+    return StoppingTrainer(
+        tiny_model(),
+        RECIPES["single_label"],
+        TrainSettings(**{**values, **settings}),
+        train_dataset=ragged_table(samples),
+        eval_dataset=ragged_table(13, seed=1),
+        metrics={"accuracy": Accuracy()},
+        output_dir=folder,
+        timeout=timeout,
+    )
+
+
+def terminate_this_rank() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A new folder in memory where there is one: these tests sync thousands of files."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
