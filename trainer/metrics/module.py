@@ -1,13 +1,30 @@
 """ScoreModule: a score as an `evaluate` module that needs neither the hub nor the disk."""
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
+
+def _evaluate_alone() -> Any:
+    """The `evaluate` package; its evaluators, unused here, would load transformers for seconds."""
+    if "transformers" in sys.modules:
+        return importlib.import_module("evaluate")
+    sys.modules["transformers"] = None  # type: ignore[assignment]  # "not installed"
+    try:
+        return importlib.import_module("evaluate")
+    finally:
+        del sys.modules["transformers"]
+
+
 if TYPE_CHECKING:
+    import evaluate
+
     from trainer.metrics.score import Score
+else:
+    evaluate = _evaluate_alone()
 
 
 class ScoreModule(evaluate.Metric):

@@ -28,3 +28,15 @@ assert issubclass(ScoreModule, evaluate.Metric)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "{'accuracy': 0.5}\n"
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_evaluate_comes_without_transformers_and_leaves_it_importable() -> None:
+    """Its evaluators would load transformers, which costs more than all the rest."""
+    code = (
+        "import sys, trainer.metrics.module, evaluate\n"
+        "assert 'transformers' not in sys.modules\n"
+        "import transformers; transformers.BertConfig()\n"
+        "assert evaluate.load and evaluate.combine"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
