@@ -24,6 +24,10 @@ class EnvironmentFault(RuntimeError):
     exit_code = 3
 
 
+class LostRank(EnvironmentFault):
+    """Another rank is gone or does not answer: what happened to it is the cause, this is not."""
+
+
 class NumericsError(ArithmeticError):
     """The numbers failed: a loss or a gradient that is not finite."""
 

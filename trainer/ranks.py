@@ -1,6 +1,7 @@
 """Ranks: who am I, how many are we, and what the others say."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import EnvironmentFault
+from trainer.errors import LostRank
 
 
 class Ranks:
@@ -38,14 +39,14 @@ class Ranks:
 
     @contextmanager
     def faults_told(self) -> Iterator[None]:
-        """Within it, a rank that has left or hangs is an EnvironmentFault of one line."""
+        """Within it, a rank that has left or hangs is a LostRank of one line."""
         try:
             yield
         except RuntimeError as error:
             if self.world_size == 1 or not _of_the_group(error):
                 raise
-            reason = str(error).strip().splitlines()[0].rpartition("] ")[2]
-            raise EnvironmentFault(
+            reason = re.sub(r"^\[.*?\] |\. .*", "", str(error).strip().splitlines()[0])
+            raise LostRank(
                 f"rank {self.rank}: another rank has left or does not answer ({reason})"
             ) from error
 

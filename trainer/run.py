@@ -1,11 +1,13 @@
 """Run: a checked config as typed values; what every job is given."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.callbacks.callback import Callback
+from trainer.errors import InputError
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -46,6 +48,42 @@ class LaunchSettings:
 
     num_processes: int | str = "auto"
     """Processes on this machine; auto: one for every local GPU, else one."""
+    num_nodes: int = 1
+    """Machines; the same command runs on each of them, with another node_rank."""
+    node_rank: int = 0
+    """Which of the machines this is, from 0."""
+    rendezvous: str | None = None
+    """HOST:PORT on the machine with node_rank 0, where the machines meet."""
+    timeout: float = 600.0
+    """Seconds that a process waits for the others, to come or in one operation."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How the processes share the work; ddp: each holds the whole model."""
+
+    def __post_init__(self) -> None:
+        processes = self.num_processes
+        if processes != "auto" and (isinstance(processes, str) or processes < 1):
+            raise InputError(f"launch.num_processes: found {processes}; accepted: auto, 1 or more")
+        if self.num_nodes < 1:
+            raise InputError(f"launch.num_nodes: found {self.num_nodes}; accepted: 1 or more")
+        if not 0 <= self.node_rank < self.num_nodes:
+            accepted = f"accepted: 0 to {self.num_nodes - 1}, below launch.num_nodes"
+            raise InputError(f"launch.node_rank: found {self.node_rank}; {accepted}")
+        if self.timeout <= 0:
+            raise InputError(f"launch.timeout: found {self.timeout}; accepted: seconds above 0")
+        if self.rendezvous is None and self.num_nodes > 1:
+            accepted = "accepted: HOST:PORT, the same on all machines"
+            raise InputError(f"launch.rendezvous: nothing given; {accepted}")
+        if self.rendezvous is not None:
+            _ = self.meeting_point
+
+    @property
+    def meeting_point(self) -> tuple[str, int]:
+        """Host and port of the rendezvous."""
+        host, _, port = (self.rendezvous or "").rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+            found = f"found '{self.rendezvous}'"
+            raise InputError(f"launch.rendezvous: {found}; accepted: HOST:PORT, port 1 to 65535")
+        return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
@@ -97,3 +135,5 @@ class Run:
     """Config group -> the option taken ("dataset": "python_stdlib")."""
     overrides: tuple[str, ...] = ()
     """What the user typed, to be repeated in the commands that the run prints."""
+    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What it was assembled from, secrets included, for processes that do their part of it."""

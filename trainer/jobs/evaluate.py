@@ -6,6 +6,19 @@ from trainer.errors import InputError
 from trainer.run import Run
 
 
+def prepare(run: Run) -> bool:
+    """Fetch the model and fill the token cache, so that many processes find it there."""
+    from trainer.jobs.parts import fetch_model, fill_cache, told_elsewhere
+
+    if run.recipe is None:
+        raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
+    fetch_model(run)
+    with told_elsewhere("trainer"):  # by the rank that does it again
+        named = {f"dataset.validation.{n}".rstrip("."): s for n, s in _held_out(run).items()}
+        fill_cache(run, run.recipe, named)
+    return True
+
+
 def run(run: Run) -> int:
     """Measure the model; writes evaluation.json and evaluation-predictions.jsonl to output_dir."""
     from trainer.checkpoint import files

@@ -18,6 +18,14 @@ ROWS_AT_A_TIME = 4096
 """Rows that are tokenized and held together, so that a file of any length takes little memory."""
 
 
+def prepare(run: Run) -> bool:
+    """Fetch the model, so that many processes find it there."""
+    from trainer.jobs.parts import fetch_model
+
+    fetch_model(run)
+    return True
+
+
 def run(run: Run) -> int:
     """Answer every row in the caller's order, one JSON object a line."""
     if run.recipe is None:

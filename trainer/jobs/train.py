@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainer.data.rows import Splits
 from trainer.errors import InputError
+from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
@@ -26,10 +28,27 @@ EXTENSIONS = (
 """Settings that another command for the same run may change."""
 
 
+def prepare(run: Run) -> bool:
+    """Fetch the model and fill the token cache, so that many processes find it there.
+
+    False where nothing is left to do, which is then said.
+    """
+    from trainer.jobs.parts import fetch_model, fill_cache, told_elsewhere
+
+    if (done := _results_if_complete(run)) is not None:
+        _show_complete(run, done)
+        return False
+    fetch_model(run)
+    with told_elsewhere("trainer"):  # by the rank that does it again
+        recipe, splits = _rows(run)
+        named = {f"dataset.validation.{n}".rstrip("."): s for n, s in splits.validation.items()}
+        fill_cache(run, recipe, {"dataset.train": splits.train, **named})
+    return True
+
+
 def run(run: Run) -> int:
     """Train as the config says, continuing where an earlier run of it stopped."""
-    done = RunFolder(run.output_dir).completed(run.trainer, config_digest(run.config))
-    if done is None:
+    if (done := _results_if_complete(run)) is None:
         build_trainer(run).fit()
     elif int(os.environ.get("RANK", "0")) == 0:
         _show_complete(run, done)
@@ -38,19 +57,12 @@ def run(run: Run) -> int:
 
 def build_trainer(run: Run) -> "Trainer":
     """The Trainer of a run: its rows loaded, its labels learnt, its model and data ready."""
-    from trainer.agreement import learn
     from trainer.data.tokens import default_cache_dir
     from trainer.jobs.parts import load_model, load_tokenizer
     from trainer.trainer import Trainer
 
-    assert run.recipe is not None
     tokenizer = load_tokenizer(run)
-    splits = run.dataset.load()
-    if splits.train is None:
-        raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
-    # of rows that we held out ourselves no label is refused; the user's own sets must fit
-    split_here = getattr(run.dataset, "validation", None) is None
-    recipe = learn(run.recipe, splits.train, splits.validation.values() if split_here else ())
+    recipe, splits = _rows(run)
     return Trainer(
         model=load_model(run.model, recipe.head, run.seed),
         recipe=recipe,
@@ -68,6 +80,24 @@ def build_trainer(run: Run) -> "Trainer":
         config_digest=config_digest(run.config),
         commands=next_commands(run, recipe.text_columns),
     )
+
+
+def _rows(run: Run) -> tuple[Recipe, Splits]:
+    """The run's rows, and its recipe with the labels that they have."""
+    from trainer.agreement import learn
+
+    assert run.recipe is not None
+    splits = run.dataset.load()
+    if splits.train is None:
+        raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
+    # of rows that we held out ourselves no label is refused; the user's own sets must fit
+    split_here = getattr(run.dataset, "validation", None) is None
+    held_out = splits.validation.values() if split_here else ()
+    return learn(run.recipe, splits.train, held_out), splits
+
+
+def _results_if_complete(run: Run) -> dict[str, Any] | None:
+    return RunFolder(run.output_dir).completed(run.trainer, config_digest(run.config))
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,98 @@
+"""Processes that find each other through a store, and words that are left there."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from trainer.errors import EnvironmentFault, InputError
+from trainer.processes import last_words, meeting
+from trainer.processes.team import Team, assemble_team
+from trainer.run import LaunchSettings
+
+
+@pytest.fixture
+def taken() -> object:
+    """A port that somebody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def free() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_a_port_in_use_is_refused(taken: int) -> None:
+    with pytest.raises(InputError, match=f"here: port {taken} of this machine is in use"):
+        meeting.host("127.0.0.1", taken, 5, "here")
+
+
+def test_nobody_there(free: int) -> None:
+    with pytest.raises(EnvironmentFault, match=f"nobody at 127.0.0.1:{free} within 0.3 s"):
+        meeting.visit("127.0.0.1", free, 0.3, "here")
+
+
+def test_who_is_missing_is_named() -> None:
+    store = meeting.host("127.0.0.1", 0, 5, "here")
+    names = ["rank 0", "rank 1", "rank 2"]
+    with pytest.raises(EnvironmentFault, match="rank 0, rank 2 of 3 did not come within 0.2 s"):
+        meeting.arrive(store, names, "rank 1", "", 0.2)
+
+
+def machine(launch: LaunchSettings, number: int, found: dict[int, object]) -> None:
+    try:
+        team = assemble_team(launch, number)
+        found[launch.node_rank] = team
+        team.all_words(5)
+    except (InputError, EnvironmentFault) as error:
+        found[launch.node_rank] = error
+
+
+def test_machines_share_out_the_ranks(free: int) -> None:
+    found: dict[int, object] = {}
+    threads = [
+        threading.Thread(
+            target=machine,
+            args=(LaunchSettings("auto", 2, node, f"127.0.0.1:{free}", 10), 2 + node, found),
+        )
+        for node in (1, 0)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    teams = [found[0], found[1]]
+    assert all(isinstance(team, Team) for team in teams), found
+    assert [(t.first_rank, t.local_world_size, t.world_size) for t in teams] == [  # type: ignore[attr-defined]
+        (0, 2, 5),
+        (2, 3, 5),
+    ]
+
+
+def test_a_machine_that_does_not_come(free: int) -> None:
+    with pytest.raises(EnvironmentFault, match="launch: node_rank 1 of 2 did not come"):
+        assemble_team(LaunchSettings(1, 2, 0, f"127.0.0.1:{free}", 0.3), 1)
+
+
+def test_words_are_heard_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    team = assemble_team(LaunchSettings(timeout=5), 2)
+    place = {"MASTER_ADDR": team.address, "MASTER_PORT": str(team.port)}
+    for rank, line in ((1, "first"), (0, "second")):
+        monkeypatch.setattr(os, "environ", {**os.environ, **place, "RANK": str(rank)})
+        assert last_words.leave(line, 3, is_cause=True)
+    heard = team.all_words(5)
+    assert [(said.rank, said.line) for said in heard] == [(1, "first"), (0, "second")]
+
+
+def test_a_launcher_that_is_gone_hears_nothing(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free), "RANK": "0"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **place})
+    monkeypatch.setattr(last_words, "PATIENCE", 0.2)
+    assert not last_words.leave("lost", 3, is_cause=True)

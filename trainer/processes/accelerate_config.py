@@ -1,0 +1,48 @@
+"""The settings of `accelerate launch`: what is honoured, and what has another place here."""
+
+import os
+
+from trainer.errors import InputError
+from trainer.run import Run
+
+HERE = {
+    "ACCELERATE_USE_FSDP": ("distributed_type: FSDP", "launch.strategy"),
+    "ACCELERATE_USE_DEEPSPEED": ("distributed_type: DEEPSPEED", "launch.strategy"),
+    "ACCELERATE_USE_MEGATRON_LM": ("distributed_type: MEGATRON_LM", "launch.strategy"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("parallelism_config", "launch.strategy"),
+    "ACCELERATE_DOWNCAST_BF16": ("downcast_bf16", "trainer.precision"),
+    "ACCELERATE_DYNAMO_BACKEND": ("dynamo_backend", "trainer.compile"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        "gradient_accumulation_steps",
+        "trainer.global_batch_size and trainer.micro_batch_size",
+    ),
+    "ACCELERATE_GRADIENT_CLIPPING": ("gradient_clipping", "trainer.max_grad_norm"),
+}
+"""Variable that `accelerate launch` sets -> its name in a config file, and what says it here."""
+
+HARMLESS = {"", "no", "false", "0", "1", "none"}
+
+
+def check_accelerate_config(run: Run) -> None:
+    """Raise InputError for the first setting that would be ignored, or change the numbers.
+
+    Processes, machines, address and port come as in torchrun, and are honoured.
+    """
+    for variable, (theirs, ours) in HERE.items():
+        value = os.environ.get(variable, "")
+        if value.lower() not in HARMLESS:
+            raise _refused(theirs, value, ours)
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        import torch
+
+        if torch.accelerator.is_available():
+            raise _refused("use_cpu", "true", "an empty CUDA_VISIBLE_DEVICES")
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", run.trainer.precision):
+        raise _refused("mixed_precision", precision, f"trainer.precision={precision}")
+
+
+def _refused(theirs: str, value: str, ours: str) -> InputError:
+    where = f"accelerate config: {theirs}"
+    found = "" if ":" in theirs else f": found {value}"
+    return InputError(f"{where}{found}; accepted: none there, {ours} here")

@@ -1,0 +1,162 @@
+"""Place: which rank of how many this process is, as torchrun, accelerate, srun or we tell it."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from trainer.errors import InputError
+from trainer.run import LaunchSettings
+
+WORKER = "TEMPERING_RUN"
+"""The variable in which our own launcher hands a rank its config."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank among `world_size`, and where they meet."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def find_place(launch: LaunchSettings) -> Place | None:
+    """The place that the environment tells; None where nobody started us as one of several.
+
+    Slurm's variables are translated into those that torch and Accelerate read. Raises InputError
+    where variables are missing, contradict each other, or contradict launch.num_processes.
+    """
+    if _is_task_of_srun():
+        _translate_slurm(launch)
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
+    if not given:
+        return None
+    if len(given) == 1:
+        missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
+        accepted = "accepted: both, as torchrun sets them, or neither"
+        raise InputError(f"{given[0]}: found {os.environ[given[0]]} without {missing}; {accepted}")
+    rank, world_size = _number("RANK"), _number("WORLD_SIZE")
+    if not 0 <= rank < world_size:
+        raise InputError(f"RANK: found {rank}; accepted: 0 to {world_size - 1}, below WORLD_SIZE")
+    _check_number(launch, world_size)
+    if world_size == 1:
+        return Place(0, 1, 0, "", 0)
+    local_rank = _number("LOCAL_RANK")
+    return Place(rank, world_size, local_rank, _text("MASTER_ADDR"), _number("MASTER_PORT"))
+
+
+def is_worker() -> bool:
+    """Whether our own launcher started this process."""
+    return WORKER in os.environ
+
+
+def threads_of_each(processes: int) -> int:
+    """CPU threads of each of `processes` on this machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that we may use
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // processes)
+
+
+def count_devices() -> int:
+    """The GPUs, or other accelerators, that this process sees; 0 on a CPU."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def check_device(place: Place) -> None:
+    """Raise InputError where a rank has no GPU of its own, though this machine has some."""
+    devices = count_devices()
+    if place.local_rank < devices or devices == 0:
+        return
+    if devices == 1 and "SLURM_PROCID" in os.environ:  # srun --gpus-per-task shows each its own
+        os.environ["LOCAL_RANK"] = "0"
+        return
+    found = f"local rank {place.local_rank} was started on a machine with {devices} GPUs"
+    raise InputError(f"launch: {found}; accepted: a GPU for each rank, or none at all")
+
+
+def _text(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        found = f"not set, though WORLD_SIZE is {os.environ['WORLD_SIZE']}"
+        raise InputError(f"{name}: {found}; accepted: what torchrun sets")
+    return value
+
+
+def _number(name: str) -> int:
+    value = _text(name)
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise InputError(f"{name}: found {value!r}; accepted: a whole number")
+    return int(value)
+
+
+def _check_number(launch: LaunchSettings, world_size: int) -> None:
+    wanted, local = launch.num_processes, os.environ.get("LOCAL_WORLD_SIZE", str(world_size))
+    if str(wanted) not in ("auto", local, str(world_size)):
+        found = f"found {wanted}, but {local} were started on this machine"
+        raise InputError(f"launch.num_processes: {found}; accepted: auto")
+
+
+# --- Slurm ---
+
+
+def _is_task_of_srun() -> bool:
+    """One of several tasks; a batch script has srun's variables too, but no step."""
+    names = os.environ.keys()
+    several = _slurm("STEP_NUM_TASKS", "NTASKS", "NPROCS") not in ("", "1")
+    in_batch_script = "SLURM_JOB_ID" in names and not names & {"SLURM_STEP_ID", "SLURM_STEPID"}
+    placed = bool(names & {"RANK", "WORLD_SIZE"})  # torchrun within srun
+    return "SLURM_PROCID" in names and several and not in_batch_script and not placed
+
+
+def _translate_slurm(launch: LaunchSettings) -> None:
+    tasks = int(_slurm("STEP_NUM_TASKS", "NTASKS", "NPROCS"))
+    nodes = int(_slurm("STEP_NUM_NODES", "NNODES") or 1)
+    host, port = _meeting_point(launch)
+    local = _tasks_here(_slurm("STEP_TASKS_PER_NODE", "TASKS_PER_NODE"), tasks // nodes)
+    found = {
+        "RANK": _slurm("PROCID"),
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": _slurm("LOCALID") or "0",
+        "LOCAL_WORLD_SIZE": str(local),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": str(threads_of_each(local)),
+    }
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
+
+
+def _slurm(*names: str) -> str:
+    """The first of these variables that is set; the step's come before the job's."""
+    return next((v for name in names if (v := os.environ.get(f"SLURM_{name}"))), "")
+
+
+def _meeting_point(launch: LaunchSettings) -> tuple[str, str]:
+    """The first node, and a port that the tasks of this job alone agree on."""
+    if launch.rendezvous is not None:
+        host, port = launch.meeting_point
+        return host, str(port)
+    nodes = _slurm("STEP_NODELIST", "JOB_NODELIST", "NODELIST")
+    if not nodes and "MASTER_ADDR" not in os.environ:
+        accepted = "accepted: what srun sets, or launch.rendezvous=HOST:PORT"
+        raise InputError(f"SLURM_JOB_NODELIST: not set, though there are several tasks; {accepted}")
+    return first_host(nodes), str(15000 + int(_slurm("JOB_ID", "JOBID") or 0) % 15000)
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm node list: "gpu[03-07,9],cpu1" is "gpu03"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0] if first else "")
+
+
+def _tasks_here(tasks_per_node: str, otherwise: int) -> int:
+    """This node's entry of "4(x2),3", which says 4, 4, 3."""
+    found: list[int] = []
+    for number, repeated in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks_per_node):
+        found += [int(number)] * int(repeated or 1)
+    node = int(_slurm("NODEID") or 0)
+    return found[node] if node < len(found) else max(1, otherwise)
