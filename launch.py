@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.console import error_line
-from trainer.errors import EnvironmentFault, InputError, Interrupted, NumericsError, nearest
+from trainer.errors import (
+    EnvironmentFault,
+    InputError,
+    Interrupted,
+    LostRank,
+    NumericsError,
+    nearest,
+)
 from trainer.launching import yaml_files
 from trainer.launching.assemble import Choices, assemble, defaults
 from trainer.launching.child import run_child
@@ -31,6 +38,13 @@ from trainer.launching.command import PATHS, Command, parse, typed
 from trainer.launching.help import help_text
 from trainer.launching.saved_recipe import with_saved_recipe
 from trainer.launching.secret_values import redacted, redacted_override
+from trainer.launching.sweep_results import sweep_results, write_csv
+from trainer.processes.accelerate_config import check_accelerate_config
+from trainer.processes.joining import joined
+from trainer.processes.last_words import leave
+from trainer.processes.launcher import num_processes, run_ranks
+from trainer.processes.lifeline import hold_on
+from trainer.processes.place import WORKER, find_place, is_worker
 from trainer.run import Run
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -46,7 +60,10 @@ numbers (configs/experiment/quickstart.yaml) no longer apply."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code (DESIGN: 0, 2, 3, 4, 130, 143)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    hold_on()
     try:
+        if is_worker():
+            return start(worker_run())
         command = parse(arguments)
         if command.help:
             print(help_text(config_folders(command)))
@@ -63,11 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start(run: Run) -> int:
-    """Run the job of a checked config in this process; returns its exit code."""
+    """Run the job of a checked config, here or in processes of its own; returns its exit code."""
     try:
-        if run.job in FROM_THE_USER_ALONE:
-            run = with_saved_recipe(run)
-        return importlib.import_module(f"trainer.jobs.{run.job}").run(run)
+        return _run(run)
     except (InputError, EnvironmentFault, NumericsError, Interrupted) as error:
         return complain(error, error.exit_code, every_rank=True)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -81,12 +96,43 @@ def start(run: Run) -> int:
         return complain("interrupted", 130)
 
 
+def _run(run: Run) -> int:
+    if run.job in FROM_THE_USER_ALONE:
+        run = with_saved_recipe(run)
+    job = importlib.import_module(f"trainer.jobs.{run.job}")
+    check_accelerate_config(run)
+    place = find_place(run.launch)
+    if place is not None:
+        with joined(place, run, job.prepare):
+            return job.run(run)
+    number = num_processes(run)
+    if number * run.launch.num_nodes == 1:
+        return job.run(run)
+    if not job.prepare(run):
+        return 0
+    end = run_ranks(run, number, [sys.executable, __file__], yaml.safe_dump(run.origin))
+    return complain(end.line, end.code) if end.line else end.code
+
+
 def complain(error: object, exit_code: int, every_rank: bool = False) -> int:
-    """Say what went wrong in one line; returns `exit_code`."""
+    """Say what went wrong in one line, to our launcher if we have one; returns `exit_code`."""
+    line = redacted(str(error))
+    if is_worker() and leave(line, exit_code, is_cause=not isinstance(error, LostRank)):
+        return exit_code
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     if every_rank or rank == "0":
-        error_line(redacted(str(error)))
+        error_line(line)
     return exit_code
+
+
+def worker_run() -> Run:
+    """The Run that our launcher composed and checked, handed over in the environment.
+
+    As YAML: JSON would make texts of the numbers that `dataset.columns` may have as keys.
+    """
+    origin = yaml.safe_load(os.environ[WORKER])
+    choices = Choices(**{**origin["choices"], "overrides": tuple(origin["choices"]["overrides"])})
+    return _assembled(origin["tree"], choices)
 
 
 def compose_run(command: Command) -> Run:
@@ -95,12 +141,15 @@ def compose_run(command: Command) -> Run:
         tree, choices = _compose(command)
     except RecursionError as error:
         raise InputError("config: nested too deeply; accepted: fewer levels") from error
-    given = tree.get("recipe") or {}
+    run = _assembled(tree, choices)
+    _check_job(run)
+    return replace(run, origin={"tree": tree, "choices": asdict(choices)})
+
+
+def _assembled(tree: dict[str, Any], choices: Choices) -> Run:
     saved = tree["job"] in FROM_THE_USER_ALONE  # then the model's folder completes the recipe
     run = assemble({**tree, "recipe": {}} if saved else tree, choices)
-    run = replace(run, recipe_fields=given)
-    _check_job(run)
-    return run
+    return replace(run, recipe_fields=tree.get("recipe") or {})
 
 
 def config_folders(command: Command) -> list[Path]:
@@ -113,12 +162,6 @@ def _check_job(run: Run) -> None:
     jobs = [path.stem for path in (CONFIGS / "job").glob("*.yaml")]
     if run.job not in jobs:
         raise InputError(f"job: found '{run.job}'; accepted: {', '.join(sorted(jobs))}")
-    processes = run.launch.num_processes
-    if processes != "auto" and (isinstance(processes, str) or processes < 1):
-        raise InputError(f"launch.num_processes: found {processes}; accepted: auto, 1 or more")
-    if processes not in ("auto", 1) and "WORLD_SIZE" not in os.environ:
-        accepted = f"accepted: 1, or torchrun --nproc-per-node {processes} launch.py ..."
-        raise InputError(f"launch.num_processes: found {processes}; {accepted}")
 
 
 # --- composing: Hydra puts the files together, we apply what was typed ---------------------------
@@ -376,8 +419,12 @@ def _first_line(error: Exception) -> str:
 def sweep(command: Command) -> int:
     """Run every job of a sweep, each in a process of its own; returns the first failure's code.
 
-    All of them are checked before the first starts. Raises InputError.
+    All of them are checked before the first starts; a table at the end compares them. Raises
+    InputError.
     """
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        accepted = "python launch.py -m ..., which starts the processes of each job itself"
+        raise InputError(f"-m: found within torchrun or its like; accepted: {accepted}")
     jobs = list(_jobs(command))
     runs = [compose_run(job) for job in jobs]
     for i, run in enumerate(runs):
@@ -394,7 +441,16 @@ def sweep(command: Command) -> int:
         codes.append(code)
         if stopped:
             break
+    _show_results(runs, codes)
     return next((code for code in codes if code), 0)
+
+
+def _show_results(runs: Sequence[Run], codes: Sequence[int]) -> None:
+    from trainer.console import make_console, show
+    from trainer.rendering.sweep import sweep_summary
+
+    results = sweep_results(runs, codes)
+    show(make_console(), sweep_summary(results, str(write_csv(results))))
 
 
 def _jobs(command: Command) -> Iterator[Command]:

@@ -1,6 +1,9 @@
 """From the checked config to the job: exit codes, sweeps, the console script's function."""
 
+import csv
 import errno
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +26,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Run], int]], Non
     def put(function: Callable[[Run], int]) -> None:
         module = ModuleType("trainer.jobs.train")
         module.run = function  # type: ignore[attr-defined]
+        module.prepare = lambda run: True  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "trainer.jobs.train", module)
 
     return put
@@ -71,9 +75,12 @@ def test_outer_launcher_sets_the_processes(
     job: Any, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job(lambda run: 0)
-    assert ask("launch.num_processes=2").code == 2
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert ask("launch.num_processes=2").code == 0
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert ask("launch.num_processes=1").code == 0
+    refusal = ask("launch.num_processes=2")
+    assert refusal.code == 2 and "but 1 were started on this machine" in refusal.err
+    assert "-m: found within torchrun" in ask("-m", "seed=1,2").err
 
 
 @pytest.fixture
@@ -137,9 +144,38 @@ def test_sweep_goes_on_after_a_failure(
 ) -> None:
     left = iter([(0, False), (4, False), (3, False), (143, True), (0, False)])
     monkeypatch.setattr(launch, "run_child", lambda command: next(left))
-    answer = ask("-m", "seed=1,2,3,4,5")
+    answer = ask("-m", "seed=1,2,3,4,5", "output_dir=s")
     assert answer.code == 4
     assert answer.out.count("sweep: job") == 4  # the fourth was told to stop, and so were we
+    table = [line.split("  ") for line in answer.out.partition("seed  status  ")[2].splitlines()]
+    states = ["done", "numbers failed", "environment failed", "stopped", "not started"]
+    assert [row[0] for row in table[1:6]] == ["1", "2", "3", "4", "5"]
+    assert [set(states) & {cell.strip() for cell in row} for row in table[1:6]] == [
+        {state} for state in states
+    ]
+
+
+def test_sweep_names_its_best_job(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"1": ("eval_accuracy", 0.5), "2": ("eval_accuracy", 0.75), "3": ("eval_loss", 0.1)}
+
+    def train(command: list[str]) -> tuple[int, bool]:
+        folder = Path(command[-1].removeprefix("output_dir="))
+        metric, value = found[command[2].removeprefix("seed=")]
+        best = {"metric": metric, "value": value, "step": 8}
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"best": best, "metrics": {}}))
+        return 0, False
+
+    monkeypatch.setattr(launch, "run_child", train)
+    out = ask("-m", "seed=1,2", "output_dir=s").out
+    assert "best        s/seed=2 (eval_accuracy 0.7500)" in out
+    file = Path(re.search(r"written to +(s/sweep-[0-9a-f]{8}\.csv)", out)[1])  # type: ignore[index]
+    rows = list(csv.DictReader(file.open()))
+    assert [(row["seed"], row["status"], row["value"]) for row in rows] == [
+        ("1", "done", "0.5"),
+        ("2", "done", "0.75"),
+    ]
+    assert "best" not in ask("-m", "seed=1,3", "output_dir=t").out  # nothing to compare
 
 
 def test_sweep_in_real_processes(repository: Path, tmp_path: Path) -> None:
@@ -147,7 +183,7 @@ def test_sweep_in_real_processes(repository: Path, tmp_path: Path) -> None:
     command += ["dataset.train=none.csv", "seed=3", "+output_dir=x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    assert done.stdout == "sweep: job 1 of 1, x/0\n"
+    assert done.stdout.startswith("sweep: job 1 of 1, x/0\n")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 

@@ -1,22 +1,26 @@
-"""A process of our own that is waited for, and told what we are told."""
+"""A process of our own that is waited for, told what we are told, and does not outlive us."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Sequence
 
+from trainer.processes.lifeline import PARENT
+
 
 def run_child(command: Sequence[str]) -> tuple[int, bool]:
-    """Run `command`, handing SIGTERM and SIGUSR1 on to it.
+    """Run `command`, handing SIGTERM, SIGUSR1 and SIGINT on to it.
 
     Returns its exit code (128 + n where signal n killed it), and whether we were told to stop.
     """
     told: list[int] = []
-    with subprocess.Popen(command) as process:
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    # in a group of its own, where the terminal's Ctrl-C does not reach it a second time
+    with subprocess.Popen(command, env=environment, process_group=0) as process:
 
         def hand_on(number: int, _: object) -> None:
             told.append(number)
-            if number != signal.SIGINT:  # the terminal sends that one to both of us
-                process.send_signal(number)
+            process.send_signal(number)
 
         watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         before = {number: signal.signal(number, hand_on) for number in watched}

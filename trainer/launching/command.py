@@ -26,6 +26,7 @@ PATHS = (
     ("output_dir", "run_name", "from", "model.path", "model.revision", "model.sha256")
     + ("tokenizer.path", "tokenizer.revision", "dataset.path", "dataset.name", "dataset.train")
     + ("dataset.validation", "dataset.test", "input.file", "output.file")
+    + ("launch.rendezvous",)
 )
 """Keys whose value is text: commas and digits in it mean nothing."""
 

@@ -1,0 +1,380 @@
+"""One command, many processes: the numbers of one, the same from every launcher, none left behind.
+
+Each test starts real processes of a tiny model; the longer ones are marked slow.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.jobs.conftest import DATA, tiny, write_tables  # noqa: F401 (a fixture)
+
+EXACT = ("trainer.optimizer=sgd", "trainer.learning_rate=0.1", "trainer.precision=fp32")
+SHORT = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=2")
+LONG = (*DATA, *EXACT, "trainer.max_steps=100000", "trainer.logging_steps=1")
+QUIET = ("trainer.eval_steps=0", "trainer.save_steps=0")
+TWO = "launch.num_processes=2"
+
+
+class Bench:
+    """A folder with tables and a tiny model, in which commands are started."""
+
+    def __init__(self, folder: Path, model: Path, repository: Path) -> None:
+        self.folder, self.model, self.repository = folder, model, repository
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "ACCELERATE_"))}
+        self.environment = {
+            **kept,
+            "PYTHONPATH": str(repository),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "TEMPERING_CACHE": str(folder / "cache"),
+        }
+
+    def start(self, *arguments: str, by: tuple[str, ...] = (), **variables: str) -> Any:
+        """A command in a session of its own, `by` another launcher where one is given."""
+        command = [sys.executable, *by, str(self.repository / "launch.py"), *arguments]
+        return subprocess.Popen(
+            [*command, f"model.path={self.model}"],
+            cwd=self.folder,
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def weights(self, run: str) -> torch.Tensor:
+        """The model that a run left, as one vector."""
+        tensors = load_file(self.folder / run / "model" / "model.safetensors")
+        return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+    def results(self, run: str) -> dict[str, Any]:
+        """What a run says of itself."""
+        return json.loads((self.folder / run / "results.json").read_text())
+
+    def wait_for(self, path: str, process: Any) -> None:
+        """Until a file of a run is there and holds something."""
+        file = self.folder / path
+        while not (file.exists() and (file.is_dir() or file.stat().st_size)):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+
+
+def finished(process: Any) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny: Path, repository: Path) -> Bench:  # noqa: F811
+    """The folder, with the run of one process in `one` and of our own two in `two`."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_tables(folder)
+    made = Bench(folder, tiny, repository)
+    for run, processes in (("one", "launch.num_processes=1"), ("two", TWO)):
+        code, _, err = finished(made.start(*SHORT, f"output_dir={run}", processes))
+        assert code == 0, err
+        assert err.count("rows are in dataset.train too") == 1  # a warning, said once
+    return made
+
+
+def test_two_processes_come_to_what_one_comes_to(bench: Bench) -> None:
+    one, two = bench.weights("one"), bench.weights("two")
+    assert (one - two).norm() <= 1e-5 * one.norm()
+    alone, together = bench.results("one"), bench.results("two")
+    assert together["samples"] == alone["samples"] == 2 * 96
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+
+
+def test_one_folder_for_all_ranks(bench: Bench) -> None:
+    one, two = ({p.name for p in (bench.folder / run).iterdir()} for run in ("one", "two"))
+    assert two - one == {"rank-1.log"} and not one - two
+    log = (bench.folder / "two" / "rank-1.log").read_text()
+    assert log.count("\n") == 1 and "rows are in dataset.train too" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "by",
+    [
+        ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
+        + ("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"),
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_other_launchers_give_the_same(
+    bench: Bench, by: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    run = request.node.callspec.id
+    code, _, err = finished(bench.start(*SHORT, f"output_dir={run}", by=by))
+    assert code == 0, err
+    check_same_as_two(bench, run)
+
+
+def srun(bench: Bench, *arguments: str, procid: int) -> Any:
+    """One of two tasks, as srun starts them."""
+    slurm = {"PROCID": str(procid), "LOCALID": str(procid), "NTASKS": "2", "STEP_ID": "0"}
+    slurm |= {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "127.0.0.[1-2]"}
+    return bench.start(*arguments, **{f"SLURM_{name}": value for name, value in slurm.items()})
+
+
+@pytest.mark.slow
+def test_srun_gives_the_same(bench: Bench) -> None:
+    tasks = [srun(bench, *SHORT, "output_dir=srun", procid=procid) for procid in (1, 0)]
+    ends = [finished(task) for task in tasks]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert ends[0][1:] == ("", "")  # rank 1 prints nothing
+    check_same_as_two(bench, "srun")
+
+
+def check_same_as_two(bench: Bench, run: str) -> None:
+    assert torch.equal(bench.weights(run), bench.weights("two"))
+    assert bench.results(run)["metrics"] == bench.results("two")["metrics"]
+    names = {p.name for p in (bench.folder / run).iterdir()}
+    assert names == {p.name for p in (bench.folder / "two").iterdir()}
+
+
+@pytest.mark.slow
+def test_ranks_of_other_configs_are_refused(bench: Bench) -> None:
+    both = [srun(bench, *SHORT, "output_dir=odd", f"seed={n}", procid=n) for n in (0, 1)]
+    for code, _, err in map(finished, both):
+        assert code == 2
+        assert err.startswith("error: launch: on rank 1 seed is 1, not 0; accepted:")
+    assert not (bench.folder / "odd" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_comes_is_named(bench: Bench) -> None:
+    task = srun(bench, *SHORT, "output_dir=none", "launch.timeout=2", procid=0)
+    code, _, err = finished(task)
+    assert code == 3
+    assert err.startswith("error: launch: rank 1 of 2 did not come within 2 s")
+
+
+# --- ends that nobody planned ---
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, in their order."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
+    pairs = [tuple(map(int, line.split())) for line in table.splitlines()]
+    return sorted(child for child, parent in pairs if parent == pid)
+
+
+def living(pids: list[int]) -> list[int]:
+    """Those of the processes that still run; zombies do not."""
+    states = {
+        p: subprocess.run(["ps", "-o", "stat=", "-p", str(p)], capture_output=True) for p in pids
+    }
+    return [p for p, state in states.items() if state.stdout.strip()[:1] not in (b"", b"Z")]
+
+
+@pytest.fixture
+def training(bench: Bench, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[int], str]]:
+    """A launcher, its two ranks in the middle of a training, and the name of the run."""
+    run = request.node.name.replace("[", "-").rstrip("]")
+    process = bench.start(*LONG, *QUIET, TWO, f"output_dir={run}", "launch.timeout=60")
+    bench.wait_for(f"{run}/metrics.jsonl", process)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    yield process, ranks, run
+    for pid in living([process.pid, *ranks]):
+        os.kill(pid, signal.SIGKILL)
+
+
+def end_within_10_seconds(process: Any, ranks: list[int]) -> tuple[int, str]:
+    """Exit code and standard error; nothing is left after 10 seconds."""
+    deadline = time.monotonic() + 10
+    while living([process.pid, *ranks]) and time.monotonic() < deadline:
+        process.poll()
+        time.sleep(0.05)
+    assert not living([process.pid, *ranks])
+    code, _, err = finished(process)
+    return code, err.partition("too\n")[2]  # after the warning of the data
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_rank_ends_the_run(training: Any, victim: int) -> None:
+    process, ranks, _ = training
+    os.kill(ranks[victim], signal.SIGKILL)
+    code, err = end_within_10_seconds(process, ranks)
+    assert (code, err) == (3, f"error: rank {victim}: killed by SIGKILL (out of memory?)\n")
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_takes_its_ranks_along(training: Any) -> None:
+    process, ranks, _ = training
+    process.kill()
+    assert end_within_10_seconds(process, ranks)[0] == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
+def test_a_signal_saves_once_and_ends(bench: Bench, training: Any, number: int, code: int) -> None:
+    process, ranks, run = training
+    os.killpg(process.pid, number)  # as a terminal does with Ctrl-C
+    ended, err = end_within_10_seconds(process, ranks)
+    (checkpoint,) = (bench.folder / run).glob("checkpoint-*")
+    name = signal.Signals(number).name
+    kept = f"saved {run}/{checkpoint.name}; the same command continues there"
+    assert (ended, err) == (code, f"error: stopped by {name}: {kept}\n")
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_at_once(bench: Bench, training: Any) -> None:
+    process, ranks, run = training
+    for pid in ranks:  # so that they find both signals when they go on
+        os.kill(pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    assert end_within_10_seconds(process, ranks)[0] == 130
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
+    process = bench.start(*LONG, *QUIET, TWO, "output_dir=hang", "launch.timeout=3")
+    bench.wait_for("hang/metrics.jsonl", process)
+    ranks = children(process.pid)
+    os.kill(ranks[1], signal.SIGSTOP)
+    code, _, err = finished(process)
+    assert code == 3
+    assert err.endswith("error: rank 1: did not answer within launch.timeout, and was killed\n")
+    assert not living(ranks)
+
+
+@pytest.mark.slow
+def test_what_a_rank_finds_wrong_is_the_line(bench: Bench) -> None:
+    (bench.folder / "foreign").mkdir()
+    (bench.folder / "foreign" / "model").mkdir()
+    (bench.folder / "foreign" / "model" / "mine.txt").write_text("mine")
+    few = "trainer.global_batch_size=1"
+    code, _, err = finished(bench.start(*SHORT, TWO, few, "output_dir=foreign"))
+    assert code == 2
+    assert "trainer.global_batch_size is 1: 1 of 2 ranks have nothing to do\n" in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: rank 0: output_dir: foreign holds a finished run")
+
+
+@pytest.mark.slow
+def test_a_bug_in_a_rank_keeps_its_traceback(bench: Bench) -> None:
+    (bench.folder / "mine.py").write_text(
+        "import os\n"
+        "from dataclasses import dataclass\n"
+        "from trainer.callbacks.callback import Callback\n"
+        "@dataclass\n"
+        "class Bug(Callback):\n"
+        "    def on_step_end(self, step: int, total_steps: int) -> None:\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise KeyError('a bug')\n"
+    )
+    path = f"{bench.repository}{os.pathsep}{bench.folder}"
+    own = ("trusted_packages=[mine]", "callbacks.bug._target_=mine.Bug", "output_dir=bug")
+    code, _, err = finished(bench.start(*SHORT, TWO, *own, PYTHONPATH=path))
+    assert code == 1
+    assert err.count("Traceback") == 1 and "KeyError: 'a bug'\n" in err
+    assert err.endswith("error: rank 1: ended with exit code 1\n")
+
+
+# --- several machines ---
+
+
+@pytest.fixture
+def port() -> int:
+    """A free port."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def machine(bench: Bench, port: int) -> Callable[..., Any]:
+    """Start the launcher of one of two machines, which meet over loopback."""
+
+    def start(node: int, *arguments: str) -> Any:
+        place = ("launch.num_nodes=2", f"launch.node_rank={node}", "launch.num_processes=1")
+        return bench.start(*arguments, *place, f"launch.rendezvous=127.0.0.1:{port}")
+
+    return start
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_same(bench: Bench, machine: Callable[..., Any]) -> None:
+    both = [machine(node, *SHORT, "output_dir=machines") for node in (1, 0)]
+    ends = [finished(launcher) for launcher in both]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert ends[0][1:] == ("", "")
+    check_same_as_two(bench, "machines")
+
+
+@pytest.mark.slow
+def test_one_machine_goes_on_alone(bench: Bench, machine: Callable[..., Any]) -> None:
+    """One of two is killed in the middle; the other one's samples and weights are as if not."""
+    steps = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=40")
+    steps += ("trainer.eval_steps=0", "trainer.save_steps=2", "trainer.logging_steps=1")
+    both = [machine(node, *steps, "output_dir=broken") for node in (0, 1)]
+    bench.wait_for("broken/checkpoint-4", both[0])
+    for pid in [both[1].pid, *children(both[1].pid)]:
+        os.kill(pid, signal.SIGKILL)
+    code, _, err = finished(both[0])
+    assert code == 3
+    assert err.endswith("; nothing was heard of rank 1\n") and err.count("error: ") == 1
+    for run in ("broken", "whole"):
+        code, out, err = finished(bench.start(*steps, f"output_dir={run}"))
+        assert code == 0, err
+    broken, whole = bench.weights("broken"), bench.weights("whole")
+    assert (broken - whole).norm() <= 1e-5 * whole.norm()
+    rows = [(bench.folder / run / "metrics.jsonl").read_text() for run in ("broken", "whole")]
+    seen = [[json.loads(row)["samples"] for row in text.splitlines()] for text in rows]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.slow
+def test_a_machine_alone_says_who_is_missing(
+    bench: Bench, machine: Callable[..., Any], port: int
+) -> None:
+    alone = [machine(node, *SHORT, "output_dir=lonely", "launch.timeout=1") for node in (1,)]
+    code, _, err = finished(alone[0])
+    assert code == 3
+    assert err.startswith(f"error: launch.rendezvous: nobody at 127.0.0.1:{port} within 1 s")
+    code, _, err = finished(machine(0, *SHORT, "output_dir=lonely", "launch.timeout=1"))
+    assert code == 3
+    assert err.startswith("error: launch: node_rank 1 of 2 did not come within 1 s")
+    assert not (bench.folder / "lonely").exists()
+
+
+# --- sweeps ---
+
+
+@pytest.mark.slow
+def test_a_sweep_of_many_processes_ends_with_a_table(bench: Bench) -> None:
+    sweep = ("-m", "output_dir=sweep", "recipe.label=label,absent", TWO)
+    code, out, err = finished(bench.start(*SHORT, *sweep))
+    assert code == 2, err
+    table = out[out.index("recipe.label  status") :].splitlines()
+    assert table[1].split()[:2] == ["label", "done"]
+    assert table[2].split()[:3] == ["absent", "wrong", "input"]
+    assert "best        sweep/label=label (eval_accuracy" in out
+    assert torch.equal(bench.weights("sweep/label=label"), bench.weights("two"))
