@@ -144,6 +144,8 @@ def _environment(team: Team, local_rank: int, config: str) -> dict[str, str]:
         "MASTER_PORT": str(team.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads_of_each(number)),
+        # a thread that spins takes the core from another rank's
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "passive",
         WORKER: config,
         PARENT: str(os.getpid()),
     }

@@ -125,6 +125,7 @@ def _translate_slurm(launch: LaunchSettings) -> None:
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": str(threads_of_each(local)),
+        "OMP_WAIT_POLICY": "passive",
     }
     for name, value in found.items():
         os.environ.setdefault(name, value)

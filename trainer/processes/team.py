@@ -37,10 +37,8 @@ class Team:
 
         ended = self._together("ended", patience)
         words = list(last_words.read(PrefixStore("words", self.store)))
-        if ended and self.node_rank == 0:
-            self._together("read", patience)
-        elif ended:
-            self.store.add("read", 1)
+        if ended:  # who holds the store stays until all have read it
+            self._together("read", patience if self.node_rank == 0 else 0)
         return words
 
     def _together(self, key: str, patience: float) -> bool:
