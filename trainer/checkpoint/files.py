@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ hook: Callable[..., None] | None = None
 
 The moment is "before", "during" (half of a piece of a file is written) or "after".
 """
+
+READERS = 4
+"""Files that are hashed at a time: it takes longer than writing them."""
 
 
 @contextmanager
@@ -150,6 +154,12 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with operation("read", path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_all(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, READERS at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(sha256_of, paths))
 
 
 def json_bytes(value: Any) -> bytes:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -53,12 +54,15 @@ def verify(checkpoint: Path) -> Manifest:
     if MANIFEST not in found:
         raise CorruptCheckpoint(checkpoint / MANIFEST, "missing")
     manifest = _read_manifest(checkpoint / MANIFEST)
-    for name in sorted(manifest.files.keys() | found - {MANIFEST}):
+    names = sorted(manifest.files.keys() | found - {MANIFEST})
+    for name in names:
         if name not in found:
             raise CorruptCheckpoint(checkpoint / name, "missing")
         if name not in manifest.files:
             raise CorruptCheckpoint(checkpoint / name, f"not named in {MANIFEST}")
-        _check_file(checkpoint / name, *manifest.files[name])
+    with ThreadPoolExecutor(files.READERS) as pool:
+        entries = [(checkpoint / name, *manifest.files[name]) for name in names]
+        list(pool.map(lambda entry: _check_file(*entry), entries))
     return manifest
 
 
