@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from trainer.models.auto import AutoConfig as AutoConfig
     from trainer.models.auto import AutoModel as AutoModel
+    from trainer.models.auto import AutoModelForCausalLM as AutoModelForCausalLM
     from trainer.models.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
     from trainer.models.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
     from trainer.models.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoConfig": "trainer.models.auto",
     "AutoModel": "trainer.models.auto",
+    "AutoModelForCausalLM": "trainer.models.auto",
     "AutoModelForMaskedLM": "trainer.models.auto",
     "AutoModelForMultipleChoice": "trainer.models.auto",
     "AutoModelForQuestionAnswering": "trainer.models.auto",

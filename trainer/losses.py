@@ -1,10 +1,14 @@
 """Losses as (sum, count): whoever divides does it once, over everything that a step has seen."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.models.packing import Layout
+from trainer.models.projection import Projection
 
 IGNORED = -100
 """The label of what is not trained on, as everywhere in the field."""
@@ -51,6 +55,155 @@ def grouped_cross_entropy(
     if layout.visible_keys is not None:
         grid = grid.masked_fill(~layout.visible_keys.view(grid.shape), -torch.inf)
     return cross_entropy(grid, labels)
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """The next-token losses of a flat batch of T tokens."""
+
+    sum: Tensor
+    """Scalar, in at least fp32: the loss to differentiate, once"""
+    losses: Tensor
+    """[T], what each token's successor adds to the sum; 0 where none is asked for; no gradient"""
+    supervised: Tensor
+    """[T] bool, whether the token's successor is asked for"""
+    correct: Tensor
+    """[T] bool, whether it is the most probable one"""
+
+    @property
+    def count(self) -> Tensor:
+        """Scalar: the tokens that are asked for; sum / count is the mean loss."""
+        return self.supervised.sum()
+
+    def by_sequence(self, lengths: Tensor) -> dict[str, Tensor]:
+        """`losses`, `supervised` and `correct`, added up over each of B sequences: [B] each.
+
+        `lengths` [B] are on the CPU; a sample of several sequences adds up theirs.
+        """
+        sequence = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.losses.device)
+        columns = {"losses": self.losses, "supervised": self.supervised, "correct": self.correct}
+        return {
+            name: self.losses.new_zeros(len(lengths)).index_add_(0, sequence, x.to(self.losses))
+            for name, x in columns.items()
+        }
+
+
+def next_token_loss(
+    projection: Projection, labels: Tensor, *, label_smoothing: float = 0.0
+) -> TokenLosses:
+    """Cross-entropy of every token's successor, without the logits [T, vocab_size].
+
+    `projection` is `outputs.projection` of a causal language model, `labels` are shaped as its
+    input_ids ([T] in a flat call) and are not shifted: -100 where nothing is asked. The products
+    with the output weights run in the type of the hidden states, the rest in at least fp32, in
+    chunks of tokens; where gradients are wanted they are computed in the same pass, so that
+    `sum.backward()` only scales them. Smoothing is as in `cross_entropy`. Asked again with the very
+    same labels (an evaluation wants loss and predictions), it answers again without computing.
+    """
+    known = projection.known
+    if known is not None and known[0] is labels and known[1] == label_smoothing:
+        return known[2]
+    following = projection.next_tokens(labels.long(), IGNORED)
+    hidden, weight = projection.hidden, projection.weight
+    with_grad = torch.is_grad_enabled()
+    wanted = with_grad and hidden.requires_grad, with_grad and weight.requires_grad
+    loss_sum, losses, correct = _ProjectedCrossEntropy.apply(
+        hidden, weight, following, label_smoothing, wanted
+    )
+    found = TokenLosses(loss_sum, losses, following != IGNORED, correct)
+    projection.known = labels, label_smoothing, found
+    return found
+
+
+CHUNK = 1 << 24
+"""Logits that exist at a time."""
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    """hidden [T, D], weight [V, D], targets [T] -> (sum, each loss [T], whether each is right [T]).
+
+    The forward pass computes the gradients that are `wanted`, the backward pass scales them in
+    place: once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        narrow_weight = weight.to(hidden.dtype)
+        grad_hidden = torch.zeros_like(hidden) if wanted[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+        losses = hidden.new_zeros(len(hidden), dtype=wide)
+        correct = torch.zeros_like(targets, dtype=torch.bool)
+        supervised = (targets != IGNORED).nonzero().squeeze(1)
+        for rows in supervised.split(max(128, CHUNK // len(weight))):
+            inputs = hidden[rows]
+            losses[rows], correct[rows], grad_scores = _of_chunk(
+                inputs, narrow_weight, targets[rows], smoothing, any(wanted)
+            )
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_scores @ narrow_weight
+            if grad_weight is not None:
+                grad_weight += grad_scores.T @ inputs
+        ctx.gradients = grad_hidden, grad_weight, weight.dtype
+        ctx.mark_non_differentiable(losses, correct)
+        return losses.sum(), losses, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("next_token_loss: its sum was differentiated twice")
+        grad_hidden, grad_weight, weight_dtype = ctx.gradients
+        ctx.gradients = None
+        if grad_hidden is not None:
+            grad_hidden.mul_(grad)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad).to(weight_dtype)
+        return grad_hidden, grad_weight, None, None, None
+
+
+def _of_chunk(
+    inputs: Tensor, weight: Tensor, targets: Tensor, smoothing: float, differentiate: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """inputs [N, D], weight [V, D], targets [N] -> losses [N], right [N], their gradient [N, V].
+
+    The gradient is the losses' by the logits, in the type of the inputs; empty if not asked for.
+    """
+    wide = torch.promote_types(inputs.dtype, torch.float32)
+    scores = F.linear(inputs, weight).log_softmax(-1, dtype=wide)
+    losses = _smoothed_losses(scores, targets, smoothing)
+    right = _right(scores, targets)
+    gradient = _gradient(scores, targets, smoothing) if differentiate else scores[:0]
+    return losses, right, gradient.to(inputs.dtype)
+
+
+def _smoothed_losses(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Log-probabilities [N, V], targets [N] -> [N]"""
+    losses = -scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return losses.lerp(-scores.mean(1), smoothing) if smoothing else losses
+
+
+def _right(scores: Tensor, targets: Tensor) -> Tensor:
+    """[N] bool, whether a target is the first of the greatest scores [N, V], as argmax says."""
+    right = scores.gather(1, targets.unsqueeze(1)).squeeze(1) == scores.amax(1)
+    rows = right.nonzero().squeeze(1)
+    right[rows] = scores[rows].argmax(1) == targets[rows]
+    return right
+
+
+def _gradient(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """That of the losses by the logits [N, V], in the place of the log-probabilities."""
+    gradient = scores.exp_()
+    if smoothing:
+        gradient -= smoothing / gradient.shape[1]
+    ones = gradient.new_full((len(targets), 1), smoothing - 1)
+    return gradient.scatter_add_(1, targets.unsqueeze(1), ones)
 
 
 def binary_cross_entropy(

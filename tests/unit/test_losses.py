@@ -3,8 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from trainer.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from trainer.losses import (
+    IGNORED,
+    binary_cross_entropy,
+    cross_entropy,
+    mean_squared_error,
+    next_token_loss,
+)
+from trainer.models.packing import Layout
+from trainer.models.projection import Projection
 
 LOGITS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LABELS = torch.tensor([0, 3, -100, 1, 1, 2, -100])
@@ -48,3 +57,97 @@ def test_mean_squared_error(shape: tuple[int, ...]) -> None:
 def test_half_precision_logits_are_added_up_in_fp32() -> None:
     sums, _ = cross_entropy(LOGITS.bfloat16(), LABELS)
     assert sums.dtype == torch.float32
+
+
+LENGTHS = torch.tensor([3, 400, 1, 200])
+
+
+def projected(dtype: torch.dtype = torch.float64) -> tuple[Projection, Tensor]:
+    """Four sequences of hidden states over 37 words, and labels that leave some tokens out."""
+    torch.manual_seed(0)
+    hidden = torch.randn(604, 16, dtype=dtype, requires_grad=True)
+    weight = torch.randn(37, 16, dtype=dtype, requires_grad=True)
+    labels = torch.randint(37, (604,)).masked_fill(torch.rand(604) < 0.3, IGNORED)
+    return Projection(hidden, weight, Layout(LENGTHS, torch.device("cpu"))), labels
+
+
+def successors(labels: Tensor) -> Tensor:
+    """What each token should be followed by, one sequence after the other."""
+    parts = labels.split(LENGTHS.tolist())
+    return torch.cat([F.pad(part[1:], (0, 1), value=IGNORED) for part in parts])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_next_token_loss_is_that_of_the_logits(
+    smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value, gradients, each token's part, what is right; in one chunk and in several."""
+    monkeypatch.setattr("trainer.losses.CHUNK", chunk)
+    projection, labels = projected()
+    targets, logits = successors(labels), projection.logits()
+    each = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+    wanted = torch.autograd.grad(each.sum() * 0.5, (projection.hidden, projection.weight))
+
+    found = next_token_loss(projection, labels, label_smoothing=smoothing)
+    gradients = torch.autograd.grad(found.sum * 0.5, (projection.hidden, projection.weight))
+    torch.testing.assert_close(found.sum, each.sum(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.losses, each.detach(), rtol=1e-12, atol=1e-12)
+    assert torch.equal(found.supervised, targets != IGNORED)
+    assert torch.equal(found.correct, logits.argmax(-1) == targets)
+    for gradient, reference in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-11, atol=1e-13)
+    for name, sums in found.by_sequence(LENGTHS).items():
+        parts = getattr(found, name).split(LENGTHS.tolist())
+        torch.testing.assert_close(sums, torch.stack([part.sum() for part in parts]).double())
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "both", "no grad"])
+def test_next_token_loss_differentiates_what_is_asked_for(frozen: str) -> None:
+    projection, labels = projected()
+    wanted = next_token_loss(projection, labels)
+    wanted.sum.backward()
+    expected = {"hidden": projection.hidden.grad, "weight": projection.weight.grad}
+    projection, labels = projected()
+    for name in expected:
+        getattr(projection, name).requires_grad_(frozen not in (name, "both"))
+    with torch.set_grad_enabled(frozen != "no grad"):
+        found = next_token_loss(projection, labels)
+    assert torch.equal(found.sum, wanted.sum)
+    assert found.sum.requires_grad == (frozen in expected)
+    if found.sum.requires_grad:
+        found.sum.backward()
+        other = "weight" if frozen == "hidden" else "hidden"
+        assert torch.equal(getattr(projection, other).grad, expected[other])
+        assert getattr(projection, frozen).grad is None
+
+
+def test_next_token_loss_of_nothing_is_zero() -> None:
+    projection, labels = projected()
+    found = next_token_loss(projection, torch.full_like(labels, IGNORED))
+    found.sum.backward()
+    assert found.sum == 0 and found.count == 0 and not projection.hidden.grad.any()
+
+
+def test_next_token_loss_in_bf16_keeps_fp32_sums() -> None:
+    """The weight may be an fp32 master: its gradient is fp32, and as close as bf16 products are."""
+    exact, labels = projected()
+    next_token_loss(exact, labels).sum.backward()
+    weight = exact.weight.detach().float().requires_grad_()
+    half = Projection(exact.hidden.detach().bfloat16().requires_grad_(), weight, exact.layout)
+    found = next_token_loss(half, labels)
+    found.sum.backward()
+    assert found.sum.dtype == found.losses.dtype == weight.grad.dtype == torch.float32
+    for gradient, reference in (
+        (half.hidden.grad, exact.hidden.grad),
+        (weight.grad, exact.weight.grad),
+    ):
+        assert (gradient - reference).norm() / reference.norm() < 0.02
+
+
+def test_an_answer_is_kept_for_the_same_labels_alone() -> None:
+    projection, labels = projected()
+    found = next_token_loss(projection, labels)
+    assert next_token_loss(projection, labels) is found
+    assert next_token_loss(projection, labels, label_smoothing=0.1) is not found
+    assert next_token_loss(projection, labels.clone()) is not found

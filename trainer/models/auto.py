@@ -2,6 +2,7 @@
 
 from trainer.models.config import ModelConfig as AutoConfig
 from trainer.models.heads import BaseModel as AutoModel
+from trainer.models.heads import CausalLMModel as AutoModelForCausalLM
 from trainer.models.heads import MaskedLMModel as AutoModelForMaskedLM
 from trainer.models.heads import MultipleChoiceModel as AutoModelForMultipleChoice
 from trainer.models.heads import QuestionAnsweringModel as AutoModelForQuestionAnswering
@@ -11,6 +12,7 @@ from trainer.models.pretrained import PretrainedModel
 
 TASKS: dict[str, type[PretrainedModel]] = {
     "base": AutoModel,
+    "causal_lm": AutoModelForCausalLM,
     "masked_lm": AutoModelForMaskedLM,
     "multiple_choice": AutoModelForMultipleChoice,
     "question_answering": AutoModelForQuestionAnswering,
@@ -23,6 +25,7 @@ __all__ = [
     "TASKS",
     "AutoConfig",
     "AutoModel",
+    "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
     "AutoModelForMultipleChoice",
     "AutoModelForQuestionAnswering",

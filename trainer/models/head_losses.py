@@ -10,9 +10,11 @@ from trainer.losses import (
     cross_entropy,
     grouped_cross_entropy,
     mean_squared_error,
+    next_token_loss,
 )
 from trainer.models.config import ModelConfig
 from trainer.models.packing import Layout
+from trainer.models.projection import Projection
 
 
 def classification_loss(logits: Tensor, labels: Tensor, config: ModelConfig) -> Tensor:
@@ -45,6 +47,17 @@ def token_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
     _check_integers("labels", labels, (layout.caller_shape,))
     _check_range("labels", labels, logits.shape[1])
     return _mean(*cross_entropy(logits, layout.pack(labels).long()))
+
+
+def successor_loss(projection: Projection, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of every token's successor; labels shaped as the call's input_ids.
+
+    They are not shifted. Labels of -100, of pads and of a sequence's first token count nothing.
+    """
+    _check_integers("labels", labels, (projection.layout.caller_shape,))
+    _check_range("labels", labels, len(projection.weight))
+    found = next_token_loss(projection, labels)
+    return _mean(found.sum, found.count)
 
 
 def span_loss(logits: Tensor, start: Tensor, end: Tensor, layout: Layout) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models for tasks: the bare one, and one for each head that an encoder may have."""
+"""Models for tasks: the bare one, and one for each head that a body may have."""
 
 from typing import Any
 
@@ -7,9 +7,16 @@ from torch import Tensor
 
 from trainer.errors import InputError
 from trainer.models.config import ModelConfig
-from trainer.models.head_losses import class_loss, classification_loss, span_loss, token_loss
+from trainer.models.head_losses import (
+    class_loss,
+    classification_loss,
+    span_loss,
+    successor_loss,
+    token_loss,
+)
 from trainer.models.outputs import (
     BaseModelOutput,
+    CausalLMOutput,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
@@ -17,6 +24,7 @@ from trainer.models.outputs import (
     TokenClassifierOutput,
 )
 from trainer.models.pretrained import PretrainedModel
+from trainer.models.projection import Projection
 
 
 class BaseModel(PretrainedModel):
@@ -259,6 +267,56 @@ class MaskedLMModel(PretrainedModel):
             **encoding.traces,
         )
         return outputs if return_dict else outputs.to_tuple()
+
+
+class CausalLMModel(PretrainedModel):
+    """A decoder that scores every word of the vocabulary as the next one, at every token.
+
+    Logits are [B, L, vocab_size] ([T, vocab_size] in a flat call), before any activation: softmax
+    over the last axis turns them into probabilities. Pads have zeros. They are computed when they
+    are first read; the loss does not need them.
+    """
+
+    task = "causal_lm"
+    class_suffix = "ForCausalLM"
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+        *,
+        sequence_lengths: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
+    ) -> CausalLMOutput | tuple[Any, ...]:
+        """As the bare model's; labels are input_ids, -100 where nothing is asked: not shifted."""
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            output_hidden_states,
+            output_attentions,
+        )
+        projection = Projection(encoding.encoded.tokens, self.output_weight, encoding.layout)
+        outputs = CausalLMOutput(
+            loss=None if labels is None else successor_loss(projection, labels),
+            logits=projection,
+            **encoding.traces,
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[vocab_size, D]: the head's own, or the token embeddings where they are tied."""
+        return self.get_input_embeddings().weight if self.head is None else self.head.weight
 
 
 class MultipleChoiceModel(PretrainedModel):

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from trainer.models.projection import Projection
+
 
 class ModelOutput:
     """Base of the output dataclasses: read by attribute, string key, index or slice.
@@ -140,3 +142,40 @@ class MultipleChoiceModelOutput(ModelOutput):
     """As in `BaseModelOutput`, a row for each of the S sequences"""
     attentions: tuple[Tensor, ...] | None = None
     """As in `BaseModelOutput`, a row for each of the S sequences"""
+
+
+class _Logits:
+    """A field that may be set to a `Projection`: the logits are computed when first read."""
+
+    def __get__(self, outputs: "CausalLMOutput | None", kind: type) -> Any:
+        if outputs is None:
+            return None  # the field's default
+        found = vars(outputs)["_logits"]
+        if isinstance(found, Projection):
+            found = vars(outputs)["_logits"] = found.logits()
+        return found
+
+    def __set__(self, outputs: "CausalLMOutput", value: Tensor | Projection | None) -> None:
+        vars(outputs)["_logits"] = value
+        if isinstance(value, Projection):
+            vars(outputs)["_projection"] = value
+
+
+@dataclass(repr=False)
+class CausalLMOutput(ModelOutput):
+    """What a model with a causal language modelling head returns."""
+
+    loss: Tensor | None = None
+    """The mean over the labelled tokens, where labels were given"""
+    logits: Any = _Logits()
+    """[B, L, vocab_size] before the softmax, zeros at pad positions; [T, vocab_size] if flat.
+    Computed when first read: who needs the loss alone reads `projection` instead"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+    attentions: tuple[Tensor, ...] | None = None
+    """As in `BaseModelOutput`"""
+
+    @property
+    def projection(self) -> Projection:
+        """What the logits are made of, for `trainer.losses.next_token_loss`."""
+        return vars(self)["_projection"]

@@ -50,6 +50,11 @@ class Layout:
         return (self.lengths.cumsum(0) - self.lengths).to(self.device, non_blocking=True)
 
     @cached_property
+    def last_tokens(self) -> Tensor:
+        """[B], the row of each sequence's last token."""
+        return (self.lengths.cumsum(0) - 1).to(self.device, non_blocking=True)
+
+    @cached_property
     def cumulative_lengths(self) -> Tensor:
         """[B + 1] int32: where each sequence starts, and the end of the last."""
         ends = torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
