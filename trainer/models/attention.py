@@ -41,7 +41,7 @@ def choose_path(
     return "sdpa" if longest >= LONG_ON_CPU else "plain"
 
 
-def _fits_varlen(device: torch.device, channels: int) -> bool:
+def fits_varlen_kernel(device: torch.device, channels: int) -> bool:
     """Whether the varlen kernel runs on this device with so many channels a head."""
     if device.type != "cuda" or channels % 8 or channels > 256:
         return False
@@ -75,7 +75,7 @@ class AttentionCore(nn.Module):
             query.device.type,
             query.dtype,
             layout.longest,
-            fits_varlen=_fits_varlen(query.device, self.channels),
+            fits_varlen=fits_varlen_kernel(query.device, self.channels),
             dropping=self.dropout.active,
             weights_wanted=weights_wanted,
             hidden_keys=layout.visible is not None or (window is not None and layout.has_gaps),

@@ -33,6 +33,8 @@ NULLABLE = ("pad_token_id", "bos_token_id", "eos_token_id")
 LARGEST = {
     "num_hidden_layers": 1000,
     "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 1 << 14,
     "hidden_size": 1 << 17,
     "intermediate_size": 1 << 20,
     "vocab_size": 1 << 24,
@@ -112,7 +114,8 @@ class ModelConfig:
         """What config.json holds: what was read or set, every default, and the label names."""
         names = {str(index): name for index, name in self.id2label.items()}
         labels = {"id2label": names, "label2id": self.label2id}
-        return {**self.family.defaults, **self._entries, **labels}
+        set_defaults = {k: v for k, v in self.family.defaults.items() if v is not None}
+        return {**set_defaults, **self._entries, **labels}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "family" not in self.__dict__:
@@ -242,6 +245,8 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
     """`value` in the type of `default`; where that is None, any type will do."""
     if default is None or (value is None and name in NULLABLE):
         return value
+    if name == "eos_token_id" and isinstance(value, list) and all(type(x) is int for x in value):
+        return value  # any of several ends a text
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
@@ -253,16 +258,14 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
 def _check_sizes(config: ModelConfig, where: str) -> None:
     for name, largest in LARGEST.items():
         smallest = 0 if name == "type_vocab_size" else 1
-        value = getattr(config, name)
-        if not smallest <= value <= largest:
+        value = getattr(config, name, None)
+        if value is None:  # follows from others
+            continue
+        if not isinstance(value, int) or not smallest <= value <= largest:
             entry = config.family.synonyms.get(name, name)
             accepted = f"{smallest} to {largest}"
-            raise InputError(f"{where}: {entry}: found {value}; accepted: {accepted}")
-    if config.hidden_size % config.num_attention_heads:
-        raise InputError(
-            f"{where}: hidden size {config.hidden_size} is not divisible by the "
-            f"{config.num_attention_heads} attention heads"
-        )
+            raise InputError(f"{where}: {entry}: found {value!r}; accepted: {accepted}")
+    _check_heads(config, where)
     pad = config.pad_token_id
     if pad is None and config.family.positions_after_pad:
         raise InputError(
@@ -271,6 +274,20 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         accepted = f"null, or an id below vocab_size ({config.vocab_size})"
         raise InputError(f"{where}: pad_token_id: found {pad!r}; accepted: {accepted}")
+
+
+def _check_heads(config: ModelConfig, where: str) -> None:
+    heads = config.num_attention_heads
+    if getattr(config, "head_dim", None) is None and config.hidden_size % heads:
+        raise InputError(
+            f"{where}: hidden size {config.hidden_size} is not divisible by the "
+            f"{heads} attention heads"
+        )
+    if heads % (getattr(config, "num_key_value_heads", None) or heads):
+        raise InputError(
+            f"{where}: num_key_value_heads: found {config.num_key_value_heads}; accepted: "
+            f"a divisor of the {heads} attention heads"
+        )
 
 
 def _check_choices(config: ModelConfig, where: str) -> None:
@@ -287,7 +304,7 @@ def _check_choices(config: ModelConfig, where: str) -> None:
             raise InputError(f"{where}: {entry}: found {value!r}; accepted: {names}")
     for name in config.family.defaults:
         value = getattr(config, name)
-        probability = "dropout" in name and value is not None
+        probability = ("dropout" in name or "pdrop" in name) and value is not None
         if probability and not (_is_number(value) and 0 <= value < 1):
             raise InputError(f"{where}: {name}: found {value!r}; accepted: from 0 to below 1")
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 class FamilyHead:
     """One head of a family."""
 
-    build: Callable[["ModelConfig"], nn.Module] | None
-    """The head's module; None: the bare model."""
+    build: Callable[["ModelConfig"], nn.Module | None] | None
+    """Makes the head's module, if it has one of its own; None: the bare model."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """The head's modules -> the hub's names; "" is the head itself."""
     tied: Mapping[str, str] = field(default_factory=dict)
-    """The hub's second names of tensors -> their first, under which they are saved."""
+    """The hub's second names of tensors -> their first, under which they are saved; where the
+    config says so, if it can (tie_word_embeddings)."""
     pooler: bool = False
     """Whether the body below this head has a pooler."""
 

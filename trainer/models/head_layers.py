@@ -12,14 +12,20 @@ class ClassificationHead(nn.Module):
     """(linear -> activation ->) dropout -> linear, over one vector for each sequence."""
 
     def __init__(
-        self, hidden_size: int, num_labels: int, *, dropout: float, dense: str | None = None
+        self,
+        hidden_size: int,
+        num_labels: int,
+        *,
+        dropout: float,
+        dense: str | None = None,
+        bias: bool = True,
     ) -> None:
         """`dense` is the activation of the first linear layer, where the family has one."""
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size) if dense else None
         self.activation = ACTIVATIONS[dense] if dense else None
         self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_labels)
+        self.classifier = nn.Linear(hidden_size, num_labels, bias=bias)
 
     def forward(self, pooled: Tensor, keys: Tensor | None = None) -> Tensor:
         """pooled [B, D], dropout keys [B] -> logits [B, num_labels]."""

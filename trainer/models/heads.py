@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
+from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig
 from trainer.models.head_losses import (
     class_loss,
@@ -293,8 +294,12 @@ class CausalLMModel(PretrainedModel):
         *,
         sequence_lengths: Tensor | None = None,
         dropout_keys: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> CausalLMOutput | tuple[Any, ...]:
-        """As the bare model's; labels are input_ids, -100 where nothing is asked: not shifted."""
+        """As the bare model's; labels are input_ids, -100 where nothing is asked: not shifted.
+
+        With `cache`, a flat call continues the sequences that it holds, which it adds to.
+        """
         encoding = self.encode(
             input_ids,
             attention_mask,
@@ -304,6 +309,7 @@ class CausalLMModel(PretrainedModel):
             dropout_keys,
             output_hidden_states,
             output_attentions,
+            cache,
         )
         projection = Projection(encoding.encoded.tokens, self.output_weight, encoding.layout)
         outputs = CausalLMOutput(

@@ -93,7 +93,7 @@ def _check_ties(model: "PretrainedModel", files: WeightFiles, found: dict[str, s
 
     Raises InputError where the file holds other numbers under the two.
     """
-    for second, first in model.family_head.tied.items():
+    for second, first in model.tied.items():
         if second not in found:
             continue
         name = found.pop(second)
@@ -138,9 +138,11 @@ def _fresh_names(
 def _own_part(model: "PretrainedModel", wanted: dict[str, str]) -> set[str]:
     """The head's parameters without those that pretraining's head has too (ModernBERT's)."""
     head = {name for name in wanted if name.startswith(keys.HEAD)}
-    if model.task == "masked_lm":
+    heads = model.config.family.heads
+    pretraining = "masked_lm" if "masked_lm" in heads else "causal_lm"
+    if model.task == pretraining:
         return head
-    pretrained = model.config.family.heads["masked_lm"].keys.values()
+    pretrained = heads[pretraining].keys.values()
     return {name for name in head if wanted[name].rpartition(".")[0] not in pretrained}
 
 
@@ -228,7 +230,7 @@ def _fresh(model: "PretrainedModel", name: str) -> Tensor:
     shape = getattr(module, leaf).shape
     if leaf == "bias":
         return torch.zeros(shape)
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return torch.ones(shape)
     weight, draw = torch.empty(shape), model.config.family.draw
     if draw is None:

@@ -5,12 +5,21 @@ B sequences, L their longest (or a padded call's width), T tokens in all, D chan
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from trainer.errors import InputError
+
+if TYPE_CHECKING:
+    from trainer.models.cache import KeyValueCache
+
+
+FULL_ENOUGH = 0.7
+"""A sequence shorter than this share of the longest of a group starts a new group, but where"""
+SHORT = 32
+"""tokens are the longest: such a group costs more to start than its pads do."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +104,30 @@ class Layout:
         keys = self.visible_keys
         if window is None or window >= (self.width or self.longest) - 1:
             return keys
-        if self.cells is None or self.width is None:
-            columns = torch.arange(self.longest, device=self.device).unsqueeze(0)
-        else:
-            columns = self.to_grid(self.cells % self.width)
+        columns = self._columns()
         near = (columns.unsqueeze(1) - columns.unsqueeze(2)).abs().unsqueeze(1) <= window
         if keys is None:
             return near
         itself = torch.eye(self.longest, dtype=torch.bool, device=self.device)
         return (near & keys) | itself
+
+    def causal_pairs(self, window: int | None = None) -> Tensor:
+        """[B or 1, 1, longest, longest], whether a query sees a key: itself and those before it.
+
+        With `window` those at most so many of the caller's columns before it. The slots behind a
+        sequence's end see, but none of its tokens sees them.
+        """
+        columns = self._columns()
+        before = columns.unsqueeze(2) - columns.unsqueeze(1)
+        order = torch.arange(self.longest, device=self.device)
+        pairs = order.unsqueeze(1) >= order
+        return (pairs if window is None else pairs & (before <= window)).unsqueeze(-3)
+
+    def _columns(self) -> Tensor:
+        """[B or 1, longest], the caller's column of each slot."""
+        if self.cells is None or self.width is None:
+            return torch.arange(self.longest, device=self.device).unsqueeze(0)
+        return self.to_grid(self.cells % self.width)
 
     def to_grid(self, x: Tensor) -> Tensor:
         """x [T, ...] -> [B, longest, ...], zeros where a sequence has ended."""
@@ -115,6 +139,30 @@ class Layout:
         """x [B, longest, ...] -> [T, ...]."""
         x = x.reshape(self._num_slots, *x.shape[2:])
         return x if self.equal_lengths else _Gather.apply(x, self.slots)
+
+    @cached_property
+    def length_groups(self) -> "list[Group]":
+        """The sequences in groups of similar lengths: no grid is much larger than what it holds."""
+        if self.equal_lengths:
+            return [Group((self.num_sequences, self.longest))]
+        lengths, order = self.lengths.sort(descending=True, stable=True)
+        cuts, longest = [0], int(lengths[0])
+        for place, length in enumerate(lengths.tolist()):
+            if length < longest * FULL_ENOUGH and longest > SHORT:
+                cuts.append(place)
+                longest = length
+        return [
+            self._group(order[start:end])
+            for start, end in zip(cuts, [*cuts[1:], len(order)], strict=True)
+        ]
+
+    def _group(self, sequences: Tensor) -> "Group":
+        lengths = self.lengths[sequences].unsqueeze(1)
+        place = torch.arange(int(lengths.max()))
+        starts = (self.lengths.cumsum(0) - self.lengths)[sequences].unsqueeze(1)
+        kept = (place < lengths).to(self.device, non_blocking=True)
+        rows = (starts + place.minimum(lengths - 1)).to(self.device, non_blocking=True)
+        return Group(tuple(rows.shape), rows, kept)
 
     @property
     def caller_shape(self) -> tuple[int, ...]:
@@ -175,6 +223,33 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Some sequences of a flat batch as a grid [b, l]; where one has ended it goes on in pads."""
+
+    shape: tuple[int, ...]
+    rows: Tensor | None = None
+    """[b, l], each cell's row; None: the batch is the grid, as it lies"""
+    kept: Tensor | None = None
+    """[b, l] bool, False at pads, whose row is their sequence's last"""
+
+    def take(self, x: Tensor, pads: float | None = None) -> Tensor:
+        """x [T, ...] -> [b, l, ...]; pads repeat a row, or are filled."""
+        if self.rows is None or self.kept is None:
+            return x.view(*self.shape, *x.shape[1:])
+        grid = x[self.rows]
+        if pads is not None:
+            grid[~self.kept] = pads
+        return grid
+
+    def put(self, x: Tensor, grid: Tensor) -> None:
+        """grid [b, l, ...] into x [T, ...], without the pads."""
+        if self.rows is None or self.kept is None:
+            x.view(*self.shape, *x.shape[1:]).copy_(grid)
+        else:
+            x[self.rows[self.kept]] = grid[self.kept]
+
+
+@dataclass(frozen=True)
 class FlatInputs:
     """The inputs of a model after packing: every tensor is [T]."""
 
@@ -183,6 +258,8 @@ class FlatInputs:
     layout: Layout
     token_type_ids: Tensor | None = None
     dropout_keys: Tensor | None = None
+    cache: "KeyValueCache | None" = None
+    """What a decoder holds of the tokens before these; it is written to"""
 
 
 def flat_inputs(
@@ -195,12 +272,14 @@ def flat_inputs(
     *,
     keep_first: bool,
     pad_token_id: int | None = None,
+    cache: "KeyValueCache | None" = None,
 ) -> FlatInputs:
     """What a model was called with, checked, as flat tensors.
 
     With `keep_first`, the first column of a padded call stays even where it is masked, as a token
     that nobody sees: transformers pools it there. With `pad_token_id`, positions count from the
-    number after it, and tokens that are pads do not count. Raises InputError, naming the argument.
+    number after it, and tokens that are pads do not count; with `cache`, which takes flat calls
+    alone, from where its sequences stand. Raises InputError, naming the argument.
     """
     per_token = {"token_type_ids": token_type_ids, "dropout_keys": dropout_keys}
     if sequence_lengths is not None:
@@ -208,11 +287,13 @@ def flat_inputs(
         if attention_mask is not None:
             raise InputError("attention_mask: found one beside sequence_lengths; accepted: one")
         layout = Layout(sequence_lengths, input_ids.device)
-        position_ids = layout.slots % layout.longest if position_ids is None else position_ids
+        if position_ids is None:
+            places = layout.slots % layout.longest
+            position_ids = places if cache is None else cache.columns(layout)
         if pad_token_id is not None:
             skipped = layout.from_grid(layout.to_grid(input_ids == pad_token_id).cumsum(1))
             position_ids = _after_pad(position_ids - skipped, input_ids, pad_token_id)
-        return FlatInputs(input_ids, position_ids, layout, token_type_ids, dropout_keys)
+        return FlatInputs(input_ids, position_ids, layout, token_type_ids, dropout_keys, cache)
     _check_padded(input_ids, {**per_token, "attention_mask": attention_mask})
     layout = _layout_of_mask(input_ids, attention_mask, keep_first)
     tensors: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """PretrainedModel: what every model does: read and write the hub's format, pack its inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from trainer import hub
 from trainer.errors import InputError
 from trainer.models import keys, loading, saving
+from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig, read_config
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
+from trainer.models.rope import read_rope
 from trainer.models.weight_files import WeightFiles
 
 
@@ -122,6 +124,11 @@ class PretrainedModel(nn.Module):
         return family.heads[self.task]
 
     @property
+    def tied(self) -> Mapping[str, str]:
+        """The hub's second names of tensors that are one with others -> their first names."""
+        return self.family_head.tied if self.config.tie_word_embeddings else {}
+
+    @property
     def architecture(self) -> str:
         """The hub's name of this class, such as BertForSequenceClassification."""
         return self.config.family.name + self.class_suffix
@@ -181,6 +188,7 @@ class PretrainedModel(nn.Module):
         dropout_keys: Tensor | None,
         output_hidden_states: bool,
         output_attentions: bool,
+        cache: KeyValueCache | None = None,
     ) -> "Encoding":
         """Packs the inputs of a call and runs the body. Raises InputError naming an argument.
 
@@ -198,6 +206,7 @@ class PretrainedModel(nn.Module):
             dropout_keys,
             keep_first=self.body.keeps_first_column and pools,
             pad_token_id=self.config.pad_token_id if family.positions_after_pad else None,
+            cache=cache,
         )
         own_positions = position_ids is None or sequence_lengths is not None
         _check_values(inputs, self.config, own_positions)
@@ -254,7 +263,14 @@ def _weight_files(from_tf: bool) -> type[WeightFiles]:
 def max_sequence_length(config: ModelConfig) -> int:
     """Tokens of the longest sequence that a model has positions for."""
     after_pad = config.family.positions_after_pad
-    return config.max_position_embeddings - (config.pad_token_id + 1 if after_pad else 0)
+    return _num_positions(config) - (config.pad_token_id + 1 if after_pad else 0)
+
+
+def _num_positions(config: ModelConfig) -> int:
+    """Those that the model has embeddings for, or that its rotary scaling is meant for."""
+    if "rope_scaling" in config.family.defaults:
+        return max(read_rope(config).longest, config.max_position_embeddings)
+    return config.max_position_embeddings
 
 
 def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) -> None:
@@ -271,7 +287,7 @@ def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) 
             "(the tokenizer's truncation=True cuts there)"
         )
     _check_range("input_ids", inputs.input_ids, config.vocab_size)
-    _check_range("position_ids", inputs.position_ids, config.max_position_embeddings)
+    _check_range("position_ids", inputs.position_ids, _num_positions(config))
     _check_range("token_type_ids", inputs.token_type_ids, types)
 
 

@@ -23,6 +23,9 @@ def resize_vocabulary(
     embeddings.num_embeddings = size
     if isinstance(model.head, MaskedLMHead):
         model.head.bias = _resized(model.head.bias, size, 0.0)
+    elif model.task == "causal_lm" and model.head is not None:
+        model.head.weight = _resized(model.head.weight, size, model.config.initializer_range)
+        model.head.out_features = size
     return embeddings
 
 

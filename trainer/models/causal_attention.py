@@ -1,0 +1,133 @@
+"""Causal attention on a CPU: blocks of queries over the keys that they see, computed once more.
+
+A group holds b sequences of at most L tokens; K key heads of C channels, each shared by G query
+heads.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.models.packing import Layout
+
+BLOCK = 128
+"""Queries of a block: its scores are all that exist at a time, and few are above the diagonal."""
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None
+) -> Tensor:
+    """query [T, K x G, C], key and value [T, K, C] -> [T, K x G, C], inside each sequence.
+
+    With `window` a token sees itself and the `window` before it. Sequences of similar lengths are
+    computed together. The probabilities are not kept: the backward pass computes each block once
+    more (Dao et al., 2022), which on a CPU costs less time than autograd's passes over them.
+    """
+    return _CausalAttention.apply(query, key, value, layout, scale, window)
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.arguments = layout, scale, window
+        context = torch.empty_like(query)
+        for group in layout.length_groups:
+            q, k, v = (
+                _by_key_head(group.take(x), key.shape[1]) for x in (query * scale, key, value)
+            )
+            out = torch.empty_like(q)
+            for here, seen, mask in _blocks(q, window):
+                weights = _probabilities(q[:, :, here], k[:, :, seen], mask)
+                out[:, :, here] = (weights @ _flat(v[:, :, seen])).view_as(out[:, :, here])
+            group.put(context, _by_token(out))
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layout, scale, window = ctx.arguments
+        query, key, value = ctx.saved_tensors
+        inputs = query * scale, key, value
+        num_key_heads = key.shape[1]
+        gradients = [torch.empty_like(x) for x in inputs]
+        for group in layout.length_groups:
+            q, k, v = (_by_key_head(group.take(x), num_key_heads) for x in inputs)
+            g = _by_key_head(group.take(grad, pads=0), num_key_heads)
+            for whole, part in zip(gradients, _gradients(q, k, v, g, window), strict=True):
+                group.put(whole, _by_token(part))
+        gradients[0].mul_(scale)
+        return *gradients, None, None, None
+
+
+def _gradients(
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of a group's queries [b, K, L, G, C] and its keys and values [b, K, L, 1, C]."""
+    wide = torch.promote_types(k.dtype, torch.float32)  # keys gather from many blocks
+    grad_q = torch.empty_like(q)
+    grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+    for here, seen, mask in _blocks(q, window):
+        queries, upstream = _flat(q[:, :, here]), _flat(grad[:, :, here])
+        keys, values = _flat(k[:, :, seen]), _flat(v[:, :, seen])
+        weights = _probabilities(q[:, :, here], k[:, :, seen], mask)
+        _flat(grad_v[:, :, seen]).add_(weights.transpose(-1, -2) @ upstream)
+        grad_scores = torch._softmax_backward_data(
+            upstream @ values.transpose(-1, -2), weights, -1, weights.dtype
+        )
+        grad_q[:, :, here] = (grad_scores @ keys).view_as(grad_q[:, :, here])
+        _flat(grad_k[:, :, seen]).add_(grad_scores.transpose(-1, -2) @ queries)
+    return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
+
+
+def _blocks(q: Tensor, window: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Of q [b, K, L, G, C]: a block's rows, the keys that they see, and a mask [rows x G, keys].
+
+    The mask is -inf where a row does not see a key and 0 elsewhere, for the last keys, as many as
+    it has columns; what is before them is seen by all.
+    """
+    length, queries_per_key = q.shape[2:4]
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        first = 0 if window is None else max(0, start - window)
+        rows = torch.arange(start, end, device=q.device).unsqueeze(1)
+        columns = torch.arange(start if window is None else first, end, device=q.device)
+        hidden = columns > rows
+        if window is not None:
+            hidden |= columns < rows - window
+        mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device)
+        mask = mask.masked_fill_(hidden, -torch.inf).repeat_interleave(queries_per_key, 0)
+        yield slice(start, end), slice(first, end), mask
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """[b, K, rows x G, keys]"""
+    scores = _flat(q) @ _flat(k).transpose(-1, -2)
+    scores[..., -mask.shape[1] :].add_(mask)
+    return scores.softmax(-1)
+
+
+def _by_key_head(grid: Tensor, num_key_heads: int) -> Tensor:
+    """[b, L, K x G, C] -> [b, K, L, G, C], contiguous."""
+    return grid.unflatten(2, (num_key_heads, -1)).transpose(1, 2).contiguous()
+
+
+def _by_token(grid: Tensor) -> Tensor:
+    """[b, K, L, G, C] -> [b, L, K x G, C]"""
+    return grid.transpose(1, 2).flatten(2, 3)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[b, K, rows, G, C] -> [b, K, rows x G, C], a view."""
+    return x.flatten(2, 3)

@@ -1,0 +1,27 @@
+"""Llama (Touvron et al., 2023), and what shares its format, such as SmolLM2 and TinyLlama."""
+
+from trainer.models import decoder_format
+from trainer.models.decoder import Decoder
+from trainer.models.family import Family
+
+FAMILY = Family(
+    model_type="llama",
+    name="Llama",
+    prefix="model",
+    defaults={
+        **decoder_format.DEFAULTS,
+        "vocab_size": 32000,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
+    synonyms={"attention_output_bias": "attention_bias"},
+    constants=decoder_format.CONSTANTS,
+    body=Decoder,
+    keys=decoder_format.KEYS,
+    heads=decoder_format.HEADS,
+    known_extras=decoder_format.EXTRAS,
+)

@@ -1,0 +1,26 @@
+"""Mistral (Jiang et al., 2023): Llama with a window in every layer."""
+
+from trainer.models import decoder_format
+from trainer.models.decoder import Decoder
+from trainer.models.family import Family
+
+FAMILY = Family(
+    model_type="mistral",
+    name="Mistral",
+    prefix="model",
+    defaults={
+        **decoder_format.DEFAULTS,
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096 * 32,
+        "sliding_window": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    constants={**decoder_format.CONSTANTS, "use_sliding_window": True},
+    body=Decoder,
+    keys=decoder_format.KEYS,
+    heads=decoder_format.HEADS,
+    known_extras=decoder_format.EXTRAS,
+)
