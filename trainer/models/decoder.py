@@ -189,7 +189,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (wide * scale).mul_(weight).to(x.dtype)
 
@@ -200,7 +200,7 @@ class _RMSNorm(torch.autograd.Function):
         normed, grad = x.to(scale.dtype) * scale, grad.to(scale.dtype)
         grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
         grad = grad * weight
-        along = torch.linalg.vecdot(grad, normed).div_(x.shape[-1]).unsqueeze(-1)
+        along = (grad * normed).mean(-1, keepdim=True)
         return grad.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
 
 

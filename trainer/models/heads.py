@@ -319,6 +319,25 @@ class CausalLMModel(PretrainedModel):
         )
         return outputs if return_dict else outputs.to_tuple()
 
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        **settings: Any,
+    ) -> Tensor:
+        """input_ids [B, L] and what follows each row, [B, L + n], as in transformers.
+
+        Rows that end earlier go on in pads. `settings` are those of `GenerationSettings`; without
+        `do_sample` the most probable token is taken. `trainer.generation` works on texts.
+        """
+        from trainer.generation.padded import continued
+
+        temperature = temperature if do_sample else 0.0
+        return continued(self, input_ids, attention_mask, {"temperature": temperature, **settings})
+
     @property
     def output_weight(self) -> Tensor:
         """[vocab_size, D]: the head's own, or the token embeddings where they are tied."""

@@ -34,6 +34,12 @@ class Projection:
         with torch.set_grad_enabled(self.with_grad):
             return self.layout.unpack(F.linear(self.hidden, self.weight.to(self.hidden.dtype)))
 
+    def last(self) -> "Projection":
+        """Of each sequence's last token alone: a flat one, B tokens in B sequences."""
+        ones = torch.ones_like(self.layout.lengths)
+        last = self.hidden[self.layout.last_tokens]
+        return Projection(last, self.weight, Layout(ones, self.layout.device), self.with_grad)
+
     def next_tokens(self, labels: Tensor, nothing: int) -> Tensor:
         """[T], the label of the token after each; `nothing` after the last of each sequence.
 

@@ -205,7 +205,7 @@ def test_every_head_trains_in_two_processes(tmp_path):
     ("family", "task"),
     [(family, "token_classification") for family in FAMILIES]
     + [("llama", "causal_lm")]
-    + [("bert", task) for task in find_family("bert").heads if task in ANSWERS],
+    + [("bert", task) for task in ANSWERS if task not in ("causal_lm", "token_classification")],
 )
 def test_a_compiled_model_gives_the_same_loss_and_gradients(family, task):
     model = small(family, task).eval()

@@ -1,0 +1,1 @@
+"""Generation: texts that a causal language model goes on with."""

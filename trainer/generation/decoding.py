@@ -1,0 +1,128 @@
+"""Decoding: prompts of any lengths, flat, and one more token for each at a time."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.errors import InputError
+from trainer.generation.sampling import choose
+from trainer.generation.settings import GenerationSettings
+from trainer.models.cache import KeyValueCache
+from trainer.models.config import ModelConfig
+from trainer.models.pretrained import max_sequence_length
+
+
+def generate_ids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings | None = None,
+    end_ids: Collection[int] | None = None,
+) -> list[list[int]]:
+    """What follows each prompt, as ids; a token of `end_ids` is its last.
+
+    `model` is a causal language model; its eos_token_id ends a text unless `end_ids` are given.
+    Neither the other prompts nor their order change what follows one but through its number, which
+    the draws depend on. Stop texts take text: `trainer.generation.text.generate` knows them.
+    """
+    settings = settings or GenerationSettings()
+    found: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(prompts), settings.batch_size):
+        rows = range(start, min(start + settings.batch_size, len(prompts)))
+        decoding = Decoding(model, {row: prompts[row] for row in rows}, settings, end_ids)
+        while decoding.rows:
+            for row, token in decoding.step().items():
+                found[row].append(token)
+    return found
+
+
+class Decoding:
+    """A batch of texts that grow by a token a step, each until it is finished.
+
+    The prompts' tokens lie end to end, and so do the new ones: nothing is padded but the cache of
+    keys and values. What is finished leaves the batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Mapping[int, Sequence[int]],
+        settings: GenerationSettings,
+        end_ids: Collection[int] | None = None,
+    ) -> None:
+        """`prompts`: each text's number, and its ids. Raises InputError for one that does not fit.
+
+        The numbers are what the draws depend on.
+        """
+        self.rows = list(prompts)
+        """The numbers of the texts that still grow"""
+        self.model = model
+        self.settings = settings
+        self.end_ids = frozenset(model_end_ids(model.config) if end_ids is None else end_ids)
+        self._room = max_sequence_length(model.config)
+        for row, prompt in prompts.items():
+            _check_prompt(row, len(prompt), self._room)
+        self._cache = KeyValueCache(len(prompts))
+        self._new = [torch.tensor(list(prompt)) for prompt in prompts.values()]
+        self._place = 0
+        self._seen = self._seen_tokens() if settings.repetition_penalty != 1 else None
+
+    @torch.no_grad()
+    def step(self) -> dict[int, int]:
+        """One more token for each text that grows: its number, and the token."""
+        tokens = choose(self._logits(), self._seen, self.rows, self._place, self.settings)
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens.unsqueeze(1), True)
+        found = dict(zip(self.rows, tokens.tolist(), strict=True))
+        self._new = list(tokens.cpu().unsqueeze(1).unbind(0))
+        self._place += 1
+        full = (self._cache.lengths >= self._room).tolist()
+        ended = self._place >= self.settings.max_new_tokens
+        rows = zip(self.rows, full, strict=True)
+        self.finish(
+            {row for row, no_room in rows if ended or no_room or found[row] in self.end_ids}
+        )
+        return found
+
+    def finish(self, rows: Collection[int]) -> None:
+        """These texts grow no more."""
+        kept = [place for place, row in enumerate(self.rows) if row not in rows]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[place] for place in kept]
+        self._new = [self._new[place] for place in kept]
+        if kept:
+            places = torch.tensor(kept)
+            self._cache.keep(places)
+            self._seen = None if self._seen is None else self._seen[places.to(self._seen.device)]
+
+    def _logits(self) -> Tensor:
+        """[B, V], of what follows each text."""
+        training = self.model.training
+        outputs = self.model.eval()(
+            torch.cat(self._new).to(self.model.device),
+            sequence_lengths=torch.tensor([len(new) for new in self._new]),
+            cache=self._cache,
+        )
+        self.model.train(training)
+        return outputs.projection.last().logits()
+
+    def _seen_tokens(self) -> Tensor:
+        """[B, V] bool, the tokens of each prompt."""
+        size = self.model.config.vocab_size
+        seen = torch.zeros(len(self._new), size, dtype=torch.bool, device=self.model.device)
+        for row, prompt in zip(seen, self._new, strict=True):
+            row[prompt.to(row.device)] = True
+        return seen
+
+
+def model_end_ids(config: ModelConfig) -> list[int]:
+    """The tokens that end a text, as a model's config says: none, one or several."""
+    ids = config.eos_token_id
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+
+
+def _check_prompt(row: int, length: int, room: int) -> None:
+    if not 0 < length <= room:
+        raise InputError(f"prompt {row}: found {length} tokens; accepted: 1 to {room}")

@@ -1,0 +1,64 @@
+"""Sampling: from the logits of the next token to one token, a function of seed, row and place."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.generation.settings import GenerationSettings
+
+
+def choose(
+    logits: Tensor,
+    seen: Tensor | None,
+    rows: Sequence[int],
+    place: int,
+    settings: GenerationSettings,
+) -> Tensor:
+    """The next token [B] of logits [B, V], after `place` tokens of the texts numbered `rows`.
+
+    `seen` [B, V] bool are the tokens that are in the texts, for the repetition penalty. Ties go to
+    the lower id.
+    """
+    logits = logits.float()
+    if seen is not None:
+        logits = penalized(logits, seen, settings.repetition_penalty)
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    scores = restricted(logits / settings.temperature, settings)
+    sums = scores.double().softmax(-1).cumsum(-1)
+    draws = [uniform(settings.seed, row, place) for row in rows]
+    target = torch.tensor(draws, dtype=sums.dtype, device=sums.device).unsqueeze(1) * sums[:, -1:]
+    return torch.searchsorted(sums, target, right=True).squeeze(1)
+
+
+def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Seen tokens' logits divided where above 0, else multiplied (Keskar et al., 2019)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def restricted(scores: Tensor, settings: GenerationSettings) -> Tensor:
+    """Scores [B, V] with -inf for the tokens that top_k, top_p and min_p leave out, in this order.
+
+    top_p is nucleus sampling (Holtzman et al., 2019), min_p that of Nguyen et al. (2024).
+    """
+    if settings.top_k is not None:
+        least = scores.topk(min(settings.top_k, scores.shape[-1])).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if settings.top_p < 1:
+        ascending, order = scores.sort()
+        left_out = ascending.softmax(-1).cumsum(-1) <= 1 - settings.top_p
+        left_out[:, -1] = False
+        scores = scores.masked_fill(left_out.scatter(1, order, left_out), -torch.inf)
+    if settings.min_p > 0:
+        probabilities = scores.softmax(-1)
+        least = probabilities.amax(-1, keepdim=True) * settings.min_p
+        scores = scores.masked_fill(probabilities < least, -torch.inf)
+    return scores
+
+
+def uniform(seed: int, row: int, place: int) -> float:
+    """A number from 0 to below 1 that depends on nothing else."""
+    digest = hashlib.blake2b(f"{seed} {row} {place}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 12) / 2**52

@@ -1,0 +1,91 @@
+"""Texts generated from prompts, whole or piece by piece while they come."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trainer.generation.decoding import Decoding, model_end_ids
+from trainer.generation.settings import GenerationSettings
+from trainer.tokenizer import Tokenizer
+
+UNFINISHED = "\ufffd"
+"""What bytes that are not yet a character are decoded to."""
+
+
+def generate(
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    settings: GenerationSettings | None = None,
+) -> list[str]:
+    """What follows each prompt (text, or ids), without special tokens and without a stop text.
+
+    `model` is a causal language model. The end tokens are the model's and the tokenizer's.
+    """
+    texts = [""] * len(prompts)
+    for row, piece in stream(model, tokenizer, prompts, settings):
+        texts[row] += piece
+    return texts
+
+
+def stream(
+    model: Any,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    settings: GenerationSettings | None = None,
+) -> Iterator[tuple[int, str]]:
+    """(number of the prompt, next piece of its text) as they come, piece by piece.
+
+    A piece is held back while it may be the start of a stop text or half a character.
+    """
+    settings = settings or GenerationSettings()
+    own = tokenizer.eos_token_id
+    end_ids = [*model_end_ids(model.config), *([] if own is None else [own])]
+    for start in range(0, len(prompts), settings.batch_size):
+        rows = range(start, min(start + settings.batch_size, len(prompts)))
+        ids = {row: _ids(tokenizer, prompts[row]) for row in rows}
+        decoding = Decoding(model, ids, settings, end_ids)
+        texts = {row: GrowingText(tokenizer, settings.stop) for row in rows}
+        while decoding.rows:
+            for row, token in decoding.step().items():
+                last = row not in decoding.rows
+                piece = texts[row].add(token, last)
+                if piece:
+                    yield row, piece
+            decoding.finish({row for row in decoding.rows if texts[row].stopped})
+
+
+class GrowingText:
+    """Tokens as they come -> pieces of text that stay as they are."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self.stopped = False
+        """Whether a stop text came: nothing more is added"""
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._tokens: list[int] = []
+        self._told = 0
+
+    def add(self, token: int, last: bool = False) -> str:
+        """The piece that is sure now that `token` came; all that is held back if it is the last."""
+        self._tokens.append(token)
+        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        self.stopped = bool(places)
+        if self.stopped:
+            text = text[: min(places)]
+        elif not last:
+            text = text[: self._sure(text)]
+        piece, self._told = text[self._told :], max(self._told, len(text))
+        return piece
+
+    def _sure(self, text: str) -> int:
+        """Characters that no next token changes and that no stop text starts in."""
+        end = len(text.rstrip(UNFINISHED))
+        for stop in self._stop:
+            starts = (n for n in range(min(len(stop) - 1, end), 0, -1) if text.endswith(stop[:n]))
+            end = min(end, len(text) - next(starts, 0))
+        return end
+
+
+def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    return tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
