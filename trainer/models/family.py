@@ -27,6 +27,8 @@ class FamilyHead:
     tied: Mapping[str, str] = field(default_factory=dict)
     """The hub's second names of tensors -> their first, under which they are saved; where the
     config says so, if it can (tie_word_embeddings)."""
+    class_suffix: str | None = None
+    """Completes the hub's class name where this family's is not the task's own."""
     pooler: bool = False
     """Whether the body below this head has a pooler."""
 

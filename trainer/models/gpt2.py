@@ -171,7 +171,10 @@ FAMILY = Family(
     heads={
         "base": FamilyHead(build=None),
         "causal_lm": FamilyHead(
-            build=output_head, keys={"": "lm_head"}, tied={"lm_head.weight": "wte.weight"}
+            build=output_head,
+            keys={"": "lm_head"},
+            tied={"lm_head.weight": "wte.weight"},
+            class_suffix="LMHeadModel",
         ),
         "sequence_classification": FamilyHead(build=sequence_head, keys={"classifier": "score"}),
         "token_classification": FamilyHead(build=token_head, keys={"classifier": "classifier"}),

@@ -131,7 +131,7 @@ class PretrainedModel(nn.Module):
     @property
     def architecture(self) -> str:
         """The hub's name of this class, such as BertForSequenceClassification."""
-        return self.config.family.name + self.class_suffix
+        return self.config.family.name + (self.family_head.class_suffix or self.class_suffix)
 
     def hub_name(self, parameter_name: str) -> str:
         """The name that a parameter has in the saved file."""

@@ -68,7 +68,8 @@ def test_every_family_has_every_head_and_names_its_classes(family):
     known = find_family(family)
     assert list(known.heads) == (DECODER_TASKS if "causal_lm" in known.heads else ENCODER_TASKS)
     for task in known.heads:
-        assert small(family, task).architecture == known.name + TASKS[task].class_suffix
+        suffix = known.heads[task].class_suffix or TASKS[task].class_suffix
+        assert small(family, task).architecture == known.name + suffix
 
 
 CLASSES = torch.tensor([[0, 1, -100, -100], [1, -100, -100, -100], [0, 0, 1, 1]])

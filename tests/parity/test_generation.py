@@ -1,0 +1,135 @@
+"""Generation against transformers: greedy token for token, each restriction of the draws."""
+
+import pytest
+import torch
+import transformers
+from transformers.generation import logits_process
+
+from trainer.generation.decoding import generate_ids
+from trainer.generation.sampling import penalized, restricted
+from trainer.generation.settings import GenerationSettings
+from trainer.models.auto import AutoModelForCausalLM
+from trainer.models.family import find_family
+
+WORDS, PAD, END = 99, 0, 2
+SIZES = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+}
+VARIANTS = {
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 5},
+    "qwen2": {
+        "num_key_value_heads": 4,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 12},
+    "gpt2": {},
+}
+LENGTHS = [11, 7, 1, 8]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request, tmp_path_factory):
+    """(ours, theirs), of equal weights, far enough from zero that no two words are as probable."""
+    names = find_family(request.param).synonyms
+    sizes = {names.get(name, name): value for name, value in SIZES.items()}
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(request.param, **sizes, **VARIANTS[request.param])
+    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    folder = tmp_path_factory.mktemp(request.param)
+    theirs.eval().save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder), theirs
+
+
+def prompts():
+    """Four of different lengths, and the same as a left-padded batch."""
+    torch.manual_seed(1)
+    rows = [torch.randint(3, WORDS, (length,)).tolist() for length in LENGTHS]
+    ids = torch.tensor([[PAD] * (max(LENGTHS) - len(row)) + row for row in rows])
+    return rows, {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+def test_greedy_gives_the_same_tokens(pair, penalty):
+    """Ragged prompts, in one call; some rows end early, at a token that the others come across."""
+    ours, theirs = pair
+    _, batch = prompts()
+    options = {"max_new_tokens": 30, "repetition_penalty": penalty}
+    free = theirs.generate(**batch, **options, do_sample=False, eos_token_id=None)
+    end = int(free[0, max(LENGTHS) + 6])
+    theirs.generation_config.eos_token_id = ours.config.eos_token_id = end
+    wanted = theirs.generate(**batch, **options, do_sample=False)
+    theirs.generation_config.eos_token_id = END
+    found = ours.generate(**batch, **options)
+    ours.config.eos_token_id = END
+    assert (wanted == PAD).sum() > (batch["input_ids"] == PAD).sum()
+    assert torch.equal(found, wanted)
+
+
+def test_a_row_does_not_depend_on_its_batch(pair):
+    """Greedy or drawn, alone, among others, or one batch after the other."""
+    ours, _ = pair
+    rows, _ = prompts()
+    for temperature in (0.0, 1.3):
+        settings = {"max_new_tokens": 20, "temperature": temperature, "seed": 3}
+        together = generate_ids(ours, rows, GenerationSettings(**settings))
+        in_turn = generate_ids(ours, rows, GenerationSettings(**settings, batch_size=1))
+        assert together == in_turn
+        assert generate_ids(ours, rows[:1], GenerationSettings(**settings)) == together[:1]
+    other = generate_ids(ours, rows, GenerationSettings(**{**settings, "seed": 4}))
+    assert other != together
+
+
+def test_a_text_ends_where_the_positions_do(pair):
+    ours, _ = pair
+    found = generate_ids(ours, [[5] * 60, [5]], GenerationSettings(max_new_tokens=100), end_ids=())
+    assert [len(ids) for ids in found] == [64 - 60 + 1, 64]
+
+
+RESTRICTIONS = [
+    ({"top_k": 5}, [logits_process.TopKLogitsWarper(5)]),
+    ({"top_k": 500}, []),
+    ({"top_p": 0.7}, [logits_process.TopPLogitsWarper(0.7)]),
+    ({"min_p": 0.2}, [logits_process.MinPLogitsWarper(0.2)]),
+    (
+        {"top_k": 20, "top_p": 0.8, "min_p": 0.1},
+        [
+            logits_process.TopKLogitsWarper(20),
+            logits_process.TopPLogitsWarper(0.8),
+            logits_process.MinPLogitsWarper(0.1),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "processors"), RESTRICTIONS)
+def test_the_draws_are_restricted_as_there(options, processors):
+    torch.manual_seed(0)
+    scores = torch.randn(50, WORDS) * 2
+    wanted = scores
+    for processor in processors:
+        wanted = processor(None, wanted)
+    found = restricted(scores, GenerationSettings(temperature=1.0, **options))
+    assert torch.equal(found, wanted)
+    assert processors == [] or found.isinf().any()
+
+
+def test_repeated_tokens_are_penalized_as_there():
+    torch.manual_seed(0)
+    ids, logits = torch.randint(WORDS, (8, 20)), torch.randn(8, WORDS)
+    seen = torch.zeros(8, WORDS, dtype=torch.bool).scatter_(1, ids, True)
+    wanted = logits_process.RepetitionPenaltyLogitsProcessor(1.4)(ids, logits)
+    assert torch.equal(penalized(logits, seen, 1.4), wanted)

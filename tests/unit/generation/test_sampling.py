@@ -1,0 +1,53 @@
+"""Settings and draws: what is refused, and that draws have the probabilities that they should."""
+
+import pytest
+import torch
+
+from trainer.errors import InputError
+from trainer.generation.sampling import choose, uniform
+from trainer.generation.settings import GenerationSettings
+
+WRONG = [
+    ({"max_new_tokens": 0}, "generation.max_new_tokens: found 0; accepted: a whole number above 0"),
+    ({"temperature": -1.0}, "generation.temperature: found -1.0; accepted: a number of 0 or more"),
+    ({"top_k": 0}, "generation.top_k: found 0; accepted: a whole number above 0"),
+    ({"top_p": 0}, "generation.top_p: found 0; accepted: a number above 0, up to 1"),
+    ({"top_p": float("nan")}, "generation.top_p: found nan; accepted: a number above 0, up to 1"),
+    ({"min_p": 2}, "generation.min_p: found 2; accepted: a number from 0 to 1"),
+    ({"repetition_penalty": True}, "generation.repetition_penalty: found True; accepted: a number"),
+    ({"stop": [""]}, "generation.stop: found ['']; accepted: texts, none empty"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        GenerationSettings(**options)
+    assert str(caught.value).startswith(message)
+
+
+def test_draws_have_the_probabilities_of_the_softmax():
+    """Chi-square of 20000 draws over 6 tokens; one is left out by top_k."""
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -3.0])
+    settings = GenerationSettings(temperature=0.8, top_k=5)
+    count = 20000
+    found = choose(logits.expand(count, 6), None, range(count), 0, settings)
+    expected = (logits[:5] / 0.8).softmax(-1) * count
+    counts = found.bincount(minlength=6)
+    assert counts[5] == 0
+    assert ((counts[:5] - expected).square() / expected).sum() < 18.5  # 0.1 % of 4 degrees
+
+
+def test_a_draw_is_a_function_of_seed_row_and_place():
+    settings = GenerationSettings(temperature=1.0, seed=7)
+    logits = torch.zeros(3, 1000)
+    whole = choose(logits, None, [4, 9, 2], 5, settings)
+    assert choose(logits[:1], None, [9], 5, settings) == whole[1]
+    assert len({uniform(*key) for key in [(7, 4, 5), (8, 4, 5), (7, 5, 5), (7, 4, 6)]}) == 4
+    draws = torch.tensor([uniform(0, row, 0) for row in range(4000)])
+    assert draws.min() >= 0 and draws.max() < 1 and abs(float(draws.mean()) - 0.5) < 0.02
+
+
+def test_greedy_takes_the_first_of_equals():
+    logits = torch.tensor([[1.0, 3.0, 3.0]])
+    assert choose(logits, None, [0], 0, GenerationSettings()).tolist() == [1]

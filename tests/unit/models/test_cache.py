@@ -1,0 +1,57 @@
+"""The cache of keys and values: a text in parts gives what the whole gives, for any rows."""
+
+import pytest
+import torch
+
+from trainer.models.auto import AutoConfig, AutoModelForCausalLM
+from trainer.models.cache import KeyValueCache
+
+SIZES = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 200,
+    "initializer_range": 0.3,
+}
+PARTS = [[3, 90, 1], [70, 1, 2], [1, 1, 1]]
+"""Tokens of three texts that each of three calls adds; more than the cache has room for at first"""
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_text_in_parts_gives_what_the_whole_gives(window):
+    torch.manual_seed(0)
+    config = AutoConfig({"model_type": "mistral", **SIZES, "sliding_window": window})
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    texts = [torch.randint(30, (sum(counts),)) for counts in zip(*PARTS, strict=True)]
+    whole = [model(text[None]).logits[0] for text in texts]
+    cache, done = KeyValueCache(3), [0, 0, 0]
+    for counts in PARTS:
+        ends = [start + count for start, count in zip(done, counts, strict=True)]
+        new = torch.cat([t[a:b] for t, a, b in zip(texts, done, ends, strict=True)])
+        with torch.no_grad():
+            found = model(new, sequence_lengths=torch.tensor(counts), cache=cache).logits
+        wanted = [logits[a:b] for logits, a, b in zip(whole, done, ends, strict=True)]
+        torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-9, atol=1e-12)
+        done = ends
+    assert cache.lengths.tolist() == done
+
+
+def test_rows_leave_and_change_places():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig({"model_type": "llama", **SIZES})).eval()
+    texts = [torch.randint(30, (length,)) for length in (5, 2, 9)]
+    cache = KeyValueCache(3)
+    with torch.no_grad():
+        model(
+            torch.cat([t[:-1] for t in texts]),
+            sequence_lengths=torch.tensor([4, 1, 8]),
+            cache=cache,
+        )
+        cache.keep(torch.tensor([2, 0]))
+        new = torch.stack([texts[2][-1], texts[0][-1]])
+        found = model(new, sequence_lengths=torch.tensor([1, 1]), cache=cache).logits
+        wanted = [model(texts[i][None]).logits[0, -1] for i in (2, 0)]
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-5, atol=1e-5)
