@@ -27,7 +27,10 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 UNSAFE = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 """Entries that point at code outside this package."""
 
-NULLABLE = ("pad_token_id", "bos_token_id", "eos_token_id")
+NULLABLE = (
+    *("pad_token_id", "bos_token_id", "eos_token_id"),
+    *("num_key_value_heads", "sliding_window"),
+)
 """Entries that may be null although their default is a number."""
 
 LARGEST = {

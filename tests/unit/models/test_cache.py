@@ -44,12 +44,9 @@ def test_rows_leave_and_change_places():
     model = AutoModelForCausalLM.from_config(AutoConfig({"model_type": "llama", **SIZES})).eval()
     texts = [torch.randint(30, (length,)) for length in (5, 2, 9)]
     cache = KeyValueCache(3)
+    starts = torch.cat([text[:-1] for text in texts])
     with torch.no_grad():
-        model(
-            torch.cat([t[:-1] for t in texts]),
-            sequence_lengths=torch.tensor([4, 1, 8]),
-            cache=cache,
-        )
+        model(starts, sequence_lengths=torch.tensor([4, 1, 8]), cache=cache)
         cache.keep(torch.tensor([2, 0]))
         new = torch.stack([texts[2][-1], texts[0][-1]])
         found = model(new, sequence_lengths=torch.tensor([1, 1]), cache=cache).logits
