@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.generation.settings import GenerationSettings as GenerationSettings
+    from trainer.generation.text import generate as generate
     from trainer.interop.tensorflow import TFAutoModel as TFAutoModel
     from trainer.interop.tensorflow import TFAutoModelForMaskedLM as TFAutoModelForMaskedLM
     from trainer.interop.tensorflow import (
@@ -47,6 +49,7 @@ _HOMES = {
     "AutoModelForSequenceClassification": "trainer.models.auto",
     "AutoModelForTokenClassification": "trainer.models.auto",
     "AutoTokenizer": "trainer.tokenizer:Tokenizer",
+    "GenerationSettings": "trainer.generation.settings",
     "TFAutoModel": "trainer.interop.tensorflow",
     "TFAutoModelForMaskedLM": "trainer.interop.tensorflow",
     "TFAutoModelForMultipleChoice": "trainer.interop.tensorflow",
@@ -56,6 +59,7 @@ _HOMES = {
     "Tokenizer": "trainer.tokenizer",
     "Trainer": "trainer.trainer",
     "TrainSettings": "trainer.settings",
+    "generate": "trainer.generation.text",
     "pipeline": "trainer.pipelines",
 }
 """Public name -> its module, and `:name` where it has another there. Nothing heavy is imported

@@ -117,6 +117,8 @@ def next_token_loss(
 
 CHUNK = 1 << 24
 """Logits that exist at a time."""
+SLICE = 4096
+"""Rows of the weight's gradient that are computed at a time, before they are added in fp32."""
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
@@ -150,7 +152,9 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = grad_scores @ narrow_weight
             if grad_weight is not None:
-                grad_weight += grad_scores.T @ inputs
+                words = zip(grad_scores.split(SLICE, 1), grad_weight.split(SLICE), strict=True)
+                for scores, gradient in words:
+                    gradient.add_(scores.T @ inputs)
         ctx.gradients = grad_hidden, grad_weight, weight.dtype
         ctx.mark_non_differentiable(losses, correct)
         return losses.sum(), losses, correct
