@@ -298,8 +298,11 @@ class CausalLMModel(PretrainedModel):
     ) -> CausalLMOutput | tuple[Any, ...]:
         """As the bare model's; labels are input_ids, -100 where nothing is asked: not shifted.
 
-        With `cache`, a flat call continues the sequences that it holds, which it adds to.
+        With `cache`, a flat call continues the sequences that it holds, which it adds to; then
+        there are no attentions.
         """
+        if cache is not None and output_attentions:
+            raise InputError("output_attentions: found True beside a cache; accepted: one of them")
         encoding = self.encode(
             input_ids,
             attention_mask,

@@ -294,6 +294,8 @@ def flat_inputs(
             skipped = layout.from_grid(layout.to_grid(input_ids == pad_token_id).cumsum(1))
             position_ids = _after_pad(position_ids - skipped, input_ids, pad_token_id)
         return FlatInputs(input_ids, position_ids, layout, token_type_ids, dropout_keys, cache)
+    if cache is not None:
+        raise InputError("cache: found one in a padded call; accepted: with sequence_lengths")
     _check_padded(input_ids, {**per_token, "attention_mask": attention_mask})
     layout = _layout_of_mask(input_ids, attention_mask, keep_first)
     tensors: dict[str, Any] = {

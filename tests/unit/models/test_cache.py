@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from trainer.errors import InputError
 from trainer.models.auto import AutoConfig, AutoModelForCausalLM
 from trainer.models.cache import KeyValueCache
 
@@ -52,3 +53,12 @@ def test_rows_leave_and_change_places():
         found = model(new, sequence_lengths=torch.tensor([1, 1]), cache=cache).logits
         wanted = [model(texts[i][None]).logits[0, -1] for i in (2, 0)]
     torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_calls_that_a_cache_cannot_be_in_are_refused():
+    model = AutoModelForCausalLM.from_config(AutoConfig({"model_type": "llama", **SIZES})).eval()
+    flat = {"input_ids": torch.tensor([1, 2]), "sequence_lengths": torch.tensor([2])}
+    with pytest.raises(InputError, match="output_attentions: found True beside a cache"):
+        model(**flat, cache=KeyValueCache(1), output_attentions=True)
+    with pytest.raises(InputError, match="cache: found one in a padded call"):
+        model(torch.tensor([[1, 2]]), cache=KeyValueCache(1))
