@@ -14,6 +14,7 @@ from trainer import hub
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.tokenizer import layouts
+from trainer.tokenizer.chat import chat_text
 from trainer.tokenizer.collating import collate
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.folder import read
@@ -179,6 +180,54 @@ class Tokenizer(Vocabulary):
         """The tokens of one text or pair."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: Literal["pt", "np", "tf"] | None = None,
+        **variables: Any,
+    ) -> Any:
+        """Messages, [{"role": "user", "content": "..."}, ...], as the model learnt to read them.
+
+        `conversation` is one list of messages or several. The template is `chat_template` (Jinja,
+        or the name of one of the tokenizer's), else the tokenizer's own, else ChatML, which is
+        said. `add_generation_prompt` opens the assistant's turn; `continue_final_message` leaves
+        the last one open. Returns ids as a call does, without `return_dict` the input_ids alone,
+        without `tokenize` the text. The template runs in a process of its own, bounded in time
+        and memory; `variables` are its further variables. Raises InputError naming its line.
+        """
+        one = bool(conversation) and isinstance(conversation[0], Mapping)
+        texts = chat_text(
+            self,
+            [conversation] if one or not conversation else conversation,
+            tools=tools,
+            documents=documents,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        if not tokenize:
+            return texts[0] if one else texts
+        encoded = self(
+            texts[0] if one and return_tensors is None else texts,
+            add_special_tokens=False,  # the template has them
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
     def pad(
         self,
         encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
@@ -310,11 +359,20 @@ class Tokenizer(Vocabulary):
             config.pop("extra_special_tokens", None)
         config["additional_special_tokens"] = self.additional_special_tokens
         config |= layouts.options(self.backend)
+        config.pop("chat_template", None)
+        if self.chat_template is not None:
+            several = isinstance(self.chat_template, dict)
+            config["chat_template"] = _listed(self.chat_template) if several else self.chat_template
         config["model_max_length"] = self.model_max_length
         config["model_input_names"] = self.model_input_names
         config["padding_side"] = self.padding_side
         config["truncation_side"] = self.truncation_side
         return config
+
+
+def _listed(templates: Any) -> list[dict[str, str]]:
+    """Several chat templates as tokenizer_config.json has them."""
+    return [{"name": name, "template": template} for name, template in templates.items()]
 
 
 def _or(asked: bool | None, default: bool) -> bool:
