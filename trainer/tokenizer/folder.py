@@ -69,6 +69,8 @@ def read(
     `options` go above what the files say. Raises InputError where there is no tokenizer, or where
     a file is not what its name says.
     """
+    if folder.is_file():
+        return _read_gguf(folder, _checked_options(options or {}))
     config = _read_config(folder) | _checked_options(options or {})
     model_config = read_json(folder / "config.json")
     family = layouts.family(config, model_config)
@@ -84,6 +86,15 @@ def read(
     register(backend, config)
     if not file.is_file():
         check_ids(backend, config["added_tokens_decoder"], str(folder))
+    return backend, config
+
+
+def _read_gguf(file: Path, options: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    from trainer.interop.gguf_tokenizer import read_tokenizer
+
+    backend, config = read_tokenizer(file)
+    config = _completed(config | options, {}, backend, "")
+    register(backend, config)
     return backend, config
 
 

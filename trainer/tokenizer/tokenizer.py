@@ -86,9 +86,10 @@ class Tokenizer(Vocabulary):
     ) -> Self:
         """Learn a vocabulary of at most `vocab_size` from texts, or from lists of them.
 
-        wordpiece is arranged as BERT's (uncased), bpe as RoBERTa's, unigram as XLM-RoBERTa's. The
-        special tokens of that layout are added to those given, which have the first ids. The same
-        texts give the same tokenizer, whatever the process and its threads.
+        wordpiece is arranged as BERT's (uncased), bpe as RoBERTa's, unigram as XLM-RoBERTa's, and
+        gpt2, which is byte-level BPE too, puts nothing around a text. The special tokens of that
+        layout are added to those given, which have the first ids. The same texts give the same
+        tokenizer, whatever the process and its threads.
         """
         backend, config = untrained(kind, special_tokens)
         return cls(retrained(backend, iterator, vocab_size), config)
