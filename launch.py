@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trainer.console import error_line
 from trainer.errors import EnvironmentFault, InputError, Interrupted, NumericsError, nearest
 from trainer.launching import yaml_files
-from trainer.launching.assemble import Choices, assemble, defaults
+from trainer.launching.assemble import OF_JOBS, Choices, assemble, defaults
 from trainer.launching.child import run_child
 from trainer.launching.command import PATHS, Command, parse, typed
 from trainer.launching.help import help_text
@@ -361,9 +361,9 @@ def _apply_one(config: Any, setting: Setting, base: DictConfig) -> None:
 
 def _require_section(key: str, base: DictConfig) -> None:
     section = key.split(".")[0]
-    if section in ("input", "output") and section not in base:
-        job = base.get("job", "train")
-        raise InputError(f"{key}: job={job} has no {section}; accepted: job=predict, for one")
+    if section in OF_JOBS and section not in base:
+        job, other = base.get("job", "train"), "inspect" if section == "inspect" else "predict"
+        raise InputError(f"{key}: job={job} has no {section}; accepted: job={other}, for one")
 
 
 def _first_line(error: Exception) -> str:

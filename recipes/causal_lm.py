@@ -1,6 +1,6 @@
 """Causal language modelling: raw text, cut into blocks of tokens that keep its documents apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ from trainer.next_token import NextTokenRecipe
 from trainer.recipe import Axis
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from trainer.data.batch import Batch
@@ -46,6 +47,9 @@ class CausalLM(NextTokenRecipe):
         from trainer.data.blocks import Blocks
 
         return Blocks(self.max_length, self.stride)
+
+    def texts(self, rows: "Dataset") -> Iterable[str]:
+        return text_column(rows, self.text, "recipe.text")
 
     def features(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"

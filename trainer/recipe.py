@@ -1,6 +1,6 @@
 """Recipe: the questions that every task answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -50,6 +50,16 @@ class Recipe:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that a row to predict on must have."""
         return ()
+
+    def texts(self, rows: "Dataset") -> Iterable[str]:
+        """The texts of rows, for a tokenizer to be learnt from."""
+        from trainer.data.rows import text_column
+
+        if not self.text_columns:
+            name = type(self).__name__
+            raise InputError(f"tokenizer.train: {name} has no column of plain texts to learn from")
+        for column in self.text_columns:
+            yield from text_column(rows, column, "recipe.text")
 
     @property
     def class_names(self) -> list[str] | None:

@@ -34,7 +34,8 @@ def run(run: Run) -> int:
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
     files.make_folder(run.output_dir)
     for name, evaluation in trainer.evaluations.items():
-        lines = prediction_lines(evaluation, run.recipe, held_out[name])
+        samples = trainer.eval_samples[name]
+        lines = prediction_lines(evaluation, run.recipe, held_out[name], samples)
         file = f"evaluation-predictions{'-' * bool(name)}{name}.jsonl"
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import InputError
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
@@ -38,21 +37,14 @@ def run(run: Run) -> int:
 
 def build_trainer(run: Run) -> "Trainer":
     """The Trainer of a run: its rows loaded, its labels learnt, its model and data ready."""
-    from trainer.agreement import learn
     from trainer.data.tokens import default_cache_dir
-    from trainer.jobs.parts import load_model, load_tokenizer
+    from trainer.jobs.parts import load_data, load_model
     from trainer.trainer import Trainer
 
-    assert run.recipe is not None
-    tokenizer = load_tokenizer(run)
-    splits = run.dataset.load()
-    if splits.train is None:
-        raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
-    # of rows that we held out ourselves no label is refused; the user's own sets must fit
-    split_here = getattr(run.dataset, "validation", None) is None
-    recipe = learn(run.recipe, splits.train, splits.validation.values() if split_here else ())
+    recipe, tokenizer, splits = load_data(run)
+    learnt = tokenizer if run.tokenizer.train else None
     return Trainer(
-        model=load_model(run.model, recipe.head, run.seed),
+        model=load_model(run.model, recipe.head, run.seed, learnt),
         recipe=recipe,
         settings=run.trainer,
         tokenizer=tokenizer,
@@ -64,7 +56,7 @@ def build_trainer(run: Run) -> "Trainer":
         seed=run.seed,
         config=run.config,
         cache_dir=default_cache_dir(),
-        model_path=run.model.path,
+        model_path=run.model.path or "",
         config_digest=config_digest(run.config),
         commands=next_commands(run, recipe.text_columns),
     )

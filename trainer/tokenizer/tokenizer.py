@@ -133,6 +133,7 @@ class Tokenizer(Vocabulary):
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
         return_length: bool = False,
+        return_num_truncated_tokens: bool = False,
     ) -> BatchEncoding:
         """Ids of one text or of several, of pairs where `text_pair` is given.
 
@@ -141,7 +142,8 @@ class Tokenizer(Vocabulary):
         too; `padding=True` pads to the longest text of the call. Lists are ragged without padding;
         with `return_tensors` they are [B, L] arrays. With `return_overflowing_tokens` what is cut
         off makes further rows, each repeating `stride` tokens of the one before, and
-        overflow_to_sample_mapping [B] says whose they are. Raises InputError for what is no text,
+        overflow_to_sample_mapping [B] says whose they are; num_truncated_tokens [B] only counts
+        them. Raises InputError for what is no text,
         and where the result cannot have the shape that was asked for.
         """
         inputs = read_inputs(text, text_pair, is_split_into_words)
@@ -159,6 +161,7 @@ class Tokenizer(Vocabulary):
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
+            "num_truncated_tokens": return_num_truncated_tokens,
         }
         columns = _columns(rows, [name for name, asked in wanted.items() if asked])
         if return_overflowing_tokens:
@@ -383,12 +386,12 @@ def _or(asked: bool | None, default: bool) -> bool:
 def _columns(rows: list[tokenizers.Encoding], wanted: list[str]) -> dict[str, Any]:
     """The numbers of rows by name, each [B] lists of L."""
     columns: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+    made: dict[str, Any] = {
+        "length": lambda row: len(row.ids),
+        "num_truncated_tokens": lambda row: sum(len(part.ids) for part in row.overflowing),
+    }
     sources = {"token_type_ids": "type_ids", "offset_mapping": "offsets"}
     for name in wanted:
         source = sources.get(name, name)
-        columns[name] = (
-            [len(ids) for ids in columns["input_ids"]]
-            if name == "length"
-            else [getattr(row, source) for row in rows]
-        )
+        columns[name] = [made[name](r) if name in made else getattr(r, source) for r in rows]
     return columns
