@@ -37,7 +37,7 @@ def run(run: Run) -> int:
         for number in range(min(run.inspect.samples, len(table))):
             limit, marked = run.inspect.max_tokens, not console.is_terminal
             text = sample_text(number, table, recipe, tokenizer, limit, marked=marked)
-            show(console, text)
+            console.print(text, soft_wrap=True)  # a long line stays one
     return 0
 
 
