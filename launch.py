@@ -307,6 +307,7 @@ def _from_run(
             base[group] = fresh.get(group, {})
     if base.get("job") == "evaluate":  # the run's own model, which knows its recipe
         base["model"], base["recipe"] = {"path": str(file.parent / "model")}, {}
+        base["tokenizer"] = {}
     base.pop("output_dir", None)
     name = str(base.pop("run_name", None))
     kept = (

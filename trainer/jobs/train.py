@@ -76,9 +76,10 @@ def next_commands(run: Run, text_columns: tuple[str, ...]) -> dict[str, str]:
     model = shlex.quote(f"model.path={run.output_dir / 'model'}")
     texts = ["input.text='...'", "input.text_pair='...'"][: len(text_columns)]
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
+    predict = {"predict": " ".join([program, "job=predict", model, *texts])} if texts else {}
     return {
         "evaluate": f"{program} {folder} job=evaluate",
-        "predict": " ".join([program, "job=predict", model, *texts]),
+        **predict,
         "resume": f"{program} {folder} {again}",
         "repeat": f"{program} {folder} output_dir=runs/another",
     }
