@@ -87,7 +87,7 @@ TEMPLATES = {
 {% for m in messages %}
 {% if m.role == 'system' %}{% continue %}{% endif %}
 {% if m.content is defined %}
-{{ m.role | upper }}: {{ m.content | replace('<b>', '*') }}
+{{ m.role | upper }}: {{ m.content | replace('Z', '*') }}
 {% else %}
 {{ m.role | capitalize }} calls {{ m.tool_calls | map(attribute='function.name') | join(', ') }}
 {% endif %}

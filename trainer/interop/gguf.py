@@ -44,7 +44,10 @@ class GGUF:
     def get(self, name: str, default: Any = None) -> Any:
         """An entry of the metadata, as Python's values."""
         field = self._fields.get(name)
-        return default if field is None else field.contents()
+        try:
+            return default if field is None else field.contents()
+        except (ValueError, IndexError, KeyError) as error:
+            raise InputError(f"{self.file}: {name}: cannot be read ({error})") from None
 
     def model(self, name: str, default: Any = None) -> Any:
         """An entry under the architecture's name."""

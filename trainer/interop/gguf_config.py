@@ -11,8 +11,14 @@ from trainer.errors import InputError, nearest
 from trainer.interop.gguf import GGUF, ROPE_FACTORS, entries_of, number, opened
 from trainer.interop.gguf_names import TABLES
 
-CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-CLASSES |= {"gpt2": "GPT2"}
+CLASSES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""The hub's name of each model type's class."""
 LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
 """Rope scalings that were published: factor, low and high frequency factor, first positions."""
 
@@ -28,9 +34,8 @@ def read_config(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: found a mixture of experts; accepted: dense models")
     make: Callable[[GGUF], dict[str, Any]] = _gpt2 if gguf.architecture == "gpt2" else _llama
     entries = make(gguf)
-    model_type = entries["model_type"]
     return entries | {
-        "architectures": [f"{CLASSES[model_type]}ForCausalLM"],
+        "architectures": [CLASSES[entries["model_type"]]],
         "vocab_size": int(_tensor(gguf, "token_embd.weight").shape[-1]),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "bos_token_id": gguf.get("tokenizer.ggml.bos_token_id"),

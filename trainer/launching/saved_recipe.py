@@ -60,7 +60,7 @@ def _of_architecture(folder: Path) -> dict[str, Any]:
     config = _read_gguf(folder) if folder.is_file() else _read(file)
     names = config.get("architectures")
     first = str(names[0]) if isinstance(names, list) and names else "no architectures"
-    task = ARCHITECTURE.search(first)
+    task = ARCHITECTURE.search(first.replace("LMHeadModel", "ForCausalLM"))  # GPT-2's old name
     if task is None:
         raise InputError(f"recipe: {folder} names no task ({first}); accepted: recipe=...")
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", task[1]).lower()  # CausalLM: causal_lm

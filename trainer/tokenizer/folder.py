@@ -118,7 +118,10 @@ def _chat_template(folder: Path, listed: Any) -> Any:
     if isinstance(listed, list):
         entries = [entry for entry in listed if isinstance(entry, dict)]
         listed = {str(e.get("name")): e.get("template") for e in entries}
-    named = {file.stem: read_text(file) for file in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    named = {
+        file.stem: read_text(file)
+        for file in sorted(folder.glob("additional_chat_templates/*.jinja"))
+    }
     if (file := folder / "chat_template.jinja").is_file():
         named["default"] = read_text(file)
     if list(named) == ["default"]:
