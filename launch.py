@@ -38,6 +38,9 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 FROM_THE_USER_ALONE = {job: ("model", "recipe", "dataset") for job in ("evaluate", "predict")}
 """Job -> sections whose defaults are not taken: the model's own folder knows its recipe."""
 
+OWN_MEASURES = ("causal_lm", "instruction")
+"""Recipes that measure themselves: chosen without metrics, they take metrics=none."""
+
 QUICKSTART_ENDS = ("dataset", "model", "recipe", "job")
 """Who chooses one of these groups, or a path, means another run than the quickstart: its training
 numbers (configs/experiment/quickstart.yaml) no longer apply."""
@@ -211,6 +214,8 @@ def _imply(
     data_keys = {f"dataset.{name}" for name in ("path", "name", "train", "validation", "test")}
     if "dataset" not in groups and typed & data_keys:
         groups["dataset"] = "files"
+    if groups.get("recipe") in OWN_MEASURES:
+        groups.setdefault("metrics", "none")
     if any(group in groups for group in QUICKSTART_ENDS) or "model.path" in typed:
         groups["experiment"] = None
 
