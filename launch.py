@@ -32,7 +32,7 @@ from trainer.errors import (
     nearest,
 )
 from trainer.launching import yaml_files
-from trainer.launching.assemble import Choices, assemble, defaults
+from trainer.launching.assemble import OF_JOBS, Choices, assemble, defaults
 from trainer.launching.child import run_child
 from trainer.launching.command import PATHS, Command, parse, typed
 from trainer.launching.help import help_text
@@ -51,6 +51,9 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 FROM_THE_USER_ALONE = {job: ("model", "recipe", "dataset") for job in ("evaluate", "predict")}
 """Job -> sections whose defaults are not taken: the model's own folder knows its recipe."""
+
+OWN_MEASURES = ("causal_lm", "instruction")
+"""Recipes that measure themselves: chosen without metrics, they take metrics=none."""
 
 QUICKSTART_ENDS = ("dataset", "model", "recipe", "job")
 """Who chooses one of these groups, or a path, means another run than the quickstart: its training
@@ -254,6 +257,8 @@ def _imply(
     data_keys = {f"dataset.{name}" for name in ("path", "name", "train", "validation", "test")}
     if "dataset" not in groups and typed & data_keys:
         groups["dataset"] = "files"
+    if groups.get("recipe") in OWN_MEASURES:
+        groups.setdefault("metrics", "none")
     if any(group in groups for group in QUICKSTART_ENDS) or "model.path" in typed:
         groups["experiment"] = None
 
@@ -350,6 +355,7 @@ def _from_run(
             base[group] = fresh.get(group, {})
     if base.get("job") == "evaluate":  # the run's own model, which knows its recipe
         base["model"], base["recipe"] = {"path": str(file.parent / "model")}, {}
+        base["tokenizer"] = {}
     base.pop("output_dir", None)
     name = str(base.pop("run_name", None))
     kept = (
@@ -404,9 +410,9 @@ def _apply_one(config: Any, setting: Setting, base: DictConfig) -> None:
 
 def _require_section(key: str, base: DictConfig) -> None:
     section = key.split(".")[0]
-    if section in ("input", "output") and section not in base:
-        job = base.get("job", "train")
-        raise InputError(f"{key}: job={job} has no {section}; accepted: job=predict, for one")
+    if section in OF_JOBS and section not in base:
+        job, other = base.get("job", "train"), "inspect" if section == "inspect" else "predict"
+        raise InputError(f"{key}: job={job} has no {section}; accepted: job={other}, for one")
 
 
 def _first_line(error: Exception) -> str:

@@ -112,10 +112,15 @@ class SequenceClassification(Recipe):
         pairs = None
         if self.text_pair is not None:
             pairs = text_column(rows, self.text_pair, "recipe.text_pair")
-        encoded = tokenizer(texts, pairs, truncation=True, max_length=self.max_length)
-        columns = {
-            name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded
-        }
+        encoded = tokenizer(
+            texts,
+            pairs,
+            truncation=True,
+            max_length=self.max_length,
+            return_num_truncated_tokens=True,
+        )
+        names = ("input_ids", "token_type_ids", "num_truncated_tokens")
+        columns = {name: encoded[name] for name in names if name in encoded}
         if self.label in rows:
             columns["labels"] = [
                 self._target(value, row) for row, value in enumerate(rows[self.label])

@@ -50,7 +50,7 @@ def evaluate(
         outputs = forward(batch)
         parts.append(_measure(recipe, outputs, batch, ranks.widest))
     gathered = ranks.gather_arrays(_joined(parts, list(mine)))
-    return _total(gathered, batches, len(samples), metrics)
+    return _total(gathered, batches, len(samples), metrics, recipe)
 
 
 def _measure(recipe: Recipe, outputs: Any, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -79,6 +79,7 @@ def _total(
     batches: list[np.ndarray],
     num_samples: int,
     metrics: Mapping[str, Metric],
+    recipe: Recipe,
 ) -> Evaluation:
     """All ranks' parts as one evaluation, added up in an order that no rank count changes."""
     predictions = _in_dataset_order(gathered, batches, num_samples)
@@ -89,6 +90,7 @@ def _total(
         total = sum(float(part.sum(dtype=np.float64)) for part in sums)
         count = sum(float(part.sum(dtype=np.float64)) for part in counts)
         found["loss"] = total / count if count else float("nan")
+        found |= recipe.measure(found["loss"], predictions)
         if sum(map(len, sums)) == num_samples:
             order = np.concatenate(batches)
             losses = np.empty(num_samples)

@@ -24,7 +24,7 @@ def find(
     what: str = "model",
     weights: str = "model*.safetensors",
 ) -> Path:
-    """The folder that `path` names; a hub id is downloaded into the hub's cache.
+    """The folder or .gguf file that `path` names; a hub id is downloaded into the hub's cache.
 
     `weights` is the pattern of the weight files that are downloaded. `pkg://package/folder` is
     found without importing the package. Raises InputError, one line that
@@ -34,10 +34,10 @@ def find(
     if path.startswith(PACKAGE):
         return _in_package(path, what)
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
         return folder
     if folder.exists():
-        raise InputError(f"{what}: '{path}' is a file; accepted: a directory")
+        raise InputError(f"{what}: '{path}' is a file; accepted: a directory, or a .gguf file")
     if path.startswith(("/", "./", "../", "~")) or path in ("", ".", ".."):
         raise InputError(f"{what}: there is no directory '{path}'")
     return _in_hub(path, revision, cache_dir, local_files_only, token, what, weights)
@@ -64,7 +64,7 @@ def _in_package(path: str, what: str) -> Path:
         raise InputError(f"{what}: '{path}': the Python package '{package}' is not installed")
     for location in spec.submodule_search_locations:
         folder = Path(location) / inside
-        if folder.is_dir():
+        if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
             return folder
     raise InputError(f"{what}: '{path}': the package '{package}' has no folder '{inside}'")
 

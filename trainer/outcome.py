@@ -48,19 +48,25 @@ def class_report(evaluation: Evaluation, recipe: Recipe) -> dict[str, Any] | Non
     return classification_report(found, wanted, names).to_dict()
 
 
-def prediction_lines(evaluation: Evaluation, recipe: Recipe, rows: Any) -> Iterator[str]:
+def prediction_lines(
+    evaluation: Evaluation, recipe: Recipe, rows: Any, samples: Any = None
+) -> Iterator[str]:
     """One JSON line an example, the worst first: its row, loss, answer and what it was asked.
 
-    What was asked is left out where the rows came as ids.
+    What was asked is left out where the rows came as ids. `samples` know the row of each, where
+    rows were dropped; a block of several texts tells the one that it begins in.
     """
+    found = getattr(samples, "rows", None)
+    numbers = None if found is None else found.tolist()
     answers = recipe.answers(evaluation.predictions)
     losses = evaluation.losses
     order = np.arange(len(answers)) if losses is None else np.argsort(-losses, kind="stable")
     for row in order.tolist():
-        line = {"row": row, **({} if losses is None else {"loss": float(losses[row])})}
+        number = row if numbers is None else numbers[row]
+        line = {"row": number, **({} if losses is None else {"loss": float(losses[row])})}
         line |= answers[row]
-        if hasattr(rows, "__getitem__"):
-            line["input"] = dict(rows[row])
+        if hasattr(rows, "__getitem__") and recipe.blocks is None:
+            line["input"] = dict(rows[number])
         yield json.dumps(finite_or_null(line), ensure_ascii=False, default=str)
 
 

@@ -1,6 +1,6 @@
 """Recipe: the questions that every task answers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainer.data.batch import Batch
+    from trainer.data.blocks import Blocks
     from trainer.tokenizer import Tokenizer
 
 Axis = Literal["token", "sequence", "sample"]
@@ -37,6 +38,9 @@ class Recipe:
     fields: ClassVar[Mapping[str, Axis]] = {}
     """The columns beside input_ids that `features` makes, and what one entry of each belongs to."""
 
+    measures: ClassVar[Mapping[str, bool]] = {}
+    """What `measure` computes, and whether a greater value is better."""
+
     @property
     def metric_for_best_model(self) -> str:
         """The metric that means "better" when the settings name none."""
@@ -46,6 +50,16 @@ class Recipe:
     def text_columns(self) -> tuple[str, ...]:
         """The columns that a row to predict on must have."""
         return ()
+
+    def texts(self, rows: "Dataset") -> Iterable[str]:
+        """The texts of rows, for a tokenizer to be learnt from."""
+        from trainer.data.rows import text_column
+
+        if not self.text_columns:
+            name = type(self).__name__
+            raise InputError(f"tokenizer.train: {name} has no column of plain texts to learn from")
+        for column in self.text_columns:
+            yield from text_column(rows, column, "recipe.text")
 
     @property
     def class_names(self) -> list[str] | None:
@@ -64,13 +78,23 @@ class Recipe:
         """
         return self
 
+    @property
+    def blocks(self) -> "Blocks | None":
+        """How the rows' tokens, one text after the other, are cut into samples; None: one a row."""
+        return None
+
+    def prepare(self, tokenizer: "Tokenizer") -> None:
+        """Give the tokenizer what the task cannot do without, such as a chat template."""
+
     def features(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
     ) -> dict[str, list[Any]]:
         """Columns of text to columns of ids: `input_ids`, perhaps `token_type_ids`, and `fields`.
 
         A sample of several sequences has a list of lists in `input_ids`. Rows without answers
-        (to predict on) give no answer columns. Raises RowError for a row that cannot be used.
+        (to predict on) give no answer columns. Two more columns are told to the user:
+        `num_truncated_tokens`, cut off each row, and `dropped`, whether it makes no sample. Raises
+        RowError for a row that cannot be used.
         """
         raise AssertionError(f"{type(self).__name__} does not make features")
 
@@ -92,6 +116,14 @@ class Recipe:
     def predictions(self, outputs: Any, batch: "Batch") -> dict[str, "Tensor"]:
         """What the metrics eat: `predictions` and, where known, `references`, a row a sample."""
         return {}
+
+    def measure(self, loss: float, predictions: Mapping[str, "np.ndarray"]) -> dict[str, float]:
+        """The task's own figures of an evaluation, whatever metrics are chosen."""
+        return {}
+
+    def trained_on(self, batch: "Batch") -> "Tensor | None":
+        """[T] bool, which tokens the model learns to write; None where answers are no tokens."""
+        return None
 
     def answers(self, predictions: Mapping[str, "np.ndarray"]) -> list[dict[str, Any]]:
         """The same predictions in the user's words: a label and its probability, say."""

@@ -16,8 +16,8 @@ from trainer.settings import TrainSettings
 class ModelSettings:
     """Which weights to start from, and what to change in them."""
 
-    path: str = "???"
-    """A local folder, a hub id, or pkg://package/folder for weights that a Python package ships."""
+    path: str | None = "???"
+    """A folder, a .gguf file, a hub id, or pkg://package/folder; null: from_scratch by config."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     sha256: str | None = None
@@ -25,7 +25,7 @@ class ModelSettings:
     config: dict[str, Any] = field(default_factory=dict)
     """Entries that replace those of config.json."""
     from_scratch: bool = False
-    """Random weights: only config.json is read."""
+    """Random weights: only config.json is read, or with path=null model.config alone."""
     new_head: bool = False
     """Replace a head that was trained for other labels."""
     freeze: list[str] = field(default_factory=list)
@@ -40,6 +40,12 @@ class TokenizerSettings:
     """As model.path; null: the model's own."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    train: bool = False
+    """Learn a new one from the training rows; path, if given, says what it is like."""
+    kind: Literal["wordpiece", "bpe", "unigram", "gpt2"] = "gpt2"
+    """What to learn where path is null: gpt2 (byte-level BPE) is for decoders."""
+    vocab_size: int = 16384
+    """Tokens to learn, at most."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,16 @@ class OutputSettings:
 
 
 @dataclass(frozen=True)
+class InspectSettings:
+    """What the inspect job shows."""
+
+    samples: int = 3
+    """How many samples of each set, the first ones."""
+    max_tokens: int = 1024
+    """Tokens of a sample that are printed, at most."""
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything that a job needs, built and checked; nothing on disk has been touched yet."""
 
@@ -126,6 +142,7 @@ class Run:
     launch: LaunchSettings
     input: InputSettings
     output: OutputSettings
+    inspect: InspectSettings
     config: Mapping[str, Any]
     """The resolved config, secrets redacted: what config.yaml holds."""
     recipe_fields: Mapping[str, Any] = field(default_factory=dict)

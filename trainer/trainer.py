@@ -453,7 +453,8 @@ class Trainer:
     def _write_predictions(self, folder: RunFolder) -> None:
         for name, evaluation in self.evaluations.items():
             if evaluation.predictions:
-                lines = prediction_lines(evaluation, self.recipe, self.eval_rows[name])
+                rows, samples = self.eval_rows[name], self.eval_samples[name]
+                lines = prediction_lines(evaluation, self.recipe, rows, samples)
                 folder.write_predictions(name, lines)
 
     def _evaluation(self, samples: Any, metrics: Mapping[str, Metric]) -> Evaluation:

@@ -302,3 +302,13 @@ def test_printed_config_is_the_run(ask: Callable[..., Any], tmp_path: Path) -> N
     answer = ask("--cfg", "job", "seed=3")
     assert yaml.safe_load(answer.out)["seed"] == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_that_measure_themselves_take_no_metrics(composed: Composed) -> None:
+    assert composed("recipe=causal_lm", "model.path=x").metrics == {}
+    assert set(composed("recipe=causal_lm", "metrics=regression", "model.path=x").metrics) == {
+        "pearson",
+        "spearman",
+        "mse",
+    }
+    assert "accuracy" in composed("recipe=sequence_classification", "model.path=x").metrics

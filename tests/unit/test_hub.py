@@ -42,8 +42,17 @@ def test_what_looks_local_is_never_asked_of_the_hub(path, monkeypatch):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "model.gguf").touch()
-    refused(str(tmp_path / "model.gguf"), "is a file; accepted: a directory")
+    (tmp_path / "model.bin").touch()
+    refused(str(tmp_path / "model.bin"), "is a file; accepted: a directory, or a .gguf file")
+
+
+def test_a_gguf_file_is_found_alone_and_in_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "gguf_for_a_test"
+    package.mkdir()
+    (package / "model.gguf").touch()
+    assert find(str(package / "model.gguf")) == package / "model.gguf"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find("pkg://gguf_for_a_test/model.gguf") == package / "model.gguf"
 
 
 def test_a_packaged_folder_is_found_without_importing(tmp_path, monkeypatch):

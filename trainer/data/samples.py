@@ -9,6 +9,7 @@ from torch import nn
 from trainer.data.batch import Samples, StackedSamples
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
+from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import LossOnly, Recipe
 
 if TYPE_CHECKING:
@@ -37,11 +38,21 @@ def as_samples(
         return StackedSamples(dataset, list(inspect.signature(type(model).forward).parameters))
     if tokenizer is None:
         raise InputError(f"{where}: rows of text need a tokenizer")
+    _check_vocabulary(tokenizer, model)
     if not hasattr(dataset, "column_names"):
         from datasets import Dataset
 
         dataset = Dataset.from_list(list(dataset))
     return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)
+
+
+def _check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
+    """Raise InputError where the tokenizer has ids that the model has no embeddings for."""
+    if isinstance(model, PretrainedModel) and len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"tokenizer: has {len(tokenizer)} tokens, the model {model.config.vocab_size} "
+            "embeddings; accepted: a tokenizer of the model's size, or resize_token_embeddings"
+        )
 
 
 def is_rows(dataset: Any) -> bool:

@@ -3,13 +3,15 @@
 import hashlib
 import inspect
 import json
+import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trainer import tokenizer as tokenizer_module
-from trainer.data import cache
+from trainer.data import blocks, cache
 from trainer.data.batch import FlatBatch
 from trainer.data.plan import epoch_order
 from trainer.errors import InputError, RowError
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
     from trainer.tokenizer import Tokenizer
 
-FORMAT = 1
+log = logging.getLogger("trainer")
+
+FORMAT = 2
 """The version of what a cache entry holds; a new one makes all entries anew."""
 ROWS_PER_CALL = 1000
 """Rows that a recipe sees at a time: enough for the tokenizer to use every core."""
@@ -53,15 +57,20 @@ def tokenize(
     """
     if len(rows) == 0:
         raise InputError(f"{where}: found no rows; at least one is needed")
+    recipe.prepare(tokenizer)
     if cache_dir is None or _source_files(recipe) is None:
-        return TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields)
-    folder = cache_dir / entry_name(rows, recipe, tokenizer)
-    if (arrays := cache.load(folder)) is None:
-        made = _arrays(rows, recipe, tokenizer, where, progress)
-        cache.store(folder, made)
-        # Memory-mapped, all processes of a machine share one copy.
-        arrays = cache.load(folder) or made
-    return TokenTable.of(arrays, recipe.fields)
+        table = TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields)
+    else:
+        folder = cache_dir / entry_name(rows, recipe, tokenizer)
+        if (arrays := cache.load(folder)) is None:
+            made = _arrays(rows, recipe, tokenizer, where, progress)
+            cache.store(folder, made)
+            # Memory-mapped, all processes of a machine share one copy.
+            arrays = cache.load(folder) or made
+        table = TokenTable.of(arrays, recipe.fields)
+    if progress and (dropped := table.counts.get("dropped")):
+        log.warning("%s: %d of %d rows are dropped", where, dropped, len(rows))
+    return table
 
 
 def default_cache_dir() -> Path:
@@ -88,6 +97,10 @@ class TokenTable:
     """The recipe's fields, int64 or float32, each along its axis; vectors have a second one."""
     axes: Mapping[str, Axis]
     """What one entry of each field belongs to."""
+    rows: np.ndarray | None = None
+    """[N], the row that each sample comes from (a block: begins in); None: as many as samples"""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows that were `truncated`, or `dropped`, where the recipe says so."""
     lengths: np.ndarray = field(init=False)
     """[N], the tokens of each sample over all its sequences"""
 
@@ -108,6 +121,12 @@ class TokenTable:
                 if name.startswith("field.")
             },
             axes=axes,
+            rows=arrays.get("rows"),
+            counts={
+                name.removeprefix("count."): int(array)
+                for name, array in arrays.items()
+                if name.startswith("count.")
+            },
         )
 
     def __len__(self) -> int:
@@ -134,7 +153,7 @@ class TokenTable:
         """These samples, in this order, laid end to end; positions restart in every sequence."""
         samples = np.asarray(sample_ids, dtype=np.int64)
         first = self.sample_offsets[samples]
-        sequences, sequence_sample = _ranges(first, self.sample_offsets[samples + 1] - first)
+        sequences, sequence_sample = blocks.ranges(first, self.sample_offsets[samples + 1] - first)
         first = self.sequence_offsets[sequences]
         return self._gather(
             samples,
@@ -167,8 +186,8 @@ class TokenTable:
         sequence_lengths: np.ndarray,
     ) -> FlatBatch:
         """The first `sequence_lengths` tokens of `sequences`, with the fields of all three axes."""
-        tokens, _ = _ranges(self.sequence_offsets[sequences], sequence_lengths)
-        position_ids, _ = _ranges(np.zeros_like(sequences), sequence_lengths)
+        tokens, _ = blocks.ranges(self.sequence_offsets[sequences], sequence_lengths)
+        position_ids, _ = blocks.ranges(np.zeros_like(sequences), sequence_lengths)
         entries = {"token": tokens, "sequence": sequences, "sample": samples}
         return FlatBatch(
             input_ids=_int64(self.input_ids[tokens]),
@@ -186,14 +205,6 @@ class TokenTable:
         )
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers starts[i] .. starts[i] + lengths[i] - 1 for every i, and the i of each."""
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    ends = np.cumsum(lengths)
-    shift = starts - ends + lengths
-    return np.arange(len(owner)) + shift[owner], owner
-
-
 def _int64(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
@@ -204,15 +215,21 @@ def _arrays(
     """What a cache entry holds: the recipe's features of all rows, end to end."""
     rows = rows.with_format(None)
     parts: dict[str, list[np.ndarray]] = {}
+    counts: Counter[str] = Counter()
     for start in _starts(len(rows), where, progress):
         chunk = rows[start : start + ROWS_PER_CALL]
         try:
-            features = recipe.features(chunk, tokenizer)
             num_rows = min(ROWS_PER_CALL, len(rows) - start)
-            for name, part in _flattened(features, recipe, num_rows).items():
+            features, kept = _kept(recipe.features(chunk, tokenizer), num_rows, counts)
+            if not len(kept):
+                continue
+            for name, part in _flattened(features, recipe, len(kept)).items():
                 parts.setdefault(name, []).append(part)
+            parts.setdefault("rows", []).append(start + kept)
         except RowError as error:
             raise InputError(f"{where} row {start + error.row}: {error}") from error
+    if not parts:
+        raise InputError(f"{where}: all {len(rows)} rows are dropped; at least one is needed")
     for name, chunks in parts.items():
         if len(chunks) != len(parts["input_ids"]):
             name = name.removeprefix("field.")
@@ -221,7 +238,27 @@ def _arrays(
     _refuse_empty(arrays["sequence_lengths"], arrays["sequences_per_sample"], where)
     arrays["sequence_offsets"] = _offsets(arrays.pop("sequence_lengths"))
     arrays["sample_offsets"] = _offsets(arrays.pop("sequences_per_sample"))
-    return arrays
+    if recipe.blocks is not None:
+        arrays = blocks.cut(arrays, recipe.blocks)
+    elif not counts["dropped"]:
+        del arrays["rows"]
+    return arrays | {f"count.{name}": np.array(number) for name, number in counts.items()}
+
+
+def _kept(
+    features: Mapping[str, Sequence[Any]], num_rows: int, counts: Counter[str]
+) -> tuple[dict[str, Sequence[Any]], np.ndarray]:
+    """The features of the rows that are not dropped, and their numbers; adds to the counts."""
+    columns = dict(features)
+    dropped = np.array(columns.pop("dropped", [False] * num_rows), dtype=bool)
+    if "num_truncated_tokens" in columns:
+        cut = np.array(columns.pop("num_truncated_tokens"))
+        counts["truncated"] += int((cut > 0)[~dropped].sum())
+    counts["dropped"] += int(dropped.sum())
+    if dropped.any():
+        keep = (~dropped).tolist()
+        columns = {name: list(compress(column, keep)) for name, column in columns.items()}
+    return columns, np.flatnonzero(~dropped)
 
 
 def _starts(num_rows: int, where: str, progress: bool) -> Iterator[int]:
@@ -364,7 +401,7 @@ def _source_files(recipe: Recipe) -> list[Path] | None:
     except (TypeError, OSError):
         return None
     package = sorted(Path(str(tokenizer_module.__file__)).parent.glob("*.py"))
-    return [Path(__file__), *package, *map(Path, found)]
+    return [Path(__file__), Path(blocks.__file__), *package, *map(Path, found)]
 
 
 def _name(recipe: Recipe) -> str:

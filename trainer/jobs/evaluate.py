@@ -8,14 +8,14 @@ from trainer.run import Run
 
 def prepare(run: Run) -> bool:
     """Fetch the model and fill the token cache, so that many processes find it there."""
-    from trainer.jobs.parts import fetch_model, fill_cache, told_elsewhere
+    from trainer.jobs.parts import fetch_model, fill_cache, load_tokenizer, told_elsewhere
 
     if run.recipe is None:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     fetch_model(run)
     with told_elsewhere("trainer"):  # by the rank that does it again
         named = {f"dataset.validation.{n}".rstrip("."): s for n, s in _held_out(run).items()}
-        fill_cache(run, run.recipe, named)
+        fill_cache(run.recipe, load_tokenizer(run), named)
     return True
 
 
@@ -47,7 +47,8 @@ def run(run: Run) -> int:
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
     files.make_folder(run.output_dir)
     for name, evaluation in trainer.evaluations.items():
-        lines = prediction_lines(evaluation, run.recipe, held_out[name])
+        samples = trainer.eval_samples[name]
+        lines = prediction_lines(evaluation, run.recipe, held_out[name], samples)
         file = f"evaluation-predictions{'-' * bool(name)}{name}.jsonl"
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)

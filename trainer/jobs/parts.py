@@ -1,33 +1,58 @@
 """The parts of a run that every job needs: its model and its tokenizer."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from trainer import hub
+from trainer.agreement import learn
+from trainer.data.rows import Splits
+from trainer.errors import InputError
 from trainer.models.auto import TASKS, AutoConfig
 from trainer.optim import freeze
 from trainer.recipe import Head, Recipe
 from trainer.run import ModelSettings, Run
 from trainer.tokenizer import Tokenizer
 
+ROLES = ("bos", "eos", "pad")
+"""Special tokens whose ids a model's config knows."""
 
-def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
+
+def load_data(run: Run) -> tuple[Recipe, Tokenizer, Splits]:
+    """The recipe completed by the training rows, the tokenizer, and the rows themselves."""
+    recipe = run.recipe
+    assert recipe is not None
+    splits: Splits = run.dataset.load()
+    train = splits.train
+    if train is None:
+        raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
+    tokenizer = load_tokenizer(run, lambda: recipe.texts(train))
+    # of rows that we held out ourselves no label is refused; the user's own sets must fit
+    split_here = getattr(run.dataset, "validation", None) is None
+    return learn(recipe, train, splits.validation.values() if split_here else ()), tokenizer, splits
+
+
+def load_model(
+    settings: ModelSettings, head: Head, seed: int, vocabulary: Tokenizer | None = None
+) -> Any:
     """The model that the settings name, with the head that the recipe needs, in fp32.
 
-    What is not in its files is drawn from `seed`. Raises InputError for files that do not fit.
+    What is not in its files is drawn from `seed`; a model from scratch has as many embeddings, and
+    the special ids, of the `vocabulary` that was learnt for it. Raises InputError for files that do
+    not fit.
     """
     import torch
 
-    folder = hub.find(settings.path, revision=settings.revision, what="model.path")
-    if settings.sha256 is not None:
-        hub.check_digest(folder / "model.safetensors", settings.sha256)
     overrides = {**settings.config, **head.config}
     torch.manual_seed(seed)
     if settings.from_scratch:
-        model = TASKS[head.task].from_config(AutoConfig.from_pretrained(folder, **overrides))
+        model = TASKS[head.task].from_config(_scratch_config(settings, overrides, vocabulary))
     else:
+        folder = hub.find(_path(settings), revision=settings.revision, what="model.path")
+        if settings.sha256 is not None:
+            file = folder if folder.is_file() else folder / "model.safetensors"
+            hub.check_digest(file, settings.sha256)
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
             model = kind.from_pretrained(folder, new_head=settings.new_head, **overrides)
@@ -36,24 +61,59 @@ def load_model(settings: ModelSettings, head: Head, seed: int) -> Any:
     return model
 
 
-def load_tokenizer(run: Run) -> Tokenizer:
-    """The tokenizer that the run names, or the model's own."""
-    if run.tokenizer.path is not None:
-        return Tokenizer.from_pretrained(run.tokenizer.path, revision=run.tokenizer.revision)
-    return Tokenizer.from_pretrained(run.model.path, revision=run.model.revision)
+def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
+    """The tokenizer that the run names, the model's own, or a new one that is learnt of `texts`."""
+    settings = run.tokenizer
+    path, revision = settings.path, settings.revision
+    if settings.train:
+        if texts is None:
+            raise InputError("tokenizer.train: needs training rows; accepted: job=train")
+        like = path and Tokenizer.from_pretrained(path, revision=revision)
+        if like:
+            return like.train_new_from_iterator(texts(), settings.vocab_size)
+        return Tokenizer.train(texts(), vocab_size=settings.vocab_size, kind=settings.kind)
+    if path is None:
+        path, revision = _path(run.model), run.model.revision
+    return Tokenizer.from_pretrained(path, revision=revision)
+
+
+def _path(settings: ModelSettings) -> str:
+    if settings.path is None:
+        raise InputError(
+            "model.path: null; accepted: a path, or with model.from_scratch=true and a model_type "
+            "in model.config a tokenizer of its own (tokenizer.path or tokenizer.train=true)"
+        )
+    return settings.path
+
+
+def _scratch_config(
+    settings: ModelSettings, overrides: dict[str, Any], vocabulary: Tokenizer | None
+) -> AutoConfig:
+    """The config of a model from scratch: of its path, or of what is overridden alone."""
+    if vocabulary is not None:
+        ids = {f"{role}_token_id": getattr(vocabulary, f"{role}_token_id") for role in ROLES}
+        overrides = {"vocab_size": len(vocabulary), **ids, **overrides}
+    if settings.path is not None:
+        folder = hub.find(settings.path, revision=settings.revision, what="model.path")
+        return AutoConfig.from_pretrained(folder, **overrides)
+    if "model_type" not in overrides:
+        raise InputError("model.config.model_type: nothing given; accepted: a family, as llama")
+    kind = overrides.pop("model_type")
+    return AutoConfig({"model_type": kind}, overrides, where="model.config")
 
 
 def fetch_model(run: Run) -> None:
-    """Have the model's folder on this machine."""
-    hub.find(run.model.path, revision=run.model.revision, what="model.path")
+    """Have the model's folder, if there is one, on this machine."""
+    if run.model.path is not None:
+        hub.find(run.model.path, revision=run.model.revision, what="model.path")
 
 
-def fill_cache(run: Run, recipe: Recipe, tables: Mapping[str, Any]) -> None:
+def fill_cache(recipe: Recipe, tokenizer: Tokenizer, tables: Mapping[str, Any]) -> None:
     """Tokenize these rows into the cache; the names are those that errors give them."""
     from trainer.data.tokens import default_cache_dir, tokenize
 
-    tokenizer, cache_dir = load_tokenizer(run), default_cache_dir()
     for where, rows in tables.items():
+        cache_dir = default_cache_dir()
         tokenize(rows, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=True)
 
 

@@ -30,6 +30,9 @@ def run(run: Run) -> int:
     """Answer every row in the caller's order, one JSON object a line."""
     if run.recipe is None:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
+    if not run.recipe.text_columns:
+        found = type(run.recipe).__name__
+        raise InputError(f"recipe: {found} has no answers to give; accepted: job=evaluate")
     rows = _rows(run, run.recipe)
     _check_rows(rows, run.recipe)
     lines = _answers(run, run.recipe, rows)

@@ -7,9 +7,6 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.rows import Splits
-from trainer.errors import InputError
-from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
@@ -33,16 +30,16 @@ def prepare(run: Run) -> bool:
 
     False where nothing is left to do, which is then said.
     """
-    from trainer.jobs.parts import fetch_model, fill_cache, told_elsewhere
+    from trainer.jobs.parts import fetch_model, fill_cache, load_data, told_elsewhere
 
     if (done := _results_if_complete(run)) is not None:
         _show_complete(run, done)
         return False
     fetch_model(run)
     with told_elsewhere("trainer"):  # by the rank that does it again
-        recipe, splits = _rows(run)
+        recipe, tokenizer, splits = load_data(run)
         named = {f"dataset.validation.{n}".rstrip("."): s for n, s in splits.validation.items()}
-        fill_cache(run, recipe, {"dataset.train": splits.train, **named})
+        fill_cache(recipe, tokenizer, {"dataset.train": splits.train, **named})
     return True
 
 
@@ -58,13 +55,13 @@ def run(run: Run) -> int:
 def build_trainer(run: Run) -> "Trainer":
     """The Trainer of a run: its rows loaded, its labels learnt, its model and data ready."""
     from trainer.data.tokens import default_cache_dir
-    from trainer.jobs.parts import load_model, load_tokenizer
+    from trainer.jobs.parts import load_data, load_model
     from trainer.trainer import Trainer
 
-    tokenizer = load_tokenizer(run)
-    recipe, splits = _rows(run)
+    recipe, tokenizer, splits = load_data(run)
+    learnt = tokenizer if run.tokenizer.train else None
     return Trainer(
-        model=load_model(run.model, recipe.head, run.seed),
+        model=load_model(run.model, recipe.head, run.seed, learnt),
         recipe=recipe,
         settings=run.trainer,
         tokenizer=tokenizer,
@@ -76,24 +73,10 @@ def build_trainer(run: Run) -> "Trainer":
         seed=run.seed,
         config=run.config,
         cache_dir=default_cache_dir(),
-        model_path=run.model.path,
+        model_path=run.model.path or "",
         config_digest=config_digest(run.config),
         commands=next_commands(run, recipe.text_columns),
     )
-
-
-def _rows(run: Run) -> tuple[Recipe, Splits]:
-    """The run's rows, and its recipe with the labels that they have."""
-    from trainer.agreement import learn
-
-    assert run.recipe is not None
-    splits = run.dataset.load()
-    if splits.train is None:
-        raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
-    # of rows that we held out ourselves no label is refused; the user's own sets must fit
-    split_here = getattr(run.dataset, "validation", None) is None
-    held_out = splits.validation.values() if split_here else ()
-    return learn(run.recipe, splits.train, held_out), splits
 
 
 def _results_if_complete(run: Run) -> dict[str, Any] | None:
@@ -114,9 +97,10 @@ def next_commands(run: Run, text_columns: tuple[str, ...]) -> dict[str, str]:
     model = shlex.quote(f"model.path={run.output_dir / 'model'}")
     texts = ["input.text='...'", "input.text_pair='...'"][: len(text_columns)]
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
+    predict = {"predict": " ".join([program, "job=predict", model, *texts])} if texts else {}
     return {
         "evaluate": f"{program} {folder} job=evaluate",
-        "predict": " ".join([program, "job=predict", model, *texts]),
+        **predict,
         "resume": f"{program} {folder} {again}",
         "repeat": f"{program} {folder} output_dir=runs/another",
     }

@@ -15,6 +15,7 @@ from trainer.launching.target import CALLBACK, DATA_SOURCE, METRIC, RECIPE, Kind
 from trainer.launching.typed import convert, make, plain, show
 from trainer.run import (
     InputSettings,
+    InspectSettings,
     LaunchSettings,
     ModelSettings,
     OutputSettings,
@@ -30,8 +31,12 @@ CLOSED: dict[str, type[Any]] = {
     "launch": LaunchSettings,
     "input": InputSettings,
     "output": OutputSettings,
+    "inspect": InspectSettings,
 }
 """Sections of a fixed shape, with it."""
+
+OF_JOBS = ("input", "output", "inspect")
+"""Sections that a job brings."""
 
 OPEN = ("dataset", "recipe", "metrics", "callbacks")
 """Sections whose `_target_` says their shape."""
@@ -65,7 +70,7 @@ class Choices:
 
 def defaults() -> dict[str, Any]:
     """What the closed sections and the top-level keys are where nobody says otherwise."""
-    given = {name: plain(cls()) for name, cls in CLOSED.items() if name not in ("input", "output")}
+    given = {name: plain(cls()) for name, cls in CLOSED.items() if name not in OF_JOBS}
     top: dict[str, Any] = {
         "job": "train",
         "output_dir": None,

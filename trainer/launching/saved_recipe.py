@@ -23,6 +23,8 @@ def with_saved_recipe(run: Run) -> Run:
 
     Raises InputError where the model names no task.
     """
+    if run.model.path is None:
+        raise InputError("model.path: null; accepted: the path of a model")
     recipe = recipe_of(run.model.path, run.model.revision, run.recipe_fields, run.trusted_packages)
     return replace(run, recipe=recipe)
 
@@ -44,7 +46,7 @@ def recipe_of(
 def _saved(folder: Path) -> dict[str, Any]:
     """The config node of a folder's recipe; what it holds is checked like what a user types."""
     file = folder / "recipe.json"
-    if not file.is_file():
+    if folder.is_file() or not file.is_file():
         return _of_architecture(folder)
     found = _read(file)
     name, fields = found.get("recipe"), found.get("fields")
@@ -55,13 +57,13 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def _of_architecture(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    config = _read(file)
+    config = _read_gguf(folder) if folder.is_file() else _read(file)
     names = config.get("architectures")
     first = str(names[0]) if isinstance(names, list) and names else "no architectures"
-    task = ARCHITECTURE.search(first)
+    task = ARCHITECTURE.search(first.replace("LMHeadModel", "ForCausalLM"))  # GPT-2's old name
     if task is None:
         raise InputError(f"recipe: {folder} names no task ({first}); accepted: recipe=...")
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", task[1]).lower()
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", task[1]).lower()  # CausalLM: causal_lm
     target = _target(name, file)
     module, _, cls = target.rpartition(".")
     fields = getattr(importlib.import_module(module), cls).fields_of_config(config)
@@ -69,7 +71,7 @@ def _of_architecture(folder: Path) -> dict[str, Any]:
 
 
 def _target(name: str, file: Path) -> str:
-    """The class of a recipe's short name: its file's name tells both."""
+    """The recipe in the file of a short name, which has the same letters."""
     home = OWN_PACKAGES[1]
     known = sorted(
         path.stem
@@ -78,7 +80,15 @@ def _target(name: str, file: Path) -> str:
     )
     if name not in known:
         raise InputError(f"{file}: no recipe '{name}'; accepted: {', '.join(known)}")
-    return f"{home}.{name}.{name.title().replace('_', '')}"
+    classes = vars(importlib.import_module(f"{home}.{name}"))
+    letters = name.replace("_", "")
+    return f"{home}.{name}.{next(each for each in classes if each.lower() == letters)}"
+
+
+def _read_gguf(file: Path) -> dict[str, Any]:
+    from trainer.interop.gguf_config import read_config
+
+    return read_config(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -7,13 +7,19 @@ from trainer.metrics.metric import Metric
 from trainer.recipe import Recipe
 
 
-def direction(metrics: Mapping[str, Metric], name: str, sets: Iterable[str] = ()) -> bool:
+def direction(
+    metrics: Mapping[str, Metric],
+    name: str,
+    sets: Iterable[str] = (),
+    own: Mapping[str, bool] | None = None,
+) -> bool:
     """Whether a greater value of the evaluation result `name` is better.
 
     `name` is a result ("accuracy", "loss"), with or without "eval_" and, where `sets` names the
-    evaluation sets, the name of one ("eval_matched_accuracy"). Raises InputError for any other.
+    evaluation sets, the name of one ("eval_matched_accuracy"); `own` are the recipe's own results.
+    Raises InputError for any other.
     """
-    results = directions(metrics)
+    results = {**directions(metrics), **(own or {})}
     of_sets = {f"{s}_{result}": better for s in sets if s for result, better in results.items()}
     accepted = {**results, **of_sets}
     bare = name.removeprefix("eval_")
@@ -49,9 +55,10 @@ def metric_for_best_model(
     """
     own = recipe.metric_for_best_model
     name = wanted or (own if own in directions(metrics) else "loss")
-    greater_is_better = direction(metrics, name, sets)
+    greater_is_better = direction(metrics, name, sets, recipe.measures)
     bare = name.removeprefix("eval_")
-    named = {f"{each}_{result}" for each in sets if each for result in directions(metrics)}
+    results = {*directions(metrics), *recipe.measures}
+    named = {f"{each}_{result}" for each in sets if each for result in results}
     if sets and "" not in sets and bare not in named:
         bare = f"{sets[0]}_{bare}"
     return f"eval_{bare}", greater_is_better

@@ -182,7 +182,14 @@ class ModelConfig:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The entries of `folder`/config.json. Raises InputError unless it is a JSON object."""
+    """The entries of `folder`/config.json, or of a GGUF file's metadata.
+
+    Raises InputError unless it is a JSON object.
+    """
+    if folder.suffix == ".gguf" and folder.is_file():
+        from trainer.interop.gguf_config import read_config as read_gguf
+
+        return read_gguf(folder)
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder}: has no config.json; accepted: a model's directory")

@@ -75,6 +75,8 @@ class PretrainedModel(nn.Module):
         source = _weight_files(from_tf)
         options |= {"revision": revision, "weights": source.pattern}
         folder = hub.find(str(path), **options)  # type: ignore[arg-type]
+        if folder.is_file():
+            from trainer.interop.gguf import GGUFWeights as source
         entries = read_config(folder)
         config = ModelConfig(entries, config_overrides, where=str(folder / "config.json"))
         model = cls._on_meta(config)

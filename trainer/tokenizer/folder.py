@@ -36,10 +36,11 @@ KINDS: dict[str, Any] = {
     "add_bos_token": bool,
     "add_eos_token": bool,
     "clean_up_tokenization_spaces": bool,
+    "chat_template": str | dict,
 }
 """What a config's entries must be; null stands for absent."""
 OPTIONS = (
-    ("model_max_length", "model_input_names", "padding_side", "truncation_side")
+    ("model_max_length", "model_input_names", "padding_side", "truncation_side", "chat_template")
     + ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
     + ("clean_up_tokenization_spaces", *SPECIAL_TOKENS, *EXTRA)
 )
@@ -68,6 +69,8 @@ def read(
     `options` go above what the files say. Raises InputError where there is no tokenizer, or where
     a file is not what its name says.
     """
+    if folder.is_file():
+        return _read_gguf(folder, _checked_options(options or {}))
     config = _read_config(folder) | _checked_options(options or {})
     model_config = read_json(folder / "config.json")
     family = layouts.family(config, model_config)
@@ -86,6 +89,15 @@ def read(
     return backend, config
 
 
+def _read_gguf(file: Path, options: dict[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    from trainer.interop.gguf_tokenizer import read_tokenizer
+
+    backend, config = read_tokenizer(file)
+    config = _completed(config | options, {}, backend, "")
+    register(backend, config)
+    return backend, config
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, complete where it lists added_tokens_decoder.
 
@@ -95,11 +107,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
     special = read_json(folder / "special_tokens_map.json")
     if config.get("added_tokens_decoder") is None:
         config |= {name: token for name, token in special.items() if token is not None}
-    if (template := folder / "chat_template.jinja").is_file():
-        config["chat_template"] = read_text(template)
+    config["chat_template"] = _chat_template(folder, config.get("chat_template"))
     if wrong := _wrong_entry(config):
         raise InputError(f"{folder / 'tokenizer_config.json'}: {wrong}")
     return config
+
+
+def _chat_template(folder: Path, listed: Any) -> Any:
+    """The chat template, or several by name: files of their own go above what the config lists."""
+    if isinstance(listed, list):
+        entries = [entry for entry in listed if isinstance(entry, dict)]
+        listed = {str(e.get("name")): e.get("template") for e in entries}
+    named = {
+        file.stem: read_text(file)
+        for file in sorted(folder.glob("additional_chat_templates/*.jinja"))
+    }
+    if (file := folder / "chat_template.jinja").is_file():
+        named["default"] = read_text(file)
+    if list(named) == ["default"]:
+        return named["default"]
+    return named or listed
 
 
 def _listed_apart(
@@ -143,6 +170,10 @@ def _wrong_entry(config: dict[str, Any]) -> str | None:
     for name in ("padding_side", "truncation_side"):
         if config.get(name) not in (None, *SIDES):
             return f"{name}: found '{config[name]}'; accepted: left, right"
+    templates = config.get("chat_template")
+    for name, template in templates.items() if isinstance(templates, dict) else ():
+        if not isinstance(template, str):
+            return f"chat_template: {name}: found {template!r:.40}; accepted: Jinja, a text"
     for number, token in (config.get("added_tokens_decoder") or {}).items():
         if not number.isdecimal() or not isinstance(token, dict) or not content(token):
             found = f"{number!r}: {token!r:.40}"

@@ -14,6 +14,7 @@ from trainer import hub
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.tokenizer import layouts
+from trainer.tokenizer.chat import chat_text
 from trainer.tokenizer.collating import collate
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.folder import read
@@ -85,9 +86,10 @@ class Tokenizer(Vocabulary):
     ) -> Self:
         """Learn a vocabulary of at most `vocab_size` from texts, or from lists of them.
 
-        wordpiece is arranged as BERT's (uncased), bpe as RoBERTa's, unigram as XLM-RoBERTa's. The
-        special tokens of that layout are added to those given, which have the first ids. The same
-        texts give the same tokenizer, whatever the process and its threads.
+        wordpiece is arranged as BERT's (uncased), bpe as RoBERTa's, unigram as XLM-RoBERTa's, and
+        gpt2, which is byte-level BPE too, puts nothing around a text. The special tokens of that
+        layout are added to those given, which have the first ids. The same texts give the same
+        tokenizer, whatever the process and its threads.
         """
         backend, config = untrained(kind, special_tokens)
         return cls(retrained(backend, iterator, vocab_size), config)
@@ -131,6 +133,7 @@ class Tokenizer(Vocabulary):
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
         return_length: bool = False,
+        return_num_truncated_tokens: bool = False,
     ) -> BatchEncoding:
         """Ids of one text or of several, of pairs where `text_pair` is given.
 
@@ -139,7 +142,8 @@ class Tokenizer(Vocabulary):
         too; `padding=True` pads to the longest text of the call. Lists are ragged without padding;
         with `return_tensors` they are [B, L] arrays. With `return_overflowing_tokens` what is cut
         off makes further rows, each repeating `stride` tokens of the one before, and
-        overflow_to_sample_mapping [B] says whose they are. Raises InputError for what is no text,
+        overflow_to_sample_mapping [B] says whose they are; num_truncated_tokens [B] only counts
+        them. Raises InputError for what is no text,
         and where the result cannot have the shape that was asked for.
         """
         inputs = read_inputs(text, text_pair, is_split_into_words)
@@ -157,6 +161,7 @@ class Tokenizer(Vocabulary):
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
+            "num_truncated_tokens": return_num_truncated_tokens,
         }
         columns = _columns(rows, [name for name, asked in wanted.items() if asked])
         if return_overflowing_tokens:
@@ -178,6 +183,54 @@ class Tokenizer(Vocabulary):
     ) -> list[str]:
         """The tokens of one text or pair."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: Literal["pt", "np", "tf"] | None = None,
+        **variables: Any,
+    ) -> Any:
+        """Messages, [{"role": "user", "content": "..."}, ...], as the model learnt to read them.
+
+        `conversation` is one list of messages or several. The template is `chat_template` (Jinja,
+        or the name of one of the tokenizer's), else the tokenizer's own, else ChatML, which is
+        said. `add_generation_prompt` opens the assistant's turn; `continue_final_message` leaves
+        the last one open. Returns ids as a call does, without `return_dict` the input_ids alone,
+        without `tokenize` the text. The template runs in a process of its own, bounded in time
+        and memory; `variables` are its further variables. Raises InputError naming its line.
+        """
+        one = bool(conversation) and isinstance(conversation[0], Mapping)
+        texts = chat_text(
+            self,
+            [conversation] if one or not conversation else conversation,
+            tools=tools,
+            documents=documents,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        if not tokenize:
+            return texts[0] if one else texts
+        encoded = self(
+            texts[0] if one and return_tensors is None else texts,
+            add_special_tokens=False,  # the template has them
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        return encoded if return_dict else encoded["input_ids"]
 
     def pad(
         self,
@@ -310,11 +363,20 @@ class Tokenizer(Vocabulary):
             config.pop("extra_special_tokens", None)
         config["additional_special_tokens"] = self.additional_special_tokens
         config |= layouts.options(self.backend)
+        config.pop("chat_template", None)
+        if self.chat_template is not None:
+            several = isinstance(self.chat_template, dict)
+            config["chat_template"] = _listed(self.chat_template) if several else self.chat_template
         config["model_max_length"] = self.model_max_length
         config["model_input_names"] = self.model_input_names
         config["padding_side"] = self.padding_side
         config["truncation_side"] = self.truncation_side
         return config
+
+
+def _listed(templates: Any) -> list[dict[str, str]]:
+    """Several chat templates as tokenizer_config.json has them."""
+    return [{"name": name, "template": template} for name, template in templates.items()]
 
 
 def _or(asked: bool | None, default: bool) -> bool:
@@ -324,12 +386,12 @@ def _or(asked: bool | None, default: bool) -> bool:
 def _columns(rows: list[tokenizers.Encoding], wanted: list[str]) -> dict[str, Any]:
     """The numbers of rows by name, each [B] lists of L."""
     columns: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
+    made: dict[str, Any] = {
+        "length": lambda row: len(row.ids),
+        "num_truncated_tokens": lambda row: sum(len(part.ids) for part in row.overflowing),
+    }
     sources = {"token_type_ids": "type_ids", "offset_mapping": "offsets"}
     for name in wanted:
         source = sources.get(name, name)
-        columns[name] = (
-            [len(ids) for ids in columns["input_ids"]]
-            if name == "length"
-            else [getattr(row, source) for row in rows]
-        )
+        columns[name] = [made[name](r) if name in made else getattr(r, source) for r in rows]
     return columns

@@ -1,4 +1,4 @@
-"""Untrained tokenizers: what the three kinds do to a text, before they have a vocabulary."""
+"""Untrained tokenizers: what each kind does to a text, before it has a vocabulary."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -9,17 +9,20 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from trainer.tokenizer import layouts
 from trainer.tokenizer.lengths import UNLIMITED, accept
 
-Kind = Literal["wordpiece", "bpe", "unigram"]
+Kind = Literal["wordpiece", "bpe", "unigram", "gpt2"]
+
+LAYOUTS = {"wordpiece": layouts.BERT, "gpt2": layouts.GPT2}
+"""Those of the other kinds are RoBERTa's."""
 
 
 def untrained(kind: str, special: Sequence[str]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """An empty tokenizer of a kind with its special tokens as its vocabulary, and its config."""
     accept("kind", kind, get_args(Kind))
-    layout = layouts.BERT if kind == "wordpiece" else layouts.ROBERTA
+    layout = LAYOUTS.get(kind, layouts.ROBERTA)
     order = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
     if kind != "wordpiece":
         order = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")  # as in the published ones
-    own = [layout[role] for role in order if role in layout]
+    own = list(dict.fromkeys(layout[role] for role in order if role in layout))
     tokens = list(dict.fromkeys([*special, *own]))
     backend = _EMPTY[kind](tokens, layout)
     backend.add_special_tokens([_flagged(token, layout, kind) for token in tokens])
@@ -37,7 +40,7 @@ def untrained(kind: str, special: Sequence[str]) -> tuple[tokenizers.Tokenizer, 
 
 def _flagged(token: str, layout: dict[str, str], kind: str) -> AddedToken:
     """A special token; RoBERTa's mask takes the space before it along."""
-    takes_space = token == layout["mask"] and kind != "wordpiece"
+    takes_space = token == layout.get("mask") and kind != "wordpiece"
     return AddedToken(token, special=True, normalized=False, lstrip=takes_space)
 
 
@@ -58,6 +61,15 @@ def _empty_bpe(tokens: list[str], layout: dict[str, str]) -> tokenizers.Tokenize
     return backend
 
 
+def _empty_gpt2(tokens: list[str], layout: dict[str, str]) -> tokenizers.Tokenizer:
+    """Byte-level BPE that puts nothing around a text, which a decoder is to go on with."""
+    vocab = {token: number for number, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
 def _empty_unigram(tokens: list[str], layout: dict[str, str]) -> tokenizers.Tokenizer:
     vocab = [(token, 0.0) for token in tokens]
     backend = tokenizers.Tokenizer(models.Unigram(vocab, tokens.index(layout["unk"])))
@@ -75,4 +87,9 @@ def _empty_unigram(tokens: list[str], layout: dict[str, str]) -> tokenizers.Toke
     return backend
 
 
-_EMPTY: Any = {"wordpiece": _empty_wordpiece, "bpe": _empty_bpe, "unigram": _empty_unigram}
+_EMPTY: Any = {
+    "wordpiece": _empty_wordpiece,
+    "bpe": _empty_bpe,
+    "unigram": _empty_unigram,
+    "gpt2": _empty_gpt2,
+}

@@ -51,6 +51,8 @@ class Vocabulary:
     mask_token_id = SpecialTokenId()
     additional_special_tokens: list[str]
     """Special tokens without one of these roles."""
+    chat_template: str | dict[str, str] | None
+    """How messages become text, in Jinja; several templates by name."""
 
     def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
         self.backend = backend
@@ -64,6 +66,7 @@ class Vocabulary:
         self.additional_special_tokens = [
             token for item in other_special_tokens(config) if (token := content(item))
         ]
+        self.chat_template = config.get("chat_template")
 
     @property
     def vocab_size(self) -> int:

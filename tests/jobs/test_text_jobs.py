@@ -1,0 +1,114 @@
+"""Jobs on texts: inspect, a decoder from scratch with its tokenizer, chats."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import AutoModelForCausalLM, AutoTokenizer
+
+CHAT = [{"role": "user", "content": "day?"}, {"role": "assistant", "content": "happy day"}]
+SCRATCH = (
+    "model=small_llama",
+    "tokenizer=learnt",
+    "tokenizer.vocab_size=300",
+    "recipe=causal_lm",
+    "recipe.max_length=32",
+    "metrics=none",
+    "model.config={model_type: llama, hidden_size: 32, intermediate_size: 48, "
+    "num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "
+    "max_position_embeddings: 64, tie_word_embeddings: true}",
+)
+FAST = ("trainer.num_epochs=2", "trainer.global_batch_size=8", "callbacks=none")
+DATA = ("dataset.train=train.jsonl", "dataset.validation=dev.jsonl")
+
+
+def chats(folder: Path, number: int) -> None:
+    chats = [[{**CHAT[0], "content": f"day {n}?"}, CHAT[1]] for n in range(number)]
+    lines = [json.dumps({"messages": chat}) for chat in chats]
+    (folder / "chats.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_inspect_shows_samples_of_any_recipe(
+    ask: Callable[..., Any], table: Path, tiny: Path
+) -> None:
+    path = f"model.path={tiny}"
+    answer = ask("job=inspect", path, *DATA, "inspect.samples=2", "recipe.max_length=6")
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    assert lines[0].split() == ["dataset.train", "96", "rows,", "96", "samples"]
+    assert any(line.split()[:1] == ["truncated"] for line in lines)
+    assert "dataset.validation  40 rows, 40 samples" in answer.out
+    assert answer.out.count("\nsample ") == 4 and ", labels bad" in answer.out
+    assert "[CLS]" in answer.out and "{+" not in answer.out  # a class is learnt, no token is
+
+
+def test_inspect_marks_what_is_learnt(ask: Callable[..., Any], table: Path, tiny: Path) -> None:
+    chats(table, 10)
+    answer = ask(
+        "job=inspect", f"model.path={tiny}", "dataset.train=chats.jsonl", "recipe=instruction"
+    )
+    assert answer.code == 0, answer.err
+    learnt = [line for line in answer.out.splitlines() if "{+" in line]
+    assert learnt and all(
+        "{+happy day" in line and "day?" not in line.split("{+")[1] for line in learnt
+    )
+
+
+def test_a_decoder_from_scratch_with_its_tokenizer(ask: Callable[..., Any], table: Path) -> None:
+    answer = ask(*SCRATCH, *DATA, *FAST, "output_dir=run")
+    assert answer.code == 0, answer.err
+    results = json.loads(Path("run/results.json").read_text())
+    assert {"eval_loss", "eval_perplexity", "eval_token_accuracy"} == results["metrics"].keys()
+    assert "predict" not in results["commands"]
+    tokenizer = AutoTokenizer.from_pretrained("run/model")
+    model = AutoModelForCausalLM.from_pretrained("run/model")
+    assert model.config.vocab_size == len(tokenizer) <= 300
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    again = ask("from=run", "job=evaluate", "callbacks=none", "output_dir=again")
+    assert again.code == 0, again.err
+    found = json.loads(Path("again/evaluation.json").read_text())["metrics"]
+    assert found["eval_loss"] == pytest.approx(results["metrics"]["eval_loss"], rel=1e-6)
+    done = ask(*SCRATCH, *DATA, *FAST, "output_dir=run")
+    assert done.code == 0 and "nothing to do" in done.out
+
+
+def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
+    assert ask(*SCRATCH, *DATA, *FAST, "output_dir=base").code == 0
+    chats(table, 40)
+    chat = ("model.path=base/model", "recipe=instruction", "recipe.max_length=64", "metrics=none")
+    answer = ask(*chat, "dataset.train=chats.jsonl", *FAST, "output_dir=run")
+    assert answer.code == 0, answer.err
+    assert "im_start" in AutoTokenizer.from_pretrained("run/model").chat_template
+    answer = ask(
+        "job=evaluate", "model.path=run/model", "dataset.validation=chats.jsonl", "output_dir=e"
+    )
+    assert answer.code == 0, answer.err
+    metrics = json.loads(Path("e/evaluation.json").read_text())["metrics"]
+    assert metrics["eval_perplexity"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tokenizer.train=true", "recipe=instruction"), "tokenizer.train: Instruction has no"),
+        (("model.path=null", "tokenizer.train=true"), "model.path: null; accepted: a path"),
+        (
+            ("model.path=null", "model.from_scratch=true", "tokenizer.train=true"),
+            "model.config.model_type: nothing given; accepted: a family",
+        ),
+        (
+            ("inspect.samples=2",),
+            "inspect.samples: job=train has no inspect; accepted: job=inspect",
+        ),
+        (("job=inspect", "inspect.samples=-1"), "inspect: found less than 0 samples"),
+        (("job=inspect", "inspect.sample=1"), "inspect.sample: "),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    ask: Callable[..., Any], table: Path, tiny: Path, arguments: Any, said: str
+) -> None:
+    answer = ask(f"model.path={tiny}", *DATA, *arguments)
+    assert answer.code == 2 and answer.err.startswith(f"error: {said}"), answer.err

@@ -1,0 +1,172 @@
+"""Instruction tuning: every format, what is learnt of it, what is cut off and what is dropped."""
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from recipes.instruction import Instruction
+from trainer import Trainer, TrainSettings
+from trainer.data.tokens import tokenize
+from trainer.errors import InputError
+
+CHAT = [
+    {"role": "user", "content": "what is two and two?"},
+    {"role": "assistant", "content": "four"},
+    {"role": "user", "content": "why so?"},
+    {"role": "assistant", "content": "of course."},
+]
+SHAREGPT = [
+    {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]}
+    for turn in CHAT
+]
+ANSWERED = "four<|im_end|>"
+
+
+def table(rows: list[Any], tokenizer: Any, **fields: Any) -> Any:
+    return tokenize(
+        Dataset.from_list(rows),
+        Instruction(**fields),
+        tokenizer,
+        cache_dir=None,
+        where="rows",
+        progress=True,
+    )
+
+
+def learnt(rows: list[Any], tokenizer: Any, **fields: Any) -> list[str]:
+    """What is learnt of each row: its runs of labels, decoded, with | between them."""
+    samples = table(rows, tokenizer, **fields)
+    found = []
+    for number in range(len(samples)):
+        labels = samples.collate([number])["labels"].tolist()
+        runs = "".join("|" if n == -100 else tokenizer.decode([n]) for n in labels)
+        found.append("|".join(filter(None, runs.split("|"))))
+    return found
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT[:2]},
+        {"conversations": SHAREGPT[:2]},
+        {"prompt": CHAT[0]["content"], "completion": "four"},
+        {"prompt": CHAT[:1], "completion": CHAT[1:2]},
+        {"instruction": CHAT[0]["content"], "output": "four"},
+        {"instruction": "what is", "input": "two and two?", "output": "four"},
+    ],
+    ids=lambda row: "+".join(row),
+)
+def test_every_format_teaches_the_answer(row: Any, turns_tokenizer: Any) -> None:
+    assert learnt([row], turns_tokenizer) == [ANSWERED]
+
+
+def test_what_is_trained_on_is_chosen(turns_tokenizer: Any) -> None:
+    rows = [{"messages": CHAT}]
+    both = ["four<|im_end|>|of course.<|im_end|>"]
+    assert learnt(rows, turns_tokenizer) == both
+    assert learnt(rows, turns_tokenizer, train_on="last") == ["of course.<|im_end|>"]
+    (whole,) = learnt(rows, turns_tokenizer, train_on="all")
+    assert whole == turns_tokenizer.apply_chat_template(CHAT, tokenize=False)
+    (system,) = learnt(rows, turns_tokenizer, train_on="all", system="why?")
+    assert system == f"<|im_start|>system\nwhy?<|im_end|>\n{whole}"
+
+
+def test_the_end_is_learnt_although_it_is_the_pad(turns_tokenizer: Any) -> None:
+    assert turns_tokenizer.pad_token == turns_tokenizer.eos_token == "<|im_end|>"
+    batch = table([{"messages": CHAT}], turns_tokenizer).collate([0])
+    end = turns_tokenizer.eos_token_id
+    assert (batch["labels"] == end).sum() == 2 and (batch.input_ids == end).sum() == 4
+
+
+def test_plain_texts_have_no_template(turns_tokenizer: Any) -> None:
+    rows = [{"prompt": "two and two:", "completion": " four"}]
+    assert learnt(rows, turns_tokenizer, chat=False) == [" four<|im_end|>"]
+    everything = ["two and two: four<|im_end|>"]
+    assert learnt(rows, turns_tokenizer, chat=False, train_on="all") == everything
+    # a token that begins in the prompt and ends in the answer is learnt: it cannot be halved
+    shifted = [{"prompt": "two and two: ", "completion": "four"}]
+    assert learnt(shifted, turns_tokenizer, chat=False) == [" four<|im_end|>"]
+    with pytest.raises(InputError, match="recipe.chat: false, but the rows are chats"):
+        learnt([{"messages": CHAT}], turns_tokenizer, chat=False)
+
+
+def test_rows_that_teach_nothing_are_an_error_or_counted(
+    turns_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = [{"role": "user", "content": "two " * 60}, CHAT[1]]
+    rows = [{"messages": CHAT[:2]}, {"messages": long}, {"messages": CHAT}]
+    with pytest.raises(
+        InputError, match="rows row 1: nothing to learn from in its first 40 tokens"
+    ):
+        table(rows, turns_tokenizer, max_length=40)
+    samples = table(rows, turns_tokenizer, max_length=40, without_target="drop")
+    assert samples.counts == {"truncated": 1, "dropped": 1}
+    assert samples.rows.tolist() == [0, 2] and samples.lengths.max() == 40
+    assert "rows: 1 of 3 rows are dropped" in caplog.text
+    with pytest.raises(InputError, match="rows: all 1 rows are dropped"):
+        table(rows[1:2], turns_tokenizer, max_length=40, without_target="drop")
+    many = [{"messages": long}] * 1500 + [{"messages": CHAT}]  # whole calls of dropped rows
+    kept = table(many, turns_tokenizer, max_length=40, without_target="drop")
+    assert kept.rows.tolist() == [1500] and kept.fields["labels"].dtype.kind == "i"
+
+
+def test_a_chat_of_several_texts_is_one_sample(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(
+        turns_tokenizer,
+        "chat_template",
+        "{% for m in messages %}"
+        "{% if m.role == 'assistant' and not loop.last %}({{ m.content[:2] }})"
+        "{% else %}({{ m.content }}){% endif %}{% endfor %}",
+    )
+    samples = table([{"messages": CHAT}, {"messages": CHAT[:2]}], turns_tokenizer)
+    batch = samples.collate([0, 1])
+    assert batch.sequence_sample.tolist() == [0, 0, 1]
+    assert learnt([{"messages": CHAT}], turns_tokenizer) == ["(four)|(of course.)"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": []}, "rows row 0: messages: empty"),
+        ({"messages": CHAT[1:]}, "'assistant' first, out of order"),
+        ({"conversations": [{"from": "alien", "value": "x"}]}, r"conversations\[0\]: from 'alien'"),
+        ({"prompt": "a"}, "no column 'completion'"),
+        ({"prompt": "a", "completion": None}, "'completion' is null"),
+        ({"text": "a"}, "no column to learn from, there are: text; accepted: messages; conv"),
+    ],
+)
+def test_wrong_rows_are_refused(row: Any, said: str, turns_tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=said):
+        table([row], turns_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"train_on": "user"}, "recipe.train_on: found 'user'; accepted: assistant, last, all"),
+        ({"without_target": "keep"}, "recipe.without_target: found 'keep'; accepted: error, drop"),
+        ({"max_length": 0}, "recipe.max_length: found 0"),
+        ({"date": "today"}, "recipe.date: found 'today'; accepted: 2024-07-26"),
+    ],
+)
+def test_wrong_fields_are_refused(fields: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Instruction(**fields)
+
+
+def test_a_model_learns_the_answers(turns_tokenizer: Any, tiny_llama: Any, tmp_path: Any) -> None:
+    rows = [{"messages": CHAT}, {"messages": CHAT[:2]}] * 4
+    long = {"messages": [{"role": "user", "content": "two " * 99}, CHAT[1]]}
+    trainer = Trainer(
+        tiny_llama,
+        Instruction(max_length=64, without_target="drop"),
+        TrainSettings(num_epochs=40, global_batch_size=4, learning_rate=1e-2),
+        tokenizer=turns_tokenizer,
+        train_dataset=rows,
+        eval_dataset=[long, *rows],
+        output_dir=tmp_path,
+    )
+    metrics = trainer.fit()["metrics"]
+    assert metrics["eval_token_accuracy"] > 0.9 and metrics["eval_perplexity"] < 2
+    assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # it was dropped

@@ -1,0 +1,141 @@
+"""The config of a GGUF file: its metadata as the entries of a config.json."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.errors import InputError, nearest
+from trainer.interop.gguf import GGUF, ROPE_FACTORS, entries_of, number, opened
+from trainer.interop.gguf_names import TABLES
+
+CLASSES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""The hub's name of each model type's class."""
+LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
+"""Rope scalings that were published: factor, low and high frequency factor, first positions."""
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The entries of config.json. Raises InputError for a model that is not native here."""
+    gguf = opened(file)
+    if gguf.architecture not in TABLES:
+        accepted = f"{', '.join(TABLES)}{nearest(gguf.architecture, TABLES)}"
+        found = gguf.architecture or "none"
+        raise InputError(f"{file}: general.architecture: found {found}; accepted: {accepted}")
+    if gguf.model("expert_count"):
+        raise InputError(f"{file}: found a mixture of experts; accepted: dense models")
+    make: Callable[[GGUF], dict[str, Any]] = _gpt2 if gguf.architecture == "gpt2" else _llama
+    entries = make(gguf)
+    return entries | {
+        "architectures": [CLASSES[entries["model_type"]]],
+        "vocab_size": int(_tensor(gguf, "token_embd.weight").shape[-1]),
+        "tie_word_embeddings": "output.weight" not in gguf.tensors,
+        "bos_token_id": gguf.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": gguf.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": gguf.get("tokenizer.ggml.padding_token_id"),
+    }
+
+
+def _gpt2(gguf: GGUF) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "n_positions": _size(gguf, "context_length"),
+        "n_embd": _size(gguf, "embedding_length"),
+        "n_layer": _size(gguf, "block_count"),
+        "n_head": _size(gguf, "attention.head_count"),
+        "n_inner": _size(gguf, "feed_forward_length"),
+        "layer_norm_epsilon": number(gguf.model("attention.layer_norm_epsilon", 1e-5)),
+    }
+
+
+def _llama(gguf: GGUF) -> dict[str, Any]:
+    """The families that share Llama's block."""
+    window = gguf.model("attention.sliding_window")
+    kind = "mistral" if gguf.architecture == "llama" and window else gguf.architecture
+    heads = _size(gguf, "attention.head_count")
+    head_dim = gguf.model("attention.key_length") or gguf.model("rope.dimension_count")
+    entries = {
+        "model_type": kind,
+        "hidden_size": _size(gguf, "embedding_length"),
+        "intermediate_size": _size(gguf, "feed_forward_length"),
+        "num_hidden_layers": _size(gguf, "block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(gguf.model("attention.head_count_kv", heads)),
+        "head_dim": head_dim and int(head_dim),
+        "max_position_embeddings": _size(gguf, "context_length"),
+        "rms_norm_eps": number(gguf.model("attention.layer_norm_rms_epsilon", 1e-6)),
+        "rope_theta": number(gguf.model("rope.freq_base", 10000.0)),
+        "rope_scaling": _rope_scaling(gguf),
+        "sliding_window": window and int(window),
+    }
+    if kind == "llama":
+        entries["attention_bias"] = "blk.0.attn_q.bias" in gguf.tensors
+        entries["mlp_bias"] = "blk.0.ffn_up.bias" in gguf.tensors
+    if kind == "qwen2":
+        del entries["head_dim"]
+    return entries_of(entries)
+
+
+def _rope_scaling(gguf: GGUF) -> dict[str, Any] | None:
+    if ROPE_FACTORS in gguf.tensors:
+        return _llama3_scaling(gguf)
+    kind = gguf.model("rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise InputError(f"{gguf.file}: rope.scaling.type: found {kind}; accepted: linear, yarn")
+    original = gguf.model("rope.scaling.original_context_length")
+    return entries_of(
+        {
+            "rope_type": kind,
+            "factor": number(gguf.model("rope.scaling.factor", 1.0)),
+            "original_max_position_embeddings": original and int(original),
+        }
+    )
+
+
+def _llama3_scaling(gguf: GGUF) -> dict[str, Any]:
+    """The published scaling that gives the factors of the frequencies that the file holds."""
+    found = gguf.dequantised(ROPE_FACTORS)
+    theta = number(gguf.model("rope.freq_base", 10000.0))
+    for factor, low, high, positions in LLAMA3:
+        if np.allclose(found, _llama3_factors(len(found), theta, factor, low, high, positions)):
+            return {
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": positions,
+            }
+    raise InputError(f"{gguf.file}: {ROPE_FACTORS}: no published scaling; accepted: Llama 3's")
+
+
+def _llama3_factors(
+    count: int, theta: float, factor: float, low: float, high: float, positions: int
+) -> np.ndarray:
+    """What each frequency is divided by, as `trainer.models.rope` scales them."""
+    wavelengths = 2 * math.pi * theta ** (np.arange(count) / count)
+    smooth = ((positions / wavelengths - low) / (high - low)).clip(0, 1)
+    return 1 / ((1 - smooth) / factor + smooth)
+
+
+def _size(gguf: GGUF, name: str) -> int:
+    value = gguf.model(name)
+    if not isinstance(value, int) or value < 1:
+        where = f"{gguf.architecture}.{name}"
+        raise InputError(f"{gguf.file}: {where}: found {value!r:.40}; accepted: a size")
+    return value
+
+
+def _tensor(gguf: GGUF, name: str) -> Any:
+    if name not in gguf.tensors:
+        raise InputError(f"{gguf.file}: tensor {name} is missing")
+    return gguf.tensors[name]

@@ -1,0 +1,184 @@
+"""The tokenizer of a GGUF file: byte-level BPE, or SentencePiece, as `tokenizers` runs them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from trainer.errors import InputError, nearest
+from trainer.interop.gguf import GGUF, entries_of, opened
+
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+"""Types of tokens that are more than pieces of text."""
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator"}
+"""A special token's role, and llama.cpp's (misspelled) name of it."""
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+SPLITS: Mapping[str, str | None] = {
+    "default": None,
+    "gpt-2": None,
+    "smollm": "digits",
+    "starcoder": "digits",
+    "refact": "digits",
+    "command-r": "digits",
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "qwen2": QWEN2,
+    "deepseek-r1-qwen": QWEN2,
+}
+"""How byte-level BPE cuts a text before its merges: as GPT-2, digits alone too, or by a pattern."""
+
+
+def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer and the entries of its tokenizer_config.json.
+
+    Raises InputError for a kind that is not known here.
+    """
+    gguf = opened(file)
+    kind = gguf.get("tokenizer.ggml.model")
+    if kind not in _MAKERS:
+        accepted = ", ".join(_MAKERS)
+        raise InputError(f"{file}: tokenizer.ggml.model: found {kind}; accepted: {accepted}")
+    tokens = gguf.get("tokenizer.ggml.tokens") or []
+    types = gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    vocab = {token: number for number, token in enumerate(tokens)}
+    if not tokens or len(types) != len(tokens) or len(vocab) != len(tokens):
+        raise InputError(f"{file}: tokenizer.ggml.tokens: found {len(tokens)}, not all told apart")
+    config = _config(gguf, tokens)
+    try:
+        backend = _MAKERS[kind](gguf, vocab, config)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"{file}: tokenizer: {error}") from error
+    special = (UNKNOWN, CONTROL)
+    backend.add_tokens(
+        [
+            AddedToken(token, special=kind in special, normalized=False)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind in (*special, USER_DEFINED)
+        ]
+    )
+    _surround(backend, gguf, config)
+    return backend, config
+
+
+def _config(gguf: GGUF, tokens: list[str]) -> dict[str, Any]:
+    roles = {}
+    for role, name in ROLES.items():
+        number = gguf.get(f"tokenizer.ggml.{name}_token_id")
+        if number is not None and not 0 <= number < len(tokens):
+            accepted = f"0 to {len(tokens) - 1}"
+            raise InputError(f"{gguf.file}: {name}_token_id: found {number}; accepted: {accepted}")
+        roles[f"{role}_token"] = None if number is None else tokens[number]
+    found = {"chat_template": gguf.get("tokenizer.chat_template")}
+    return entries_of(
+        roles
+        | found
+        | {
+            "model_max_length": gguf.model("context_length"),
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
+    )
+
+
+def _byte_level(gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]) -> tokenizers.Tokenizer:
+    pre = gguf.get("tokenizer.ggml.pre", "default")
+    if pre not in SPLITS:
+        accepted = f"{', '.join(SPLITS)}{nearest(pre, SPLITS)}"
+        raise InputError(f"{gguf.file}: tokenizer.ggml.pre: found {pre}; accepted: {accepted}")
+    merges = [tuple(merge.split(" ", 1)) for merge in gguf.get("tokenizer.ggml.merges") or []]
+    split = SPLITS[pre]
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab, merges, fuse_unk=False, ignore_merges=split == LLAMA3)
+    )
+    if split == QWEN2:
+        backend.normalizer = normalizers.NFC()
+    steps: list[Any] = []
+    if split == "digits":
+        steps = [pre_tokenizers.Digits(individual_digits=True)]
+    elif split is not None:
+        steps = [pre_tokenizers.Split(Regex(split), "isolated")]
+    own_pattern = split is None or split == "digits"
+    prefix = bool(gguf.get("tokenizer.ggml.add_space_prefix", False))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=own_pattern))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps) if steps[1:] else steps[0]
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(
+    gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]
+) -> tokenizers.Tokenizer:
+    """SentencePiece's BPE, whose merges are told by the scores of what they make."""
+    scores = gguf.get("tokenizer.ggml.scores") or []
+    if len(scores) != len(vocab):
+        found = f"{len(scores)} for {len(vocab)} tokens"
+        raise InputError(f"{gguf.file}: tokenizer.ggml.scores: found {found}; accepted: one each")
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab,
+            _merges(vocab, scores),
+            unk_token=config.get("unk_token"),
+            fuse_unk=True,
+            byte_fallback="<0x00>" in vocab,
+        )
+    )
+    prefix = gguf.get("tokenizer.ggml.add_space_prefix", True)
+    steps: list[Any] = [normalizers.Prepend("\u2581")] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "\u2581")])
+    ends: list[Any] = [decoders.Strip(" ", 1, 0)] if prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *ends]
+    )
+    return backend
+
+
+def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """Every pair of tokens that makes a token, the best first; of one token in their order."""
+    found = []
+    for token, number in vocab.items():
+        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        known = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
+        known.sort(key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+        found += [(-scores[number], pair) for pair in known]
+    found.sort(key=lambda each: each[0])
+    return [pair for _, pair in found]
+
+
+def _surround(backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, Any]) -> None:
+    """Have the backend put the special tokens around each text that the file asks for."""
+    by_default = gguf.get("tokenizer.ggml.model") == "llama"
+    by_default = by_default or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3")
+    bos = config.get("bos_token") if gguf.get("tokenizer.ggml.add_bos_token", by_default) else None
+    eos = config.get("eos_token") if gguf.get("tokenizer.ggml.add_eos_token", False) else None
+    if not bos and not eos:
+        return
+    around = [token for token in (bos, eos) if token]
+    one, two = (
+        [f"{bos}:{n}"] * bool(bos) + [f"${text}:{n}"] + [f"{eos}:{n}"] * bool(eos)
+        for n, text in enumerate("AB")
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single=one,
+        pair=[*one, *two],
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(around)],
+    )
+
+
+_MAKERS = {"gpt2": _byte_level, "llama": _sentencepiece}

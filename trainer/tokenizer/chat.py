@@ -1,0 +1,133 @@
+"""Chats: messages to text through the tokenizer's template, or through ChatML."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import InputError, RowError, nearest
+from trainer.tokenizer.templates import Rendering, Request, render
+
+if TYPE_CHECKING:
+    from trainer.tokenizer import Tokenizer
+
+log = logging.getLogger("trainer")
+
+Message = Mapping[str, Any]
+
+CHATML = """\
+{% for message in messages %}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}
+{%- if message['role'] == 'assistant' and eos_token != '<|im_end|>' %}{{ eos_token }}{% endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""The default: ChatML (OpenAI, 2023), with the token that ends a generation after each answer."""
+OPEN_END = "\x00the answer goes on here "
+"""After a message that is to be continued; its last space tells whether the template trims."""
+
+
+def use_default_template(tokenizer: "Tokenizer") -> None:
+    """Give a tokenizer that has no chat template the default one, which is then saved with it."""
+    if tokenizer.chat_template is None:
+        log.warning("tokenizer: has no chat template; ChatML is used, and saved with it")
+        tokenizer.chat_template = CHATML
+
+
+def chosen_template(
+    tokenizer: "Tokenizer", given: str | None = None, tools: Sequence[Any] | None = None
+) -> str:
+    """The template to use: `given` (Jinja, or the name of one of several), or the tokenizer's own.
+
+    Of several it is "tool_use" where there are tools, else "default".
+    """
+    use_default_template(tokenizer)
+    own = tokenizer.chat_template
+    if isinstance(own, str):
+        return given or own
+    assert own is not None
+    name = given or ("tool_use" if tools and "tool_use" in own else "default")
+    if name in own:
+        return own[name]
+    if given is not None and "{" in given:
+        return given
+    raise InputError(
+        f"chat_template: found '{name}'; accepted: {', '.join(own)}, or Jinja{nearest(name, own)}"
+    )
+
+
+def chat_text(
+    tokenizer: "Tokenizer",
+    conversations: Sequence[Sequence[Message]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    documents: Sequence[Mapping[str, Any]] | None,
+    chat_template: str | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    variables: Mapping[str, Any],
+) -> list[str]:
+    """The text of each conversation, as `Tokenizer.apply_chat_template` describes it."""
+    if add_generation_prompt and continue_final_message:
+        raise InputError(
+            "add_generation_prompt: found beside continue_final_message; accepted: one of them"
+        )
+    plain = [messages_of(messages, row) for row, messages in enumerate(conversations)]
+    if continue_final_message:
+        plain = [_open_ended(messages, row) for row, messages in enumerate(plain)]
+    found = renderings(
+        tokenizer,
+        [[(messages, add_generation_prompt)] for messages in plain],
+        template=chosen_template(tokenizer, chat_template, tools),
+        variables={"tools": tools, "documents": documents, **variables},
+    )
+    texts = [only.text for (only,) in found]
+    return (
+        [_cut_open(text, row) for row, text in enumerate(texts)]
+        if continue_final_message
+        else texts
+    )
+
+
+def renderings(
+    tokenizer: "Tokenizer",
+    conversations: Sequence[Sequence[Request]],
+    *,
+    template: str,
+    variables: Mapping[str, Any],
+    today: str | None = None,
+) -> list[list[Rendering]]:
+    """As `render`, with the special tokens among the variables."""
+    special = tokenizer.special_tokens_map
+    return render(template, conversations, {**special, **variables}, today)
+
+
+def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
+    """A conversation's messages without their null entries: templates would print "None".
+
+    Raises RowError where it is empty or no list of messages.
+    """
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise RowError(row, f"messages: found {found!r:.60}; accepted: a list of messages")
+    if not found:
+        raise RowError(row, "messages: empty; accepted: one message or more")
+    for number, message in enumerate(found):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            accepted = "{role: ..., content: ...}"
+            raise RowError(row, f"messages[{number}]: found {message!r:.60}; accepted: {accepted}")
+    return [{key: v for key, v in message.items() if v is not None} for message in found]
+
+
+def _open_ended(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
+    last = messages[-1]
+    if not isinstance(last.get("content"), str):
+        found = f"messages[{len(messages) - 1}]: has no text to continue"
+        raise RowError(row, f"{found}; accepted: content, a text")
+    return [*messages[:-1], {**last, "content": last["content"] + OPEN_END}]
+
+
+def _cut_open(text: str, row: int) -> str:
+    """The text up to where its last message's content ends; trimmed where the template trims."""
+    end = text.rfind(OPEN_END.rstrip())
+    if end < 0:
+        raise RowError(row, "chat_template: does not print the message that is to be continued")
+    return text[:end] if text.startswith(OPEN_END, end) else text[:end].rstrip()
