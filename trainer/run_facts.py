@@ -34,6 +34,7 @@ def facts_at_start(trainer: "Trainer") -> RunFacts:
         device=str(trainer.ranks.device),
         precision=trainer.placement.precision,
         padding_avoided=samples.padding_avoided(settings.global_batch_size),
+        imbalance=trainer.plan.imbalance(trainer.ranks.world_size, settings.micro_batch_size),
         fresh=tuple(getattr(model, "fresh", ())),
         config=trainer.config,
     )

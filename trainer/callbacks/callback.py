@@ -29,6 +29,8 @@ class RunFacts:
     precision: str
     padding_avoided: float
     """Share of positions that batches padded to their longest sequence would have wasted."""
+    imbalance: float = 0.0
+    """How much more than the mean the busiest process does in a step; 0.1 is a tenth more."""
     fresh: tuple[str, ...] = ()
     """The modules that a loaded model begins with random weights in."""
     config: Mapping[str, Any] = field(default_factory=dict)

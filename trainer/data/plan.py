@@ -9,6 +9,9 @@ from trainer.errors import InputError
 ATTENTION_PARITY = 4608
 """The length at which attention costs as much as the linear layers: 6 x the width, here 768."""
 
+IMBALANCE_STEPS = 100
+"""Steps that are looked at to tell how even the work is."""
+
 
 class GlobalBatchPlan:
     """The samples of every optimizer step, as a function of (seed, epoch, lengths, batch size).
@@ -72,6 +75,26 @@ class GlobalBatchPlan:
         pieces = split_further(cuts[rank], lengths[shares[rank]], num_pieces)
         return [samples[shares[rank][piece]] for piece in pieces]
 
+    def imbalance(self, world_size: int, micro_batch_size: int | None = None) -> float:
+        """How much more than the mean the busiest rank does in a step; 0.1 is a tenth more.
+
+        Steps last as long as their busiest rank, so this is time that the others wait. It is the
+        mean over the first steps, at most IMBALANCE_STEPS of them.
+        """
+        busiest, mean = 0.0, 0.0
+        for step in range(min(self.steps_per_epoch, IMBALANCE_STEPS)):
+            lengths = self.lengths[self.global_batch(step)]
+            shares = deal(lengths, world_size, micro_batch_size)
+            loads = [int(cost(lengths[share]).sum()) for share in shares]
+            busiest += max(loads)
+            mean += sum(loads) / world_size
+        return busiest / mean - 1
+
+
+def cost(lengths: np.ndarray) -> np.ndarray:
+    """What samples of these lengths cost beside each other: linear layers, and attention."""
+    return lengths * (ATTENTION_PARITY + lengths)
+
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of `num_samples` numbers: the same under every version of numpy."""
@@ -106,7 +129,7 @@ def deal(lengths: np.ndarray, world_size: int, micro_batch_size: int | None) -> 
     room = len(lengths)
     if micro_batch_size is not None:
         room = -(-len(lengths) // (world_size * micro_batch_size)) * micro_batch_size
-    costs = (lengths * (ATTENTION_PARITY + lengths)).tolist()
+    costs = cost(lengths).tolist()
     shares: list[list[int]] = [[] for _ in range(world_size)]
     ranks = [(0, rank) for rank in range(world_size)]
     for index in longest_first.tolist():

@@ -43,5 +43,8 @@ def _steps(facts: RunFacts) -> str:
 
 
 def _device(facts: RunFacts) -> str:
-    processes = "process" if facts.num_processes == 1 else "processes"
-    return f"{facts.device}, {facts.precision}, {facts.num_processes} {processes}"
+    where = f"{facts.device}, {facts.precision}"
+    if facts.num_processes == 1:
+        return f"{where}, 1 process"
+    uneven = f"the busiest does {share(facts.imbalance)} more than the mean"
+    return f"{where}, {facts.num_processes} processes; {uneven}"

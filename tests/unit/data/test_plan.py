@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from trainer.data.plan import (
     ATTENTION_PARITY,
     GlobalBatchPlan,
+    cost,
     epoch_order,
     evaluation_batches,
     splitmix64,
@@ -115,6 +116,21 @@ def test_a_global_batch_depends_on_neither_ranks_nor_bounds_nor_the_steps_before
         np.testing.assert_array_equal(
             asked_in_order.global_batch(step), backwards.global_batch(step)
         )
+
+
+def test_work_is_dealt_by_cost_and_not_by_count() -> None:
+    """Beside dealing samples round robin in the order of the plan, as samplers do."""
+    lengths = np.random.default_rng(0).lognormal(4, 1, 2000).astype(np.int64) + 1
+    plan = GlobalBatchPlan(lengths, 64, seed=0)
+    assert plan.imbalance(1) == 0.0
+    round_robin = []
+    for step in range(plan.steps_per_epoch):
+        costs = cost(lengths[plan.global_batch(step)])
+        loads = [costs[rank::4].sum() for rank in range(4)]
+        round_robin.append(max(loads) / np.mean(loads) - 1)
+    assert 0 < plan.imbalance(4) < 0.1 * np.mean(round_robin)
+    assert GlobalBatchPlan(np.array([7, 7]), 2, seed=0).imbalance(2) == 0.0
+    assert GlobalBatchPlan(np.array([7]), 2, seed=0).imbalance(2) == 1.0
 
 
 def test_lengths_do_not_decide_the_order() -> None:

@@ -48,13 +48,15 @@ def test_the_start_of_a_resumed_run_on_two_sets_with_frozen_weights(facts):
                 num_eval_samples={"a": 9815, "b": 9832},
                 first_step=40,
                 num_processes=4,
+                imbalance=0.0312,
             )
         )
     )
     assert "        22.7 M parameters, 7,104 of them trained" in lines
     assert "        evaluated on 9,815 a + 9,832 b samples" in lines
     assert "steps   120 (3 epochs), 32 samples each, the first 40 of them done" in lines
-    assert "device  cpu, bf16, 4 processes" in lines
+    uneven = "the busiest does 3 % more than the mean"
+    assert f"device  cpu, bf16, 4 processes; {uneven}" in lines
     assert "output  nothing is written" in lines
     assert "        no evaluation set" in _lines(start_summary(replace(facts, num_eval_samples={})))
 
