@@ -155,8 +155,9 @@ def _drop_other_head(
     """Takes from `found` what is called as this head is, and is another task's by its class."""
     classes = architectures if isinstance(architectures, list) else []
     family = model.config.family
-    tasks = {f"{family.name}For{task.title().replace('_', '')}": task for task in family.heads}
-    other = next((tasks[str(name)] for name in classes if str(name) in tasks), model.task)
+    tasks = {f"{family.name}for{task.replace('_', '')}".lower(): task for task in family.heads}
+    names = [str(name).lower() for name in classes]
+    other = next((tasks[name] for name in names if name in tasks), model.task)
     modules = set() if other == model.task else set(family.heads[other].keys.values())
     for name in _own_part(model, wanted):
         if wanted[name].rpartition(".")[0] in modules:
