@@ -37,9 +37,10 @@ def _data(facts: RunFacts) -> str:
 
 def _steps(facts: RunFacts) -> str:
     epochs = facts.total_steps / facts.steps_per_epoch
+    unit = "epoch" if epochs == 1 else "epochs"
     after = f", the first {facts.first_step:,} of them done" if facts.first_step else ""
     size = f"{plural(facts.global_batch_size, 'sample')} each"
-    return f"{facts.total_steps:,} ({epochs:.4g} epochs), {size}{after}"
+    return f"{facts.total_steps:,} ({epochs:.4g} {unit}), {size}{after}"
 
 
 def _device(facts: RunFacts) -> str:
