@@ -4,12 +4,14 @@ import importlib
 import itertools
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -80,6 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(yaml_files.dump(run.config), end="")
         return 0
     return start(run)
+
+
+def command_line() -> NoReturn:
+    """What the shell calls: `main`, and then out."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _leave_unsaved)  # until the run takes over and saves first
+    code = main()
+    distributed = sys.modules.get("torch.distributed")
+    if code and distributed is not None and distributed.is_initialized():
+        # threads of a group that has lost a rank would turn an orderly exit into an abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _leave_unsaved(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal before there is anything to save: a queue that sent it starts the job again."""
+    error_line(f"stopped by {signal.Signals(number).name}: not saved")
+    os._exit(143)
 
 
 def start(run: Run) -> int:
@@ -500,4 +522,4 @@ def _label(override: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line()

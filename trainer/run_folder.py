@@ -11,9 +11,9 @@ from trainer.checkpoint import files
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.publish import checkpoint_path, publish, published, together
 from trainer.checkpoint.record import MetricsLog
-from trainer.checkpoint.resume import choose
+from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
-from trainer.checkpoint.verify import MANIFEST
+from trainer.checkpoint.verify import MANIFEST, verify
 from trainer.errors import InputError
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
@@ -27,6 +27,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.origin: str | None = None
+        """The checkpoint of another folder that the run began from."""
 
     @property
     def model(self) -> Path:
@@ -43,6 +45,12 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return checkpoint_path(self.path, step)
 
+    def verified_checkpoint(self, step: int, ranks: Ranks) -> Path:
+        """The checkpoint of a step. Raises CorruptCheckpoint, on every rank, if it is damaged."""
+        checkpoint = self.checkpoint(step)
+        together(ranks, lambda: str(verify(checkpoint)) if ranks.is_main else None)
+        return checkpoint
+
     def completed(self, settings: TrainSettings, config_digest: str) -> dict[str, Any] | None:
         """The results of this very run, if it has nothing left to do here, or None."""
         if settings.resume not in ("auto", "must"):
@@ -51,6 +59,7 @@ class RunFolder:
             results = json.loads((self.path / "results.json").read_text())
             over = results["steps"] >= settings.total_steps(results["train_samples"])
             over = over or bool(results["stopped"] and results["asked"] == asked_of(settings))
+            over = over and self.model.is_dir()
             return results if over and results["config"] == config_digest else None
         except FileNotFoundError:
             return None
@@ -65,7 +74,7 @@ class RunFolder:
         if resume not in words and not (Path(resume) / MANIFEST).is_file():
             accepted = f"{', '.join(words)}, or a checkpoint's folder"
             raise InputError(f"trainer.resume: found '{resume}'; accepted: {accepted}")
-        if resume == "must" and not published(self.path):
+        if resume == "must" and not (published(self.path) or any(self.path.glob(".bad-*"))):
             raise InputError(f"trainer.resume: must, and {self.path} holds no checkpoint")
         with ExitStack() as stack:
             main = ranks.is_main
@@ -75,12 +84,25 @@ class RunFolder:
     def _lock(self, stack: ExitStack, resume: str) -> str | None:
         stack.enter_context(RunLock(self.path))
         checkpoint = choose(self.path, resume)
+        self._continue(checkpoint)
         if checkpoint is None and (self.model.exists() or (self.path / "results.json").exists()):
             raise InputError(
                 f"output_dir: {self.path} holds a finished run without checkpoints to go on from; "
                 "accepted: another output_dir"
             )
         return None if checkpoint is None else str(checkpoint)
+
+    def _continue(self, checkpoint: Path | None) -> None:
+        """Remember a run in another folder that this one goes on from, and take its rows over."""
+        if checkpoint is None:
+            if self.metrics.path.exists():
+                logger.warning("%s: has no checkpoint; the run starts over", self.path)
+        elif checkpoint.resolve().parent == self.path.resolve():
+            self.origin = origin_of(checkpoint)
+        else:
+            self.origin = str(checkpoint.resolve())
+            rows = checkpoint.parent / self.metrics.path.name
+            files.write_bytes(self.metrics.path, rows.read_bytes() if rows.exists() else b"")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """config.yaml, which `from=` repeats. JSON is YAML, but people read this one."""
@@ -101,6 +123,7 @@ class RunFolder:
         ranks: Ranks,
         limit: int,
         best: int | None,
+        expected_bytes: int = 0,
     ) -> Path:
         """Publish the checkpoint of a step, then let old ones go. Every rank calls it."""
         if ranks.is_main:
@@ -109,8 +132,8 @@ class RunFolder:
         checkpoint = publish(
             self.checkpoint(step),
             fill,
-            facts={"step": step},
-            expected_bytes=0 if newest is None else _size(newest),
+            facts={"step": step} | ({"origin": self.origin} if self.origin else {}),
+            expected_bytes=max(expected_bytes, 0 if newest is None else _size(newest)),
             ranks=ranks,
         )
         if ranks.is_main:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,11 @@ class Resumable:
         """
         saved = read_state(checkpoint / "state")
         _refuse_other_batches(saved.progress, now)
-        for note in compare(saved.progress, now, settings.allow_changes):
+        if saved.progress.step > now.total_steps:
+            found = f"found {now.total_steps} steps in all; the run stands at {saved.progress.step}"
+            raise InputError(f"trainer.num_epochs, max_steps: {found}; accepted: as many or more")
+        patience = "trainer.early_stopping_patience"  # decides when a run ends, not how it goes
+        for note in compare(saved.progress, now, [*settings.allow_changes, patience]):
             logger.warning("resume: %s", note)
         read_weights(checkpoint, self.model)
         self._restore_optimizer(saved, now)
@@ -138,12 +143,14 @@ class Resumable:
             self.ema.load(saved.ema or self.ema.weights())
         if self.scaler is not None and saved.optimizer_facts["scaler"] is not None:
             self.scaler.load_state_dict(saved.optimizer_facts["scaler"])
-        for name, callback in self._named_callbacks():
-            if name in saved.callbacks:
-                callback.load_state(saved.callbacks[name])
+        callbacks = dict(self._named_callbacks())
+        for name, kept in saved.callbacks.items():
+            if name in callbacks:
+                callbacks[name].load_state(kept)
+            elif kept:
+                logger.warning("resume: the state of the callback %s is dropped", name)
         self._restore_counters(saved.progress, saved.optimizer_facts)
         extended = saved.progress.total_steps != now.total_steps
-        patience = "trainer.early_stopping_patience"
         before, after = saved.progress.config_fingerprint, now.config_fingerprint
         if extended or before.get(patience) != after.get(patience):
             self.state.stopped = ""
@@ -157,6 +164,14 @@ class Resumable:
             return
         names = dict(self.model.named_parameters())
         load_optimizer_tensors(self.optimizer, names, saved.optimizer)
+
+    @property
+    def num_bytes(self) -> int:
+        """What a checkpoint's tensors need on the disk."""
+        moments = [t for state in self.optimizer.state.values() for t in state.values()]
+        average = self.ema.shadow.values() if self.ema else ()
+        tensors = [*self.model.state_dict().values(), *moments, *average]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def read_weights(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights, and their average, and nothing else."""
@@ -181,7 +196,14 @@ class Resumable:
         return found | {f"trainer.{name}": str(getattr(settings, name)) for name in TO_REPEAT}
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
-        return [(f"{i} {type(c).__name__}", c) for i, c in enumerate(self.callbacks)]
+        """Each with a name of its own, which does not change when others come or go."""
+        seen: Counter[str] = Counter()
+        named = []
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            seen[name] += 1
+            named.append((name if seen[name] == 1 else f"{name} {seen[name]}", callback))
+        return named
 
     def _restore_counters(self, progress: Progress, facts: Any) -> None:
         self.state.step = progress.step

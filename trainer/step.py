@@ -92,6 +92,7 @@ class Stepper:
         [loss sum, count, ranks asked to leave with each of LEAVING], of all ranks, in fp64.
         """
         totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
+        self._before = [buffer.clone() for buffer in self._running_statistics()]
         for number, (batch, counts_in) in enumerate(micro_batches):
             # a placeholder must not move running statistics
             self.model.train(counts_in)
@@ -101,8 +102,9 @@ class Stepper:
                 self._backward(loss_sum * (weight * self.scale))
             totals += torch.stack([loss_sum.detach().to(totals), count.to(totals)]) * weight
         self.model.train()
-        code = asked_to_leave()
-        votes = torch.tensor([float(code == each) for each in LEAVING]).to(totals)
+        votes = totals.new_zeros(len(LEAVING))
+        if code := asked_to_leave():
+            votes[LEAVING.index(code)].fill_(1)  # made on the device: a copy would wait for it
         return self.ranks.sum(torch.cat([totals, votes]))
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
@@ -123,6 +125,9 @@ class Stepper:
             clip = self.max_grad_norm / (facts.grad_norm + 1e-6) if self.max_grad_norm else 1.0
             torch._foreach_mul_(gradients, divide * min(1.0, clip))
             set_learning_rate(self.optimizer, learning_rate)
+        else:
+            for buffer, before in zip(self._running_statistics(), self._before, strict=True):
+                buffer.copy_(before)
         self._update(facts.finite)
         return facts
 
@@ -148,6 +153,12 @@ class Stepper:
         if finite and self.ema is not None:
             self.ema.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _running_statistics(self) -> Iterator[Tensor]:
+        """What a forward pass in training mode changes: the buffers of BatchNorm and its like."""
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+                yield from module.buffers(recurse=False)
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         return (p for group in self.optimizer.param_groups for p in group["params"])

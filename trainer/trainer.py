@@ -26,7 +26,7 @@ from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
-from trainer.errors import InputError, NumericsError
+from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
 from trainer.metrics.direction import metric_for_best_model
@@ -396,12 +396,23 @@ class Trainer:
         self.resumable.restore(checkpoint, run_facts.progress(self), self.settings)
         best = self.state.best
         if best and self.folder:
-            kept = self.folder.checkpoint(best.step).exists()
-            if best.metric != self.best_name or (self.settings.load_best_model_at_end and not kept):
-                logger.warning("resume: the best model so far (step %d) does not count", best.step)
+            reason = "" if best.metric == self.best_name else f"it was chosen by {best.metric}"
+            if not reason and self.settings.load_best_model_at_end:
+                reason = self._damage_of(best.step)
+            if reason:
+                logger.warning("resume: the best model so far does not count: %s", reason)
                 self.state.best = None
         if self.folder and self.ranks.is_main:
             self.folder.metrics.cut_back(self.state.step)
+
+    def _damage_of(self, step: int) -> str:
+        """Why the checkpoint of a step cannot be used; empty: it can."""
+        assert self.folder is not None
+        try:
+            self.folder.verified_checkpoint(step, self.ranks)
+        except EnvironmentFault as fault:
+            return str(fault)
+        return ""
 
     def _save_checkpoint(self) -> None:
         """Publish what resuming needs; a step's checkpoint is published once."""
@@ -413,6 +424,7 @@ class Trainer:
             ranks=self.ranks,
             limit=self.settings.save_total_limit,
             best=self.state.best.step if self.state.best else None,
+            expected_bytes=self.resumable.num_bytes,
         )
         if self.ranks.is_main:
             for callback in self.callbacks:
@@ -430,7 +442,7 @@ class Trainer:
         last = named_metrics(self.evaluations)
         if self.settings.load_best_model_at_end and state.best and self.folder:
             shipped = state.best.step
-            self.resumable.read_weights(self.folder.checkpoint(shipped))
+            self.resumable.read_weights(self.folder.verified_checkpoint(shipped, self.ranks))
         if self.eval_samples and shipped != state.step:
             self.evaluate()
         if self.folder:

@@ -76,3 +76,5 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -100,12 +100,13 @@ def become(rank: int, world_size: int, port: int, said: Path) -> None:
 
 def play(role: Callable[[Path], None], run: Path) -> None:
     """What launch.py does: one line and the exit code of the error."""
+    code = 0
     try:
         role(run)
     except Exception as error:
-        print(error, file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
-    sys.exit(0)
+        print(error, file=sys.stderr, flush=True)
+        code = getattr(error, "exit_code", 1)
+    os._exit(code)
 
 
 def code_of(child: int) -> int | str:

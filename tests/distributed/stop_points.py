@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.distributed.stopping import Killed, StoppingTrainer, build
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -115,3 +117,5 @@ def without_times(value: Any) -> Any:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

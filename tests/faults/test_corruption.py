@@ -1,6 +1,9 @@
 """Every way in which a checkpoint may be damaged is refused by name, and the one before taken."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ from trainer.checkpoint import files
 from trainer.checkpoint.publish import publish
 from trainer.checkpoint.resume import choose
 from trainer.checkpoint.state import read_state
-from trainer.checkpoint.verify import CorruptCheckpoint, verify
+from trainer.checkpoint.verify import CorruptCheckpoint, NewerFormat, verify
 from trainer.errors import EnvironmentFault
 
 NAMES = [
@@ -125,9 +128,9 @@ MANIFESTS = {
     "has a size of text": ({"files": {"a": {"bytes": "1", "sha256": "0" * 64}}}, "size or sha256"),
     "has no digest": ({"files": {"a": {"bytes": 1}}}, "size or sha256"),
     "has a list of files": ({"files": ["a"]}, "no facts or no files"),
-    "is newer": ({"format_version": 2}, "format 2 is newer"),
+    "has another format": ({"format_version": 2}, "format_version is 2"),
     "has a format of text": ({"format_version": "1"}, "format_version is '1'"),
-    "has a format of true": ({"format_version": True}, "format_version is True"),
+    "has a format of true": ({"format_version": True}, "its content changed"),
     "has a step of 10^12": ({"facts": {"step": 10**12}}, "step is 1000000000000"),
     "has a negative step": ({"facts": {"step": -1}}, "step is -1"),
     "has a step of text": ({"facts": {"step": "abc"}}, "step is 'abc'"),
@@ -156,7 +159,6 @@ PROGRESS = {
     "step of text": {"step": "abc"},
     "step of a fraction": {"step": 3.0},
     "negative step": {"step": -3},
-    "newer format": {"format_version": 9},
     "no format": {"format_version": None},
     "samples of text": {"samples_consumed": "24"},
     "negative samples": {"samples_consumed": -1},
@@ -170,6 +172,57 @@ PROGRESS = {
     "step beyond the last": {"total_steps": 2},
     "unknown key": {"cheese": 1},
 }
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "state/trainer.json"])
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_a_later_version_is_refused_and_stays(run, tree, file, resume):
+    """It is whole, and a later program resumes from it: an older one must not rewind the run."""
+    damaged, path = run / "damaged", run / "checkpoint-3"
+    shutil.move(path, damaged)
+    value = json.loads((damaged / file).read_text()) | {"format_version": 9}
+    if file == "manifest.json":
+        shutil.move(damaged, path)
+        body = {name: each for name, each in value.items() if name != "sha256"}
+        digest = hashlib.sha256(files.json_bytes(body)).hexdigest()
+        (path / file).write_bytes(files.json_bytes(body | {"sha256": digest}))
+    else:
+        (damaged / "manifest.json").unlink()
+        (damaged / file).write_text(json.dumps(value))
+        publish(
+            path, lambda new: shutil.copytree(damaged, new, dirs_exist_ok=True), facts={"step": 3}
+        )
+        shutil.rmtree(damaged)
+    before = tree(run)
+    with pytest.raises(NewerFormat, match=r"checkpoint-3.*format 9 is newer than .* \(1\); update"):
+        choose(run, resume)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_does_not_answer_is_no_damage(run, tree, error):
+    before = tree(run)
+
+    def fail(moment: str, operation: str, *paths: Path) -> None:
+        if (moment, operation) == ("before", "read") and "checkpoint-3" in str(paths[0]):
+            raise OSError(error, os.strerror(error))
+
+    files.hook = fail
+    with pytest.raises(EnvironmentFault, match="checkpoint-3.*cannot read"):
+        choose(run)
+    files.hook = None
+    assert tree(run) == before
+    assert choose(run) == run / "checkpoint-3"
+
+
+def test_only_what_is_ours_is_cleaned_up(run, tree):
+    theirs = [".tmp-work.txt", ".del-x", ".old-notes", ".tmp-checkpoint", ".old-model.bin", "notes"]
+    ours = [".tmp-checkpoint-9", ".del-checkpoint-1", ".del-checkpoint-1-2", ".tmp-metrics.jsonl"]
+    for name in [*theirs, *ours]:
+        (run / name).write_text(name)
+    choose(run)
+    left = {path.name for path in run.iterdir()}
+    assert left >= set(theirs) and not left & set(ours)
 
 
 @pytest.mark.parametrize("change", PROGRESS)

@@ -8,7 +8,7 @@ published before: it is put back if the crash came before the new folder had tak
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainer")
 Result = TypeVar("Result")
 
+LEFTOVER = re.compile(
+    r"\.(tmp|del|old)-(\.(tmp|old)-)?((checkpoint-[0-9]+|model)(-[0-9]+)?"
+    r"|config\.yaml|metrics\.jsonl|results\.json|predictions(-[\w.-]+)?\.jsonl)"
+)
+"""What a crash of ours leaves in a run's folder; whatever else is there is somebody else's."""
 FAULTS = {kind.exit_code: kind for kind in (InputError, EnvironmentFault, NumericsError)}
 
 
@@ -75,7 +80,9 @@ def publish(
     try:
         together(ranks, lambda: _prepare(final, staging, expected_bytes) if main else None)
         together(ranks, lambda: _fill(staging, fill))
-        shares = together(ranks, lambda: _seal(staging, ranks.rank, ranks.world_size))
+        # the list of one rank: on a network's filesystem each may see another for a while
+        names = together(ranks, lambda: sorted(regular_files(staging)) if main else [])[0]
+        shares = together(ranks, lambda: _seal(staging, names, ranks.rank, ranks.world_size))
         entries = {name: (n, digest) for share in shares for name, (n, digest) in share.items()}
         manifest = Manifest(entries, facts)
         together(ranks, lambda: _put_in_place(staging, final, manifest) if main else None)
@@ -106,10 +113,12 @@ def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
 
 def repair(folder: Path) -> None:
     """Finish or undo what a crash left half done in a folder that nobody else writes to."""
-    for name in sorted(path.name for path in folder.glob(".old-*")):
-        _restore(folder / name, folder / name.removeprefix(".old-"))
-    for path in sorted([*folder.glob(".tmp-*"), *folder.glob(".del-*")]):
-        files.remove_folder(path)
+    names = [path.name for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]
+    for name in sorted(names, key=lambda name: not name.startswith(".old-")):
+        if name.startswith(".old-"):
+            _restore(folder / name, folder / name.removeprefix(".old-"))
+        else:
+            files.remove_folder(folder / name)
 
 
 def discard(folder: Path) -> None:
@@ -157,9 +166,11 @@ def _fill(staging: Path, fill: Callable[[Path], None]) -> None:
         fill(staging)
 
 
-def _seal(staging: Path, rank: int, world_size: int) -> dict[str, tuple[int, str]]:
+def _seal(
+    staging: Path, names: Sequence[str], rank: int, world_size: int
+) -> dict[str, tuple[int, str]]:
     """Path -> (bytes, sha256) of this rank's share of the files, synced and found finite."""
-    share = sorted(regular_files(staging))[rank::world_size]
+    share = names[rank::world_size]
     for name in share:
         if name.endswith(".safetensors"):
             _check_finite(staging / name)

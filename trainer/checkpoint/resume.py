@@ -8,7 +8,7 @@ from typing import Any
 from trainer.checkpoint import files
 from trainer.checkpoint.publish import published, repair
 from trainer.checkpoint.state import Progress, read_progress
-from trainer.checkpoint.verify import MANIFEST, CorruptCheckpoint, verify
+from trainer.checkpoint.verify import MANIFEST, CorruptCheckpoint, read_json, verify
 from trainer.errors import EnvironmentFault, InputError
 
 logger = logging.getLogger("trainer")
@@ -40,7 +40,8 @@ def choose(output_dir: Path, resume: str = "auto") -> Path | None:
     up. Checkpoints that do not verify are renamed to .bad-<name> with a warning each; where no
     other is there, EnvironmentFault: a run never starts over unasked. Raises InputError for
     `never` where a run is, `must` where none is, and a path that would rewind the run that
-    output_dir holds. Rank 0 calls it, under the RunLock, and tells the others.
+    output_dir holds, unless it is the one that this run began from: then the newest is meant.
+    Rank 0 calls it, under the RunLock, and tells the others.
     """
     if output_dir.is_dir():
         repair(output_dir)
@@ -49,7 +50,7 @@ def choose(output_dir: Path, resume: str = "auto") -> Path | None:
         return None
     if resume not in ("auto", "must"):
         return _named(output_dir, Path(resume))
-    newest = _newest(output_dir)
+    newest = newest_verified(output_dir)
     if newest is None and resume == "must":
         raise InputError(f"trainer.resume: must, and {output_dir} holds no checkpoint")
     return newest
@@ -77,28 +78,49 @@ def compare(saved: Progress, now: Progress, allowed: Collection[str] = ()) -> li
 
 
 def _require_no_run(output_dir: Path) -> None:
-    traces = [path.name for pattern in TRACES for path in output_dir.glob(pattern)]
-    if traces:
+    if traces := _traces(output_dir):
         found = f"trainer.resume: never, and {output_dir} holds a run ({traces[0]})"
         raise InputError(f"{found}; accepted: auto, or another output_dir")
 
 
+def _traces(output_dir: Path) -> list[str]:
+    return [path.name for pattern in TRACES for path in output_dir.glob(pattern)]
+
+
 def _named(output_dir: Path, checkpoint: Path) -> Path:
-    if not (checkpoint / MANIFEST).is_file():
-        accepted = f"auto, never, must, or the folder of a checkpoint (with its {MANIFEST})"
+    """The checkpoint that was asked for, or the newest of the run that has begun from it."""
+    if not (checkpoint / MANIFEST).is_file() or not (checkpoint / "state").is_dir():
+        accepted = f"auto, never, must, or the folder of a checkpoint (state/ and {MANIFEST})"
         raise InputError(f"trainer.resume: found '{checkpoint}'; accepted: {accepted}")
-    step = _check(checkpoint)
-    inside = checkpoint.resolve().parent == output_dir.resolve()
-    others = [other for other in published(output_dir) if not inside or other > step]
-    if others:
-        raise InputError(
-            f"trainer.resume: {output_dir} holds a run at step {max(others)}, which "
-            f"'{checkpoint}' would rewind; accepted: auto, or another output_dir"
-        )
+    step = _check(checkpoint.resolve())
+    if checkpoint.resolve().parent == output_dir.resolve():
+        if others := [other for other in published(output_dir) if other > step]:
+            raise _rewinds(output_dir, f"at step {max(others)}", checkpoint)
+        return checkpoint
+    if published(output_dir):
+        newest = newest_verified(output_dir)
+        if newest is not None and origin_of(newest) == str(checkpoint.resolve()):
+            return newest
+    if found := [name for name in _traces(output_dir) if name != "metrics.jsonl"]:
+        raise _rewinds(output_dir, f"({found[0]})", checkpoint)
     return checkpoint
 
 
-def _newest(output_dir: Path) -> Path | None:
+def origin_of(checkpoint: Path) -> str | None:
+    """The checkpoint of another folder that the run of this one has begun from, if it has."""
+    origin = read_json(checkpoint / MANIFEST)["facts"].get("origin")
+    return origin if isinstance(origin, str) else None
+
+
+def _rewinds(output_dir: Path, found: str, checkpoint: Path) -> InputError:
+    return InputError(
+        f"trainer.resume: {output_dir} holds a run {found}, which '{checkpoint}' would rewind; "
+        "accepted: auto, or another output_dir"
+    )
+
+
+def newest_verified(output_dir: Path) -> Path | None:
+    """The newest checkpoint that verifies; those that do not are put aside, as `choose` says."""
     for checkpoint in reversed(published(output_dir).values()):
         try:
             _check(checkpoint)

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import files
-from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
+from trainer.checkpoint.verify import (
+    CorruptCheckpoint,
+    check_format,
+    check_step,
+    read_json,
+    unreadable,
+)
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -217,8 +223,10 @@ def _read_tensors(path: Path) -> "dict[str, Tensor]":
 
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (FileNotFoundError, SafetensorError) as error:
         raise CorruptCheckpoint(path, f"not a whole safetensors file ({error})") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -40,13 +40,18 @@ class Manifest:
         """As manifest.json has it, a digest of itself included."""
         entries = {name: {"bytes": n, "sha256": digest} for name, (n, digest) in self.files.items()}
         body = {"format_version": self.format_version, "facts": dict(self.facts), "files": entries}
-        return body | {"sha256": hashlib.sha256(files.json_bytes(body)).hexdigest()}
+        return body | {"sha256": _digest(body)}
+
+
+class NewerFormat(EnvironmentFault):
+    """A checkpoint is of a later version of this program: whole, but not ours to judge."""
 
 
 def verify(checkpoint: Path) -> Manifest:
     """The manifest of a folder of which every file is there, whole, unchanged, and no other is.
 
-    Raises CorruptCheckpoint naming the first file that is not.
+    Raises CorruptCheckpoint naming the first file that is not, NewerFormat for one of a later
+    version, EnvironmentFault where the disk does not answer.
     """
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         raise CorruptCheckpoint(checkpoint, "not a folder")
@@ -83,21 +88,24 @@ def regular_files(folder: Path) -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a strict JSON file. Raises CorruptCheckpoint, also where it cannot be read."""
+    """The value of a strict JSON file. Raises CorruptCheckpoint, EnvironmentFault where the disk
+    does not give it: that is not to be taken for damage."""
     try:
         return json.loads(path.read_bytes(), parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(path, f"not valid JSON ({error})") from None
+    except FileNotFoundError:
+        raise CorruptCheckpoint(path, "missing") from None
     except OSError as error:
-        raise CorruptCheckpoint(path, f"cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from error
 
 
 def check_format(path: Path, found: Any, known: int) -> None:
-    """Raise CorruptCheckpoint unless `found` is a format version that this program knows."""
+    """Raise CorruptCheckpoint unless `found` is a format version, NewerFormat if we know less."""
     if type(found) is not int or found < 1:
         raise CorruptCheckpoint(path, f"format_version is {found!r}, not a whole number from 1")
     if found > known:
-        raise CorruptCheckpoint(path, f"format {found} is newer than this program's ({known})")
+        raise NewerFormat(f"{path}: format {found} is newer than this program's ({known}); update")
 
 
 def check_step(path: Path, found: Any) -> None:
@@ -110,7 +118,10 @@ def _read_manifest(path: Path) -> Manifest:
     value = read_json(path)
     if not isinstance(value, dict):
         raise CorruptCheckpoint(path, "not a JSON object")
-    check_format(path, value.get("format_version"), MANIFEST_FORMAT)
+    if value.get("sha256") == _digest(value):  # else what it says may be damage
+        check_format(path, value.get("format_version"), MANIFEST_FORMAT)
+    elif value.get("format_version") != MANIFEST_FORMAT:
+        raise CorruptCheckpoint(path, f"format_version is {value.get('format_version')!r}")
     facts, entries = value.get("facts"), value.get("files")
     if not isinstance(facts, dict) or not isinstance(entries, dict):
         raise CorruptCheckpoint(path, "has no facts or no files")
@@ -120,6 +131,11 @@ def _read_manifest(path: Path) -> Manifest:
     if files.json_bytes(manifest.to_json()) != path.read_bytes():
         raise CorruptCheckpoint(path, CHANGED)
     return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    body = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(files.json_bytes(body)).hexdigest()
 
 
 def _read_entry(manifest: Path, name: str, entry: Any) -> tuple[int, str]:
@@ -136,11 +152,7 @@ def _check_file(path: Path, size: int, digest: str) -> None:
     found = path.lstat().st_size
     if found != size:
         raise CorruptCheckpoint(path, f"has {found} bytes, {size} were saved")
-    try:
-        same = files.sha256_of(path) == digest
-    except EnvironmentFault as fault:
-        raise CorruptCheckpoint(path, f"cannot be read: {fault.__cause__}") from fault
-    if not same:
+    if files.sha256_of(path) != digest:
         raise CorruptCheckpoint(path, CHANGED)
 
 
@@ -149,4 +161,9 @@ def _not_json(name: str) -> NoReturn:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise CorruptCheckpoint(Path(error.filename), f"cannot be read: {error.strerror}") from None
+    raise unreadable(Path(error.filename), error) from error
+
+
+def unreadable(path: Path, error: OSError) -> EnvironmentFault:
+    """The disk does not give a file that is there."""
+    return EnvironmentFault(f"{path}: cannot be read: {error.strerror}")

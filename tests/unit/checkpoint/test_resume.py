@@ -71,8 +71,8 @@ def test_a_path_that_would_rewind_a_run(tmp_path):
     for step in (1, 2):
         save(mine, step)
     save(other, 1)
-    for output_dir in (mine, other):
-        with pytest.raises(InputError, match=r"holds a run at step \d, which '.*' would rewind"):
+    for output_dir, held in ((mine, "at step 2"), (other, r"\(checkpoint-1\)")):
+        with pytest.raises(InputError, match=rf"holds a run {held}, which '.*' would rewind"):
             choose(output_dir, str(mine / "checkpoint-1"))
 
 
