@@ -61,6 +61,27 @@ def load_model(
     return model
 
 
+def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
+    """The language model on its device, its tokenizer, and its end tokens.
+
+    It is in `trainer.precision`; auto is fp32 on a CPU, since the logits of bf16 have ties.
+    """
+    import torch
+
+    from trainer.generation.ends import end_ids
+    from trainer.precision import DTYPES, resolve_precision
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    wanted = run.trainer.precision
+    wanted = "fp32" if wanted == "auto" and device.type == "cpu" else wanted
+    precision = resolve_precision(wanted, device)
+    tokenizer = load_tokenizer(run)
+    model = load_model(run.model, Head("causal_lm"), run.seed)
+    folder = hub.find(_path(run.model), revision=run.model.revision, what="model.path")
+    ends = end_ids(model, tokenizer, folder if folder.is_dir() else None)
+    return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
+
+
 def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
     """The tokenizer that the run names, the model's own, or a new one that is learnt of `texts`."""
     settings = run.tokenizer
