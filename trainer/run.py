@@ -9,6 +9,7 @@ from typing import Any, Literal
 from trainer.callbacks.callback import Callback
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
+from trainer.models.lora_settings import LoRASettings
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -31,6 +32,8 @@ class ModelSettings:
     """Replace a head that was trained for other labels."""
     freeze: list[str] = field(default_factory=list)
     """Patterns (* and ?) of parameter names that are not trained."""
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    """Adapters that are trained in the weights' place: rank, alpha, dropout, targets, merge."""
 
 
 @dataclass(frozen=True)

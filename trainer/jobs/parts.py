@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from trainer import hub
 from trainer.agreement import learn
 from trainer.data.rows import Splits
 from trainer.errors import InputError
+from trainer.models.adapter_files import model_home, tokenizer_home
 from trainer.models.auto import TASKS, AutoConfig
+from trainer.models.lora import add_lora
 from trainer.optim import freeze
 from trainer.recipe import Head, Recipe
 from trainer.run import ModelSettings, Run
@@ -56,9 +59,25 @@ def load_model(
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
             model = kind.from_pretrained(folder, new_head=settings.new_head, **overrides)
+    _adapt(model, settings)
     if settings.freeze:
         freeze(model, settings.freeze)
     return model
+
+
+def _adapt(model: Any, settings: ModelSettings) -> None:
+    """Give a model the adapters that the settings ask for."""
+    lora = settings.lora
+    if lora.rank is not None:
+        if settings.from_scratch or model.lora is not None:
+            found = "random weights" if settings.from_scratch else "adapters already"
+            accepted = "accepted: model.lora.rank=null, or a model that was trained whole"
+            raise InputError(f"model.lora: the model has {found}; {accepted}")
+        add_lora(model, lora, _path(settings), settings.revision)
+    elif lora.merge:
+        if model.lora is None:
+            raise InputError("model.lora.merge: the model has no adapters; give model.lora.rank")
+        model.lora = replace(model.lora, merge=True)
 
 
 def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
@@ -78,7 +97,8 @@ def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
     tokenizer = load_tokenizer(run)
     model = load_model(run.model, Head("causal_lm"), run.seed)
     folder = hub.find(_path(run.model), revision=run.model.revision, what="model.path")
-    ends = end_ids(model, tokenizer, folder if folder.is_dir() else None)
+    home = model_home(folder)  # of an adapter, the base's
+    ends = end_ids(model, tokenizer, home if home.is_dir() else None)
     return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
 
 
@@ -94,7 +114,7 @@ def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -
             return like.train_new_from_iterator(texts(), settings.vocab_size)
         return Tokenizer.train(texts(), vocab_size=settings.vocab_size, kind=settings.kind)
     if path is None:
-        path, revision = _path(run.model), run.model.revision
+        path, revision = tokenizer_home(_path(run.model), run.model.revision)
     return Tokenizer.from_pretrained(path, revision=revision)
 
 
