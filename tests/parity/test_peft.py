@@ -11,6 +11,7 @@ peft = pytest.importorskip("peft")
 import transformers  # noqa: E402
 
 from trainer.models.auto import TASKS, AutoConfig  # noqa: E402
+from trainer.models.family import find_family  # noqa: E402
 from trainer.models.lora import add_lora  # noqa: E402
 from trainer.models.lora_settings import LoRASettings  # noqa: E402
 
@@ -51,19 +52,19 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 @pytest.fixture
 def base(tmp_path: Path, family: str, task: str) -> Path:
-    """The folder of a random base; without the head that a classifier needs."""
+    """The folder of a random base; but for ModernBERT without the head that a classifier needs.
+
+    PEFT trains ModernBERT's classifier, and forgets what is before it.
+    """
     torch.manual_seed(0)
-    kind = TASKS[task if task.endswith("lm") else "base"]
-    names = {"gpt2": {"intermediate_size": "n_inner"}}.get(family, {})
-    entries = {names.get(name, name): value for name, value in SIZES.items()}
-    if family == "distilbert":
-        own = ("dim", "n_layers", "n_heads", "hidden_dim")
-        entries |= dict(zip(own, (32, 2, 4, 48), strict=True))
-    if family == "gpt2":
-        entries |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
-    kind.from_config(AutoConfig({"model_type": family, **entries})).save_pretrained(
-        tmp_path / "base"
+    has_head = task.endswith("lm") or family == "modernbert"
+    known = find_family(family)
+    sizes = SIZES | {"num_key_value_heads": 2, "head_dim": 8} if family == "qwen3" else SIZES
+    entries = {known.synonyms.get(name, name): value for name, value in sizes.items()}
+    model = TASKS[task if has_head else "base"].from_config(
+        AutoConfig({"model_type": family, **entries})
     )
+    model.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 
 
