@@ -12,7 +12,6 @@ import transformers  # noqa: E402
 
 from trainer.models.auto import TASKS, AutoConfig  # noqa: E402
 from trainer.models.family import find_family  # noqa: E402
-from trainer.models.lora import add_lora  # noqa: E402
 from trainer.models.lora_settings import LoRASettings  # noqa: E402
 
 THEIRS = {
@@ -79,7 +78,7 @@ def randomize(model: nn.Module) -> None:
 def test_ours_load_there_and_come_back(base: Path, task: str, targets: Any, tmp_path: Path) -> None:
     named = [] if targets == "all-linear" else targets
     ours = TASKS[task].from_pretrained(base)
-    add_lora(ours, LoRASettings(rank=4, alpha=6, targets=named), str(base))
+    ours.add_lora(LoRASettings(rank=4, alpha=6, targets=named))
     randomize(ours)
     ours.save_pretrained(tmp_path / "ours")
     wanted = ours(IDS)[0]

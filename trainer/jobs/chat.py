@@ -42,6 +42,7 @@ def _said() -> Iterator[str]:
         try:
             line = input("> " if watched else "")
         except EOFError:
+            print(end="\n" * watched)
             return
         check_utf8(line, "standard input")
         if line.strip() == EXIT:

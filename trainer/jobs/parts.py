@@ -12,7 +12,6 @@ from trainer.data.rows import Splits
 from trainer.errors import InputError
 from trainer.models.adapter_files import model_home, tokenizer_home
 from trainer.models.auto import TASKS, AutoConfig
-from trainer.models.lora import add_lora
 from trainer.optim import freeze
 from trainer.recipe import Head, Recipe
 from trainer.run import ModelSettings, Run
@@ -73,7 +72,7 @@ def _adapt(model: Any, settings: ModelSettings) -> None:
             found = "random weights" if settings.from_scratch else "adapters already"
             accepted = "accepted: model.lora.rank=null, or a model that was trained whole"
             raise InputError(f"model.lora: the model has {found}; {accepted}")
-        add_lora(model, lora, _path(settings), settings.revision)
+        model.add_lora(lora, _path(settings), settings.revision)
     elif lora.merge:
         if model.lora is None:
             raise InputError("model.lora.merge: the model has no adapters; give model.lora.rank")

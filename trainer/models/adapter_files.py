@@ -13,7 +13,14 @@ from trainer.checkpoint import files
 from trainer.errors import InputError, nearest
 from trainer.models import keys
 from trainer.models.loading import finite
-from trainer.models.lora import MATRICES, LoRALayer, adapted_layers, attach
+from trainer.models.lora import (
+    MATRICES,
+    LoRALayer,
+    adapted_layers,
+    attach,
+    fresh_parameters,
+    train_whole,
+)
 from trainer.models.saving import config_entries
 from trainer.models.weight_files import WeightFiles
 
@@ -75,8 +82,8 @@ class SavedAdapter:
         with AdapterWeights(self.folder) as found:
             return {name for name in _short_names(found, prefix) if not _is_matrix(name)}
 
-    def load_into(self, model: "PretrainedModel", skipped: str = "-") -> None:
-        """Adapt a base as the folder says, without the parameters that start with `skipped`.
+    def load_into(self, model: "PretrainedModel", without_head: bool) -> None:
+        """Adapt a base as the folder says; what neither has, and is random, is trained as well.
 
         Raises InputError where the base is another one.
         """
@@ -103,9 +110,10 @@ class SavedAdapter:
             dropout=self.dropout,
             base=self.base,
             revision=self.revision,
-            whole={name for name in whole if not name.startswith(skipped)},
+            whole={n for n in whole if not (without_head and n.startswith(keys.HEAD))},
         )
         overwrite_adapter(model, self.folder)
+        train_whole(model, fresh_parameters(model))
 
 
 def read_adapter(folder: Path) -> SavedAdapter | None:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,23 +37,18 @@ class Adapter:
     revision: str | None
     base_digest: str
     """Of some numbers of each adapted weight, in bf16, so that the type they are in says nothing"""
-    whole: tuple[str, ...]
+    whole: tuple[str, ...] = ()
     """Parameters that are trained and saved beside the adapters: heads, and what was fresh."""
     merge: bool = False
     """Whether the model that a run ships is a whole one."""
 
 
 def add_lora(
-    model: "PretrainedModel", settings: LoRASettings, base: str = "", revision: str | None = None
+    model: "PretrainedModel", settings: LoRASettings, base: str, revision: str | None
 ) -> None:
-    """Freeze a model's weights and put adapters beside them, which change nothing yet.
-
-    The head of a task, and what started with random weights, is trained as it is; the output
-    weights of a language model are not. `base` is the path that others find the model by. The
-    adapters are drawn from torch's global generator. Raises InputError for a target that is no
-    linear layer of the body.
-    """
-    assert settings.rank is not None
+    """What `PretrainedModel.add_lora` promises; what is drawn comes of torch's generator."""
+    if settings.rank is None:
+        raise InputError("model.lora.rank: found null; accepted: 1 or more")
     if model.lora is not None:
         raise InputError("model.lora: the model has adapters; accepted: one that has none")
     alpha = 2 * settings.rank if settings.alpha is None else settings.alpha
@@ -65,7 +60,7 @@ def add_lora(
         dropout=settings.dropout,
         base=base,
         revision=revision,
-        whole=_trained_whole(model),
+        whole=_head(model) | fresh_parameters(model),
         merge=settings.merge,
     )
 
@@ -89,15 +84,24 @@ def attach(
         digest.update(_sample(layer.weight))  # type: ignore[arg-type]
         _adapt(layer, rank, scaling, dropout)
     number_sites(model)
-    kept = tuple(name for name, _ in model.named_parameters() if name in whole)
-    hexadecimal = digest.hexdigest()
-    model.lora = Adapter(rank, scaling, dropout, base, revision, hexadecimal, kept, merge)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.endswith(MATRICES) or name in kept)
+        parameter.requires_grad_(name.endswith(MATRICES))
+    model.lora = Adapter(rank, scaling, dropout, base, revision, digest.hexdigest(), merge=merge)
+    train_whole(model, whole)
     if dropout:
         model.body.register_forward_pre_hook(_keys_of_sequences)
         for layer in model.body.layers:
             layer.register_forward_pre_hook(_keys_of_tokens)
+
+
+def train_whole(model: "PretrainedModel", names: Collection[str]) -> None:
+    """Train and save these parameters too, as they are, beside the adapters."""
+    assert model.lora is not None
+    both = {*names, *model.lora.whole}
+    kept = tuple(name for name, _ in model.named_parameters() if name in both)
+    model.lora = replace(model.lora, whole=kept)
+    for name in kept:
+        model.get_parameter(name).requires_grad_(True)
 
 
 def merge_lora(model: "PretrainedModel") -> None:
@@ -165,7 +169,7 @@ KINDS: Mapping[type[nn.Module], type[LoRALayer]] = {
     nn.Linear: LoRALinear,
     Projection: LoRAProjection,
 }
-PLAIN = {adapted: plain for plain, adapted in KINDS.items()}
+PLAIN: Mapping[type[nn.Module], Any] = {adapted: plain for plain, adapted in KINDS.items()}
 
 
 def _adapt(layer: Any, rank: int, scaling: float, dropout: float) -> None:
@@ -204,13 +208,17 @@ def _chosen(model: "PretrainedModel", targets: Sequence[str]) -> list[str]:
     return sorted(chosen)
 
 
-def _trained_whole(model: "PretrainedModel") -> set[str]:
-    generates = model.task in ("causal_lm", "masked_lm")
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if (name.startswith(keys.HEAD) and not generates) or name.rpartition(".")[0] in model.fresh
-    }
+def fresh_parameters(model: "PretrainedModel") -> set[str]:
+    """What started with random weights."""
+    names = (name for name, _ in model.named_parameters())
+    return {name for name in names if name.rpartition(".")[0] in model.fresh}
+
+
+def _head(model: "PretrainedModel") -> set[str]:
+    """The head's parameters, unless it writes tokens."""
+    writes = model.task in ("causal_lm", "masked_lm")
+    names = (name for name, _ in model.named_parameters())
+    return set() if writes else {name for name in names if name.startswith(keys.HEAD)}
 
 
 def _sample(weight: Tensor) -> bytes:

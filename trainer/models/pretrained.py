@@ -16,7 +16,8 @@ from trainer.models.config import ModelConfig, read_config
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
-from trainer.models.lora import Adapter, merge_lora
+from trainer.models.lora import Adapter, add_lora, merge_lora
+from trainer.models.lora_settings import LoRASettings
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
 from trainer.models.rope import read_rope
@@ -39,6 +40,8 @@ class PretrainedModel(nn.Module):
         super().__init__()
         self.fresh: list[str] = []
         """The modules whose weights were not in the files, and so are random."""
+        self.source: tuple[str, str | None] = ("", None)
+        """The path and revision that the weights were loaded from."""
         self.lora: Adapter | None = None
         """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
         self.config = config
@@ -64,12 +67,11 @@ class PretrainedModel(nn.Module):
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
 
-        The folder of an adapter (PEFT's LoRA) gives its base, with the adapters, which alone are
-        then trained.
         `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises
-        InputError, one line, for anything wrong in the files or the overrides.
+        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. An adapter's
+        folder (LoRA, as PEFT saves it) gives its base with the adapters, which alone are trained.
+        Raises InputError, one line, for anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             raise InputError(
@@ -102,7 +104,8 @@ class PretrainedModel(nn.Module):
             elsewhere=whole,
         )
         if adapter is not None:
-            adapter.load_into(model, skipped=keys.HEAD if new_head else "-")
+            adapter.load_into(model, without_head=new_head)
+        model.source = (str(path), revision)
         return model.eval()
 
     @classmethod
@@ -136,6 +139,19 @@ class PretrainedModel(nn.Module):
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model
         save_model(self, Path(directory), max_shard_size)
+
+    def add_lora(
+        self, settings: LoRASettings, base: str | None = None, revision: str | None = None
+    ) -> None:
+        """Freezes the weights and puts adapters beside them, which change nothing yet.
+
+        The head of a task, and what started with random weights, is trained as it is; the output
+        weights of a language model are not. `base` is the path that an adapter's folder names its
+        base by: where the weights were loaded from, unless given. Raises InputError for a target
+        that is no linear layer of the body.
+        """
+        path, revision = self.source if base is None else (base, revision)
+        add_lora(self, settings, path, revision)
 
     def merge_lora(self) -> None:
         """Adds the adapters to the weights: a plain model with the same outputs."""

@@ -16,7 +16,7 @@ from tests.unit.test_trainer import KillAt, Killed
 from trainer.errors import InputError
 from trainer.models.auto import TASKS, AutoModelForCausalLM
 from trainer.models.gpt2 import Projection
-from trainer.models.lora import adapted_layers, add_lora
+from trainer.models.lora import adapted_layers
 from trainer.models.lora_settings import LoRASettings
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
@@ -32,7 +32,7 @@ def randomize(model: nn.Module) -> None:
 
 
 def adapted(model: Any, **settings: Any) -> Any:
-    add_lora(model, LoRASettings(**{"rank": 3, **settings}))
+    model.add_lora(LoRASettings(**{"rank": 3, **settings}))
     return model
 
 
@@ -179,7 +179,7 @@ def saved(tmp_path: Path) -> Path:
     """The folder of an adapter, beside that of its base."""
     model = small("llama", "causal_lm")
     model.save_pretrained(tmp_path / "base")
-    add_lora(model, LoRASettings(rank=2), str(tmp_path / "base"))
+    model.add_lora(LoRASettings(rank=2), str(tmp_path / "base"))
     randomize(model)
     model.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
@@ -197,6 +197,23 @@ def test_an_adapters_folder_gives_the_adapted_model(saved: Path, tmp_path: Path)
     assert not (tmp_path / "base" / "model.safetensors").exists()
     with pytest.raises(InputError, match="tf_model.h5 has no adapters"):
         model.save_pretrained(tmp_path / "tf", format="tf")
+
+
+def test_a_new_head_over_an_adapter_is_trained_and_saved(tmp_path: Path) -> None:
+    small("bert", "base").save_pretrained(tmp_path / "base")
+    kind = TASKS["sequence_classification"]
+    model = kind.from_pretrained(tmp_path / "base", num_labels=3)
+    model.add_lora(LoRASettings(rank=2))
+    model.save_pretrained(tmp_path / "adapter")
+    assert kind.from_pretrained(tmp_path / "adapter").config.num_labels == 3
+    other = kind.from_pretrained(tmp_path / "adapter", num_labels=5, new_head=True)
+    assert [n for n in other.lora.whole if n.startswith("head.")] and other.fresh
+    assert all(other.get_parameter(name).requires_grad for name in other.lora.whole)
+    other.save_pretrained(tmp_path / "other")
+    again = kind.from_pretrained(tmp_path / "other")
+    inputs = {"input_ids": torch.arange(4, 12).view(2, 4)}
+    assert torch.equal(again(**inputs).logits, other(**inputs).logits)
+    assert again.config.num_labels == 5 and not again.fresh
 
 
 def test_the_type_of_a_base_does_not_make_it_another(saved: Path) -> None:
