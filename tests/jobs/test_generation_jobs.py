@@ -176,6 +176,7 @@ def test_generation_stops_where_the_folder_says(
         (("job=generate", "input.prompt=a", "input.chat=maybe"), "input.chat: found 'maybe'"),
         (("job=generate", "input.file=none.jsonl"), "input.file: "),
         (("job=chat", "input.prompt=a"), "input.prompt: job=chat has no input"),
+        (("job=chat", "launch.num_processes=2"), "launch.num_processes: found 2 for job=chat"),
         (("generation.seed=1",), "generation.seed: job=train has no generation"),
         (("job=predict", "input.prompt=a", "recipe=causal_lm"), "recipe: CausalLM has no answers"),
     ],

@@ -11,6 +11,11 @@ from trainer.run import Run
 EXIT = "/exit"
 
 
+def prepare(run: Run) -> bool:
+    """Nothing: one process talks."""
+    return True
+
+
 def run(run: Run) -> int:
     """Answer message after message, each in view of all before it; /exit or Ctrl-D ends it."""
     from trainer.generation.text import stream

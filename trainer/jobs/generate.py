@@ -18,6 +18,11 @@ COLUMNS = ("prompt", "text")
 """Where a file's prompts are: the first of these that it has."""
 
 
+def prepare(run: Run) -> bool:
+    """Nothing: one process generates."""
+    return True
+
+
 def run(run: Run) -> int:
     """Write what follows each prompt: a single one's as it comes, of several one JSON line each."""
     if int(os.environ.get("RANK", "0")) > 0:

@@ -143,9 +143,9 @@ def _scratch_config(
 
 
 def fetch_model(run: Run) -> None:
-    """Have the model's folder, if there is one, on this machine."""
+    """Have the model's folder, if there is one, on this machine, and of an adapter its base's."""
     if run.model.path is not None:
-        hub.find(run.model.path, revision=run.model.revision, what="model.path")
+        model_home(hub.find(run.model.path, revision=run.model.revision, what="model.path"))
 
 
 def fill_cache(recipe: Recipe, tokenizer: Tokenizer, tables: Mapping[str, Any]) -> None:
