@@ -51,8 +51,13 @@ from trainer.run import Run
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
-FROM_THE_USER_ALONE = {job: ("model", "recipe", "dataset") for job in ("evaluate", "predict")}
-"""Job -> sections whose defaults are not taken: the model's own folder knows its recipe."""
+WITH_SAVED_RECIPE = ("evaluate", "predict")
+"""Jobs whose recipe the model's own folder knows."""
+
+FROM_THE_USER_ALONE = {
+    job: ("model", "recipe", "dataset") for job in (*WITH_SAVED_RECIPE, "generate", "chat")
+}
+"""Job -> sections whose defaults are not taken."""
 
 OWN_MEASURES = ("causal_lm", "instruction")
 """Recipes that measure themselves: chosen without metrics, they take metrics=none."""
@@ -122,7 +127,7 @@ def start(run: Run) -> int:
 
 
 def _run(run: Run) -> int:
-    if run.job in FROM_THE_USER_ALONE:
+    if run.job in WITH_SAVED_RECIPE:
         run = with_saved_recipe(run)
     job = importlib.import_module(f"trainer.jobs.{run.job}")
     check_accelerate_config(run)
@@ -172,7 +177,7 @@ def compose_run(command: Command) -> Run:
 
 
 def _assembled(tree: dict[str, Any], choices: Choices) -> Run:
-    saved = tree["job"] in FROM_THE_USER_ALONE  # then the model's folder completes the recipe
+    saved = tree["job"] in WITH_SAVED_RECIPE  # then the model's folder completes the recipe
     run = assemble({**tree, "recipe": {}} if saved else tree, choices)
     return replace(run, recipe_fields=tree.get("recipe") or {})
 
@@ -433,8 +438,8 @@ def _apply_one(config: Any, setting: Setting, base: DictConfig) -> None:
 def _require_section(key: str, base: DictConfig) -> None:
     section = key.split(".")[0]
     if section in OF_JOBS and section not in base:
-        job, other = base.get("job", "train"), "inspect" if section == "inspect" else "predict"
-        raise InputError(f"{key}: job={job} has no {section}; accepted: job={other}, for one")
+        found = f"job={base.get('job', 'train')} has no {section}"
+        raise InputError(f"{key}: {found}; accepted: job={OF_JOBS[section]}, for one")
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.models.auto import (
         AutoModelForTokenClassification as AutoModelForTokenClassification,
     )
+    from trainer.models.lora_settings import LoRASettings as LoRASettings
     from trainer.pipelines import pipeline as pipeline
     from trainer.settings import TrainSettings as TrainSettings
     from trainer.tokenizer import Tokenizer as Tokenizer
@@ -50,6 +51,7 @@ _HOMES = {
     "AutoModelForTokenClassification": "trainer.models.auto",
     "AutoTokenizer": "trainer.tokenizer:Tokenizer",
     "GenerationSettings": "trainer.generation.settings",
+    "LoRASettings": "trainer.models.lora_settings",
     "TFAutoModel": "trainer.interop.tensorflow",
     "TFAutoModelForMaskedLM": "trainer.interop.tensorflow",
     "TFAutoModelForMultipleChoice": "trainer.interop.tensorflow",

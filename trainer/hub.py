@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.errors import InputError, nearest
 
 PACKAGE = "pkg://"
-WANTED = ("*.json", "*.txt", "*.model", "*.jinja")
+WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "adapter_model*.safetensors")
 """Files of a hub repository that a model or a tokenizer is read from, beside the weights."""
 UNWANTED = ("*/*",)
 """Other frameworks' copies and exports in sub-folders."""

@@ -8,6 +8,8 @@ from torch import nn
 
 from trainer.errors import InputError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """fp32, bf16 or fp16 for `wanted`, which may be auto: bf16 where the device is fast at it.
@@ -25,8 +27,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     """The context of a forward pass: matrix products in bf16 or fp16, or nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, DTYPES[precision])
 
 
 def in_fp32(outputs: Any) -> Any:

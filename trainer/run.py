@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from trainer.callbacks.callback import Callback
 from trainer.errors import InputError
+from trainer.generation.settings import GenerationSettings
+from trainer.models.lora_settings import LoRASettings
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -30,6 +32,8 @@ class ModelSettings:
     """Replace a head that was trained for other labels."""
     freeze: list[str] = field(default_factory=list)
     """Patterns (* and ?) of parameter names that are not trained."""
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    """Adapters that are trained in the weights' place: rank, alpha, dropout, targets, merge."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +98,23 @@ class LaunchSettings:
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What evaluate and predict read besides a data set."""
+    """What predict and generate read besides a data set."""
 
     text: str | None = None
     """One text, taken as the shell passed it; a JSON list is several; - is standard input."""
     text_pair: str | None = None
     """The second text of a pair, in the same forms."""
+    prompt: str | None = None
+    """What generate goes on with, in the same forms."""
     file: str | None = None
     """A file of rows (jsonl, json, csv, tsv, parquet, txt: one text a line)."""
+    chat: bool | Literal["auto"] = "auto"
+    """Whether a prompt is a user's message; auto: where the tokenizer has a chat template."""
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Where predict writes."""
+    """Where predict and generate write."""
 
     file: str | None = None
     """A .jsonl file; null: standard output."""
@@ -143,6 +151,7 @@ class Run:
     input: InputSettings
     output: OutputSettings
     inspect: InspectSettings
+    generation: GenerationSettings
     config: Mapping[str, Any]
     """The resolved config, secrets redacted: what config.yaml holds."""
     recipe_fields: Mapping[str, Any] = field(default_factory=dict)

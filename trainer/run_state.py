@@ -186,6 +186,10 @@ class Resumable:
         num_trained = sum(p.requires_grad for _, p in parameters)
         found = {"model.parameters": f"{len(parameters)}, {num_trained} trained ({shapes})"}
         config = self.model.config.to_dict() if isinstance(self.model, PretrainedModel) else {}
+        lora = self.model.lora if isinstance(self.model, PretrainedModel) else None
+        if lora is not None:
+            kept = {n: getattr(lora, n) for n in ("rank", "scaling", "dropout", "base_digest")}
+            found |= {f"model.lora.{name}": str(value)[:16] for name, value in kept.items()}
         entries = {name: value for name, value in config.items() if name not in SAYS_NOTHING}
         recipe = {} if isinstance(self.recipe, LossOnly) else recipe_to_json(self.recipe)
         if recipe:

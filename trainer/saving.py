@@ -18,14 +18,18 @@ RECIPE = "recipe.json"
 WEIGHTS = "model.safetensors"
 
 
-def write_model(directory: Path, model: nn.Module, tokenizer: Any, recipe: Recipe) -> None:
+def write_model(
+    directory: Path, model: nn.Module, tokenizer: Any, recipe: Recipe, shipped: bool = False
+) -> None:
     """Write what `from_pretrained` reads, in this package and elsewhere, and the recipe's name.
 
-    A plain module has no config: its folder holds model.safetensors alone.
+    A plain module has no config: its folder holds model.safetensors alone. A model with adapters
+    writes those, unless it is `shipped` and they are to be merged.
     """
     files.make_folder(directory)
     if isinstance(model, PretrainedModel):
-        model.save_pretrained(directory)
+        merge = shipped and model.lora is not None and model.lora.merge
+        model.save_pretrained(directory, merge=merge)
     else:
         files.write_tensors(directory / WEIGHTS, model.state_dict())
     if tokenizer is not None:

@@ -175,7 +175,7 @@ class Trainer:
         """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
         with self.ranks.main_first(), self._shipped_weights():
             if self.ranks.is_main:
-                write_model(Path(directory), self.model, self.tokenizer, self.recipe)
+                write_model(Path(directory), self.model, self.tokenizer, self.recipe, shipped=True)
 
     # --- a step's parts ---
 
@@ -460,7 +460,7 @@ class Trainer:
     def _fill_model(self, directory: Path) -> None:
         with self._shipped_weights():
             if self.ranks.is_main:
-                write_model(directory, self.model, self.tokenizer, self.recipe)
+                write_model(directory, self.model, self.tokenizer, self.recipe, shipped=True)
 
     def _write_predictions(self, folder: RunFolder) -> None:
         for name, evaluation in self.evaluations.items():

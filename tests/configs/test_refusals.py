@@ -85,7 +85,7 @@ FAULTS = [
     ("model=bert-base-cased", "model", "or model.path=bert-base-cased"),
     ("dataset=sst", "dataset", "no option 'sst'; did you mean 'sst2'?"),
     ("experiment=none", "experiment", "no option 'none'"),
-    ("job=serve", "job", "no option 'serve'; accepted: evaluate, inspect, predict, train"),
+    ("job=serve", "job", "accepted: chat, evaluate, generate, inspect, predict, train"),
     ("trainer=3", "trainer", "no option '3'; accepted: default"),
     ("dataset=[sst2,mrpc]", "dataset", "no option '[sst2,mrpc]'"),
     # targets

@@ -1,9 +1,10 @@
 """Texts generated from prompts, whole or piece by piece while they come."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from trainer.generation.decoding import Decoding, model_end_ids
+from trainer.generation.decoding import Decoding
+from trainer.generation.ends import end_ids as known_end_ids
 from trainer.generation.settings import GenerationSettings
 from trainer.tokenizer import Tokenizer
 
@@ -16,14 +17,17 @@ def generate(
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     settings: GenerationSettings | None = None,
+    end_ids: Collection[int] | None = None,
+    first: int = 0,
 ) -> list[str]:
     """What follows each prompt (text, or ids), without special tokens and without a stop text.
 
-    `model` is a causal language model. The end tokens are the model's and the tokenizer's.
+    `model` is a causal language model. The end tokens are the model's and the tokenizer's, unless
+    `end_ids` are given. `first` is the first prompt's number, for what is drawn.
     """
     texts = [""] * len(prompts)
-    for row, piece in stream(model, tokenizer, prompts, settings):
-        texts[row] += piece
+    for row, piece in stream(model, tokenizer, prompts, settings, end_ids, first):
+        texts[row - first] += piece
     return texts
 
 
@@ -32,19 +36,20 @@ def stream(
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     settings: GenerationSettings | None = None,
+    end_ids: Collection[int] | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[int, str]]:
     """(number of the prompt, next piece of its text) as they come, piece by piece.
 
     A piece is held back while it may be the start of a stop text or half a character.
     """
     settings = settings or GenerationSettings()
-    own = tokenizer.eos_token_id
-    end_ids = [*model_end_ids(model.config), *([] if own is None else [own])]
+    end_ids = known_end_ids(model, tokenizer) if end_ids is None else end_ids
     for start in range(0, len(prompts), settings.batch_size):
         rows = range(start, min(start + settings.batch_size, len(prompts)))
-        ids = {row: _ids(tokenizer, prompts[row]) for row in rows}
+        ids = {first + row: _ids(tokenizer, prompts[row]) for row in rows}
         decoding = Decoding(model, ids, settings, end_ids)
-        texts = {row: GrowingText(tokenizer, settings.stop) for row in rows}
+        texts = {row: GrowingText(tokenizer, settings.stop) for row in ids}
         while decoding.rows:
             for row, token in decoding.step().items():
                 last = row not in decoding.rows

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from trainer import hub
 from trainer.agreement import learn
 from trainer.data.rows import Splits
 from trainer.errors import InputError
+from trainer.models.adapter_files import model_home, tokenizer_home
 from trainer.models.auto import TASKS, AutoConfig
 from trainer.optim import freeze
 from trainer.recipe import Head, Recipe
@@ -56,9 +58,47 @@ def load_model(
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
             model = kind.from_pretrained(folder, new_head=settings.new_head, **overrides)
+    _adapt(model, settings)
     if settings.freeze:
         freeze(model, settings.freeze)
     return model
+
+
+def _adapt(model: Any, settings: ModelSettings) -> None:
+    """Give a model the adapters that the settings ask for."""
+    lora = settings.lora
+    if lora.rank is not None:
+        if settings.from_scratch or model.lora is not None:
+            found = "random weights" if settings.from_scratch else "adapters already"
+            accepted = "accepted: model.lora.rank=null, or a model that was trained whole"
+            raise InputError(f"model.lora: the model has {found}; {accepted}")
+        model.add_lora(lora, _path(settings), settings.revision)
+    elif lora.merge:
+        if model.lora is None:
+            raise InputError("model.lora.merge: the model has no adapters; give model.lora.rank")
+        model.lora = replace(model.lora, merge=True)
+
+
+def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
+    """The language model on its device, its tokenizer, and its end tokens.
+
+    It is in `trainer.precision`; auto is fp32 on a CPU, since the logits of bf16 have ties.
+    """
+    import torch
+
+    from trainer.generation.ends import end_ids
+    from trainer.precision import DTYPES, resolve_precision
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    wanted = run.trainer.precision
+    wanted = "fp32" if wanted == "auto" and device.type == "cpu" else wanted
+    precision = resolve_precision(wanted, device)
+    tokenizer = load_tokenizer(run)
+    model = load_model(run.model, Head("causal_lm"), run.seed)
+    folder = hub.find(_path(run.model), revision=run.model.revision, what="model.path")
+    home = model_home(folder)  # of an adapter, the base's
+    ends = end_ids(model, tokenizer, home if home.is_dir() else None)
+    return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
 
 
 def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
@@ -73,7 +113,7 @@ def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -
             return like.train_new_from_iterator(texts(), settings.vocab_size)
         return Tokenizer.train(texts(), vocab_size=settings.vocab_size, kind=settings.kind)
     if path is None:
-        path, revision = _path(run.model), run.model.revision
+        path, revision = tokenizer_home(_path(run.model), run.model.revision)
     return Tokenizer.from_pretrained(path, revision=revision)
 
 
@@ -103,9 +143,9 @@ def _scratch_config(
 
 
 def fetch_model(run: Run) -> None:
-    """Have the model's folder, if there is one, on this machine."""
+    """Have the model's folder, if there is one, on this machine, and of an adapter its base's."""
     if run.model.path is not None:
-        hub.find(run.model.path, revision=run.model.revision, what="model.path")
+        model_home(hub.find(run.model.path, revision=run.model.revision, what="model.path"))
 
 
 def fill_cache(recipe: Recipe, tokenizer: Tokenizer, tables: Mapping[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import files
+from trainer.checkpoint.lines import write_lines
+from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError, RowError
 from trainer.recipe import Recipe
 from trainer.run import Run
@@ -42,13 +41,15 @@ def run(run: Run) -> int:
         for line in lines:
             print(line, flush=True)
     else:
-        _write(Path(run.output.file), lines)
+        write_lines(Path(run.output.file), lines)
     return 0
 
 
 def _rows(run: Run, recipe: Recipe) -> Any:
     """The rows to answer: a table, or a list of dicts with the recipe's text columns."""
     given = run.input
+    if given.prompt is not None:
+        raise InputError("input.prompt: job=predict takes input.text; accepted: job=generate")
     if given.file is not None and given.text is not None:
         raise InputError("input: found both input.text and input.file; accepted: one of them")
     if given.file is not None:
@@ -78,43 +79,17 @@ def _check_rows(rows: Any, recipe: Recipe) -> None:
 def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, str]]:
     """Rows from the command line: a text, a JSON list of texts, or - for standard input's lines."""
     names = recipe.text_columns
-    texts = _texts(text, "input.text")
+    texts = typed_texts(text, "input.text")
     if len(names) == 1:
         if pair is not None:
             raise InputError("input.text_pair: the model reads one text, not a pair")
         return [{names[0]: one} for one in texts]
     if pair is None:
         raise InputError("input.text_pair: the model reads pairs; give the second text")
-    pairs = _texts(pair, "input.text_pair")
+    pairs = typed_texts(pair, "input.text_pair")
     if len(pairs) != len(texts):
         raise InputError(f"input.text_pair: found {len(pairs)} for {len(texts)} texts")
     return [dict(zip(names, both, strict=True)) for both in zip(texts, pairs, strict=True)]
-
-
-def _texts(given: str, where: str) -> list[str]:
-    if given == "-":
-        lines = [line.rstrip("\n") for line in sys.stdin]
-        if not lines:
-            raise InputError(f"{where}: standard input is empty")
-        for number, line in enumerate(lines, 1):
-            _check_utf8(line, f"{where} line {number}")
-        return lines
-    _check_utf8(given, where)
-    if given.startswith("["):
-        try:
-            texts = json.loads(given)
-        except ValueError:
-            return [given]  # a text that begins with a bracket
-        if texts and all(isinstance(text, str) for text in texts):
-            return texts
-    return [given]
-
-
-def _check_utf8(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: found bytes that are not UTF-8") from None
 
 
 def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
@@ -138,20 +113,3 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
     stop = min(start + ROWS_AT_A_TIME, len(rows))
     return rows[start:stop] if isinstance(rows, list) else list(rows.select(range(start, stop)))
-
-
-def _write(path: Path, lines: Iterator[str]) -> None:
-    """Write the answers beside the target, then give them its name: it is whole or not there."""
-    first = next(lines)  # what is wrong with the input is found before anything is written
-    staged = path.with_name(f".tmp-{path.name}")
-    files.make_folder(path.parent)
-    try:
-        files.truncate(staged, 0)
-        for line in chain([first], lines):
-            files.append_line(staged, line)
-        files.fsync_file(staged)
-        files.replace(staged, path)
-    except BaseException:
-        if staged.exists():
-            files.remove_file(staged)
-        raise

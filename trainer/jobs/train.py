@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
@@ -75,7 +76,7 @@ def build_trainer(run: Run) -> "Trainer":
         cache_dir=default_cache_dir(),
         model_path=run.model.path or "",
         config_digest=config_digest(run.config),
-        commands=next_commands(run, recipe.text_columns),
+        commands=next_commands(run, recipe),
     )
 
 
@@ -91,13 +92,15 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def next_commands(run: Run, text_columns: tuple[str, ...]) -> dict[str, str]:
+def next_commands(run: Run, recipe: Recipe) -> dict[str, str]:
     """What one types next, ready to be copied."""
     program = "python launch.py"
     model = shlex.quote(f"model.path={run.output_dir / 'model'}")
-    texts = ["input.text='...'", "input.text_pair='...'"][: len(text_columns)]
+    texts = ["input.text='...'", "input.text_pair='...'"][: len(recipe.text_columns)]
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
     predict = {"predict": " ".join([program, "job=predict", model, *texts])} if texts else {}
+    if recipe.head.task == "causal_lm":
+        predict = {"generate": f"{program} job=generate {model} input.prompt='...'"}
     return {
         "evaluate": f"{program} {folder} job=evaluate",
         **predict,

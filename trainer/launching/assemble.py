@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.generation.settings import GenerationSettings
 from trainer.launching.peer_names import unknown_key
 from trainer.launching.secret_values import REDACTED, redacted
 from trainer.launching.target import CALLBACK, DATA_SOURCE, METRIC, RECIPE, Kind, build
@@ -32,11 +33,17 @@ CLOSED: dict[str, type[Any]] = {
     "input": InputSettings,
     "output": OutputSettings,
     "inspect": InspectSettings,
+    "generation": GenerationSettings,
 }
 """Sections of a fixed shape, with it."""
 
-OF_JOBS = ("input", "output", "inspect")
-"""Sections that a job brings."""
+OF_JOBS = {
+    "input": "predict",
+    "output": "predict",
+    "inspect": "inspect",
+    "generation": "generate",
+}
+"""Sections that a job brings, and one that does."""
 
 OPEN = ("dataset", "recipe", "metrics", "callbacks")
 """Sections whose `_target_` says their shape."""

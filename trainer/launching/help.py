@@ -18,6 +18,7 @@ default.
   python launch.py -m trainer.learning_rate=1e-5,3e-5      a sweep
   python launch.py job=evaluate model.path=runs/a/model dataset=sst2
   python launch.py job=predict model.path=runs/a/model input.text="We hope you don't hate it."
+  python launch.py job=generate model=smollm2 input.prompt="What is the capital of France?"
 
 Flags:
   -h, --help               this text

@@ -56,6 +56,10 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 
 def _of_architecture(folder: Path) -> dict[str, Any]:
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        from trainer.models.adapter_files import model_home
+
+        folder = model_home(folder)
     file = folder / "config.json"
     config = _read_gguf(folder) if folder.is_file() else _read(file)
     names = config.get("architectures")

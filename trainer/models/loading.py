@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,15 @@ def load_weights(
     labels_in_file: dict[int, str] | None,
     architectures: Any = None,
     source: type[WeightFiles] = WeightFiles,
+    elsewhere: Collection[str] = (),
 ) -> None:
     """Gives a model on the meta device its weights from a folder's files, safetensors by default.
 
     A head or pooler that the folder does not have, and any head with `new_head`, is fresh; so is
     one whose names hold another task's head, as the folder's `architectures` tell. `labels_in_file`
-    are the folder's label names where the user asks for others. Raises InputError for a missing,
-    mis-shaped or non-finite tensor, and for a head of other labels.
+    are the folder's label names where the user asks for others. `elsewhere` are the hub's short
+    names of what another folder gives after this: it starts fresh, and is not told of. Raises
+    InputError for a missing, mis-shaped or non-finite tensor, and for a head of other labels.
     """
     with source(folder) as files:
         found = keys.short_names(files.names, model.config.family)
@@ -51,7 +54,9 @@ def load_weights(
         if not new_head:
             _check_ties(model, files, found)
         _drop_other_head(model, wanted, found, architectures)
-        fresh = _fresh_names(model, wanted, found, new_head)
+        given = {name for name, short in wanted.items() if short in elsewhere}
+        asked = {name: short for name, short in wanted.items() if name not in given}
+        fresh = _fresh_names(model, asked, found, new_head) | given
         if labels_in_file is not None and not _own_part(model, wanted) <= fresh:
             _check_labels(model, labels_in_file, folder)
         for name, parameter in model.named_parameters():
@@ -61,15 +66,23 @@ def load_weights(
         tensors = {
             name: _fresh(model, name).to(kind)
             if name in fresh
-            else _finite(files, found[wanted[name]], folder).to(kind, copy=True)
+            else finite(files, found[wanted[name]], folder).to(kind, copy=True)
             for name, _ in model.named_parameters()
         }
     materialize(model, tensors)
-    _report(model, fresh, set(found) - set(wanted.values()), folder)
+    _report(model, fresh - given, set(found) - set(wanted.values()), folder)
 
 
 def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
-    """Copies a folder's weights into a model of the same shape; nothing may be missing."""
+    """Copies a folder's weights into a model of the same shape; nothing may be missing.
+
+    A model with adapters takes adapters.
+    """
+    if model.lora is not None:
+        from trainer.models.adapter_files import overwrite_adapter
+
+        overwrite_adapter(model, folder)
+        return
     with WeightFiles(folder) as files, torch.no_grad():
         found = keys.short_names(files.names, model.config.family)
         _check_ties(model, files, found)
@@ -196,7 +209,8 @@ def _check_shape(name: str, parameter: nn.Parameter, found: tuple[int, ...], fol
     raise InputError(text)
 
 
-def _finite(files: WeightFiles, name: str, folder: Path) -> Tensor:
+def finite(files: WeightFiles, name: str, folder: Path) -> Tensor:
+    """A tensor of a folder's files. Raises InputError for one that is no floats, or not finite."""
     tensor = files.read(name)
     if not tensor.is_floating_point():
         raise InputError(f"{folder}: tensor {name}: found {tensor.dtype}; accepted: floats")

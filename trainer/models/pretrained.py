@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from trainer import hub
 from trainer.errors import InputError
-from trainer.models import keys, loading, saving
+from trainer.models import adapter_files, keys, loading, saving
 from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig, read_config
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
+from trainer.models.lora import Adapter, add_lora, merge_lora
+from trainer.models.lora_settings import LoRASettings
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
 from trainer.models.rope import read_rope
@@ -38,6 +40,10 @@ class PretrainedModel(nn.Module):
         super().__init__()
         self.fresh: list[str] = []
         """The modules whose weights were not in the files, and so are random."""
+        self.source: tuple[str, str | None] = ("", None)
+        """The path and revision that the weights were loaded from."""
+        self.lora: Adapter | None = None
+        """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -63,8 +69,9 @@ class PretrainedModel(nn.Module):
 
         `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises
-        InputError, one line, for anything wrong in the files or the overrides.
+        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. An adapter's
+        folder (LoRA, as PEFT saves it) gives its base with the adapters, which alone are trained.
+        Raises InputError, one line, for anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             raise InputError(
@@ -75,21 +82,30 @@ class PretrainedModel(nn.Module):
         source = _weight_files(from_tf)
         options |= {"revision": revision, "weights": source.pattern}
         folder = hub.find(str(path), **options)  # type: ignore[arg-type]
-        if folder.is_file():
+        adapter = adapter_files.read_adapter(folder)
+        home = folder if adapter is None else adapter.base_folder(**options)
+        if home.is_file():
             from trainer.interop.gguf import GGUFWeights as source
-        entries = read_config(folder)
-        config = ModelConfig(entries, config_overrides, where=str(folder / "config.json"))
+        own = adapter is not None and (folder / "config.json").is_file()
+        described = folder if own else home
+        entries = read_config(described)
+        config = ModelConfig(entries, config_overrides, where=str(described / "config.json"))
         model = cls._on_meta(config)
+        whole = set() if adapter is None or new_head else adapter.whole(config.family.prefix)
         named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
         loading.load_weights(
             model,
-            folder,
+            home,
             dtype=dtype,
             new_head=new_head,
             labels_in_file=named,
             architectures=entries.get("architectures"),
             source=source,
+            elsewhere=whole,
         )
+        if adapter is not None:
+            adapter.load_into(model, without_head=new_head)
+        model.source = (str(path), revision)
         return model.eval()
 
     @classmethod
@@ -104,17 +120,42 @@ class PretrainedModel(nn.Module):
         directory: str | Path,
         max_shard_size: int | str = "5GB",
         format: Literal["safetensors", "tf"] = "safetensors",
+        merge: bool = False,
     ) -> None:
         """Writes config.json and model.safetensors (in shards above `max_shard_size`).
 
-        With `format="tf"` tf_model.h5, which transformers' TensorFlow classes load.
+        A model with adapters writes those alone, as PEFT does, or with `merge` its weights with
+        the adapters added to them. With `format="tf"` it is tf_model.h5, which transformers'
+        TensorFlow classes load.
         """
         if format not in ("safetensors", "tf"):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
+        if format == "tf" and self.lora is not None:
+            raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
+        if self.lora is not None and not merge:
+            adapter_files.save_adapter(self, Path(directory))
+            return
         save_model = saving.save_model
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model
         save_model(self, Path(directory), max_shard_size)
+
+    def add_lora(
+        self, settings: LoRASettings, base: str | None = None, revision: str | None = None
+    ) -> None:
+        """Freezes the weights and puts adapters beside them, which change nothing yet.
+
+        The head of a task, and what started with random weights, is trained as it is; the output
+        weights of a language model are not. `base` is the path that an adapter's folder names its
+        base by: where the weights were loaded from, unless given. Raises InputError for a target
+        that is no linear layer of the body.
+        """
+        path, revision = self.source if base is None else (base, revision)
+        add_lora(self, settings, path, revision)
+
+    def merge_lora(self) -> None:
+        """Adds the adapters to the weights: a plain model with the same outputs."""
+        merge_lora(self)
 
     @property
     def family_head(self) -> FamilyHead:

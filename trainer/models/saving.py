@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.checkpoint import files
 from trainer.errors import InputError
+from trainer.models.lora import merged_parameters
 from trainer.models.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 METADATA = {"format": "pt"}
+OLD = ("model*.safetensors", INDEX, "adapter_model.safetensors", "adapter_config.json")
+"""What an earlier save may have left."""
 
 
 def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
     """Writes config.json and the weights, then removes the weights of an earlier save.
 
-    Shared parameters are written once. Raises InputError for a size that is none.
+    Adapters are added to the weights. Shared parameters are written once. Raises InputError for a
+    size that is none.
     """
     shards = split(_tensors(model), size_in_bytes(max_shard_size))
     files.make_folder(directory)
@@ -30,7 +34,7 @@ def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | 
         written = {SINGLE}
     else:
         written = _write_shards(directory, shards)
-    for old in sorted({*directory.glob("model*.safetensors"), *directory.glob(INDEX)}):
+    for old in sorted(path for pattern in OLD for path in directory.glob(pattern)):
         if old.name not in written:
             files.remove_file(old)
 
@@ -57,8 +61,7 @@ def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:
 
 
 def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
-    parameters = model.named_parameters()
-    return {model.hub_name(name): parameter.detach() for name, parameter in parameters}
+    return {model.hub_name(name): tensor for name, tensor in merged_parameters(model)}
 
 
 def split(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:

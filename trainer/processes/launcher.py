@@ -29,13 +29,21 @@ GRACE = 5.0
 LAST_GRACE = 2
 """Seconds between SIGTERM and SIGKILL after that."""
 
+ALONE = ("chat", "generate")
+"""Jobs of one process."""
+
 
 def num_processes(run: Run) -> int:
     """How many ranks this machine gets: as many as asked for, else one for every local GPU.
 
-    Raises InputError for more than there are GPUs; on a CPU any number will do.
+    Raises InputError for more than there are GPUs; on a CPU any number will do, but for jobs ALONE.
     """
     wanted, devices = run.launch.num_processes, count_devices()
+    if run.job in ALONE:
+        if wanted not in ("auto", 1):
+            found = f"found {wanted} for job={run.job}"
+            raise InputError(f"launch.num_processes: {found}; accepted: auto, 1")
+        return 1
     typed = run.job == "predict" and run.input.text is not None  # too little to be shared out
     if wanted == "auto":
         return 1 if typed else max(1, devices)

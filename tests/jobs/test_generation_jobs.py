@@ -1,0 +1,187 @@
+"""The generate and chat jobs on a tiny decoder: prompts in every form, and conversations."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import AutoModelForCausalLM, AutoTokenizer
+from trainer.errors import InputError
+from trainer.generation.ends import end_ids
+from trainer.generation.settings import GenerationSettings
+from trainer.generation.text import generate
+from trainer.models.config import ModelConfig
+from trainer.tokenizer import Tokenizer
+
+PROMPT = "don't, f(x)=[1, 2]"
+SHORT = ("generation.max_new_tokens=9", "trainer.precision=fp32")
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 400}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama and of a tokenizer without a chat template."""
+    torch.manual_seed(1)
+    tokenizer = Tokenizer.train(
+        ["what a happy day for a function"] * 3,
+        vocab_size=300,
+        kind="gpt2",
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    entries = {"model_type": "llama", "vocab_size": len(tokenizer), "initializer_range": 0.5}
+    folder = tmp_path_factory.mktemp("decoder")
+    model = AutoModelForCausalLM.from_config(ModelConfig({**entries, **SIZES, **HEADS}))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chatty(tmp_path_factory: pytest.TempPathFactory, decoder: Path) -> Path:
+    """The same with a chat template."""
+    folder = tmp_path_factory.mktemp("chatty")
+    AutoModelForCausalLM.from_pretrained(decoder).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def expected(folder: Path, prompts: list[Any], **settings: Any) -> list[str]:
+    """What the library gives for the prompts."""
+    model, tokenizer = (
+        kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    return generate(model, tokenizer, prompts, GenerationSettings(max_new_tokens=9, **settings))
+
+
+def test_a_prompt_is_taken_as_it_is(ask: Callable[..., Any], decoder: Path) -> None:
+    answer = ask("job=generate", f"model.path={decoder}", f"input.prompt={PROMPT}", *SHORT)
+    assert answer.code == 0, answer.err
+    assert answer.out == expected(decoder, [PROMPT])[0] + "\n"
+    assert not list(Path.cwd().iterdir())
+
+
+def test_several_prompts_of_every_source(
+    ask: Callable[..., Any], decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [PROMPT, "a happy", "day for"]
+    drawn = {"temperature": 1.5, "seed": 3}
+    wanted = expected(decoder, prompts, **drawn)
+    rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, wanted, strict=True)]
+    common = ("job=generate", f"model.path={decoder}", *SHORT, "generation.batch_size=2")
+    common += ("generation.temperature=1.5", "generation.seed=3")
+    answer = ask(*common, f"input.prompt={json.dumps(prompts)}")
+    assert answer.code == 0, answer.err
+    assert [json.loads(line) for line in answer.out.splitlines()] == rows
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(prompts)))
+    assert ask(*common, "input.prompt=-").out == answer.out
+    given = "\n".join(json.dumps({"prompt": p, "completion": "was", "n": 1}) for p in prompts)
+    Path("in.jsonl").write_text(given + "\n")
+    assert ask(*common, "input.file=in.jsonl", "output.file=out/a.jsonl").code == 0
+    found = [json.loads(line) for line in Path("out/a.jsonl").read_text().splitlines()]
+    assert found == [{**row, "n": 1, "input_completion": "was"} for row in rows]
+    other = ask(*common, f"input.prompt={json.dumps(prompts)}", "generation.seed=4")
+    assert other.out != answer.out
+
+
+def test_auto_asks_as_a_user_where_there_is_a_template(
+    ask: Callable[..., Any], chatty: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    message = [{"role": "user", "content": "happy?"}]
+    asked = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+    for chat, prompt in (("auto", asked), ("true", asked), ("false", "happy?")):
+        answer = ask(
+            "job=generate",
+            f"model.path={chatty}",
+            "input.prompt=happy?",
+            f"input.chat={chat}",
+            *SHORT,
+        )
+        assert answer.out == expected(chatty, [prompt])[0] + "\n", chat
+
+
+def test_a_chat_keeps_the_conversation(
+    ask: Callable[..., Any], chatty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    messages: list[dict[str, str]] = []
+    wanted = ""
+    for said in ("happy?", "a day"):
+        messages.append({"role": "user", "content": said})
+        asked = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        (text,) = expected(chatty, [asked])
+        messages.append({"role": "assistant", "content": text})
+        wanted += text + "\n"
+    for said in ("happy?\n\na day\n/exit\nnever\n", "happy?\na day"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        answer = ask("job=chat", f"model.path={chatty}", *SHORT)
+        assert answer.code == 0, answer.err
+        assert answer.out == wanted
+
+
+def test_ends_are_those_of_model_tokenizer_folder_and_chats(chatty: Path, tmp_path: Path) -> None:
+    model, tokenizer = (
+        kind.from_pretrained(chatty) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn})
+    model.config.eos_token_id = [7, 9]
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [9, 11]}')
+    found = end_ids(model, tokenizer, tmp_path)
+    assert found == sorted({tokenizer.eos_token_id, turn, 7, 9, 11})
+    for text, said in (("[]", "not readable"), ('{"eos_token_id": "x"}', "eos_token_id: found")):
+        (tmp_path / "generation_config.json").write_text(text)
+        with pytest.raises(InputError, match=said):
+            end_ids(model, tokenizer, tmp_path)
+
+
+def test_generation_stops_where_the_folder_says(
+    ask: Callable[..., Any], decoder: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = (
+        kind.from_pretrained(decoder) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    ids = model.generate(torch.tensor([tokenizer("a happy")["input_ids"]]), max_new_tokens=9)[0]
+    new = ids[len(tokenizer("a happy")["input_ids"]) :].tolist()
+    folder = tmp_path / "ends"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": new[3]}))
+    answer = ask("job=generate", f"model.path={folder}", "input.prompt=a happy", *SHORT)
+    kept = new[: new.index(new[3]) + 1]
+    assert answer.out == tokenizer.decode(kept, skip_special_tokens=True) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("job=generate",), "input: nothing to go on with; accepted: either input.prompt or"),
+        (("job=generate", "input.prompt=a", "input.file=b"), "input: both; accepted"),
+        (("job=generate", "input.text=a"), "input.text: job=generate takes input.prompt"),
+        (("job=generate", "input.prompt=a", "generation.top_p=2"), "generation.top_p: found 2"),
+        (("job=generate", "input.prompt=a", "generation.topp=1"), "generation.topp: "),
+        (("job=generate", "input.prompt=a", "input.chat=maybe"), "input.chat: found 'maybe'"),
+        (("job=generate", "input.file=none.jsonl"), "input.file: "),
+        (("job=chat", "input.prompt=a"), "input.prompt: job=chat has no input"),
+        (("job=chat", "launch.num_processes=2"), "launch.num_processes: found 2 for job=chat"),
+        (("generation.seed=1",), "generation.seed: job=train has no generation"),
+        (("job=predict", "input.prompt=a", "recipe=causal_lm"), "recipe: CausalLM has no answers"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused(
+    refused: Callable[..., str], decoder: Path, arguments: Any, said: str
+) -> None:
+    assert refused(f"model.path={decoder}", *arguments).startswith(said)

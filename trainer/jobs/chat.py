@@ -1,0 +1,66 @@
+"""The chat job: a conversation in the terminal, or through a pipe, a message a line."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+from trainer.data.typed_texts import check_utf8
+from trainer.run import Run
+
+EXIT = "/exit"
+
+
+def prepare(run: Run) -> bool:
+    """Nothing: one process talks."""
+    return True
+
+
+def run(run: Run) -> int:
+    """Answer message after message, each in view of all before it; /exit or Ctrl-D ends it."""
+    from trainer.generation.text import stream
+    from trainer.jobs.parts import load_generator
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0
+    model, tokenizer, ends = load_generator(run)
+    messages: list[dict[str, str]] = []
+    for turn, text in enumerate(_said()):
+        messages.append({"role": "user", "content": text})
+        asked = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        # the draws depend on the prompt's number: it tells the turns apart
+        pieces = stream(model, tokenizer, [asked], run.generation, ends, turn)
+        messages.append({"role": "assistant", "content": _shown(pieces)})
+    return 0
+
+
+def _said() -> Iterator[str]:
+    """What the user says, line by line; empty lines say nothing."""
+    watched = sys.stdin.isatty()
+    if watched:
+        with suppress(ImportError):  # where there is one, lines can be edited and repeated
+            import readline  # noqa: F401
+        print(f"a line is a message; {EXIT} or Ctrl-D ends")
+    while True:
+        try:
+            line = input("> " if watched else "")
+        except EOFError:
+            print(end="\n" * watched)
+            return
+        check_utf8(line, "standard input")
+        if line.strip() == EXIT:
+            return
+        if line.strip():
+            yield line
+
+
+def _shown(pieces: Iterator[tuple[int, str]]) -> str:
+    """The answer, printed as it comes."""
+    answer = ""
+    for _, piece in pieces:
+        print(piece, end="", flush=True)
+        answer += piece
+    print(flush=True)
+    return answer

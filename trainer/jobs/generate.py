@@ -1,0 +1,104 @@
+"""The generate job: prompts from the command line, standard input or a file, gone on with."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.checkpoint.lines import write_lines
+from trainer.data.typed_texts import typed_texts
+from trainer.errors import InputError
+from trainer.run import Run
+
+if TYPE_CHECKING:
+    from trainer.tokenizer import Tokenizer
+
+COLUMNS = ("prompt", "text")
+"""Where a file's prompts are: the first of these that it has."""
+
+
+def prepare(run: Run) -> bool:
+    """Nothing: one process generates."""
+    return True
+
+
+def run(run: Run) -> int:
+    """Write what follows each prompt: a single one's as it comes, of several one JSON line each."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0
+    rows, column = _rows(run)
+    if len(rows) == 1 and run.input.file is None and run.output.file is None:
+        _stream(run, rows[0][column])
+        return 0
+    lines = _lines(run, rows, column)
+    if run.output.file is not None:
+        write_lines(Path(run.output.file), lines)
+        return 0
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
+def _rows(run: Run) -> tuple[Any, str]:
+    """The rows to go on with, and the column of their prompts."""
+    given = run.input
+    if given.text is not None:
+        raise InputError("input.text: job=generate takes input.prompt; accepted: job=predict")
+    if (given.file is None) == (given.prompt is None):
+        found = "nothing to go on with" if given.file is None else "both"
+        raise InputError(f"input: {found}; accepted: either input.prompt or input.file")
+    if given.prompt is not None:
+        return [{"prompt": text} for text in typed_texts(given.prompt, "input.prompt")], "prompt"
+    from trainer.data.sources import read_files
+
+    assert given.file is not None
+    rows = read_files(given.file, "input.file", has_header=True)
+    column = next((name for name in COLUMNS if name in rows.column_names), None)
+    if column is None or not len(rows):
+        there = f"{len(rows)} rows, columns: {', '.join(rows.column_names)}"
+        raise InputError(f"input.file: {there}; accepted: rows with a column prompt, or text")
+    return rows, column
+
+
+def _stream(run: Run, prompt: str) -> None:
+    from trainer.generation.text import stream
+    from trainer.jobs.parts import load_generator
+
+    model, tokenizer, ends = load_generator(run)
+    asked = _as_asked(run, tokenizer, [prompt])
+    for _, piece in stream(model, tokenizer, asked, run.generation, ends):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
+    """Each row with its completion, as JSON, a batch at a time."""
+    from trainer.generation.text import generate
+    from trainer.jobs.parts import load_generator
+
+    model, tokenizer, ends = load_generator(run)
+    at_a_time = run.generation.batch_size
+    for first in range(0, len(rows), at_a_time):
+        batch = [rows[n] for n in range(first, min(first + at_a_time, len(rows)))]
+        prompts = [_text(row[column], first + n) for n, row in enumerate(batch)]
+        asked = _as_asked(run, tokenizer, prompts)
+        texts = generate(model, tokenizer, asked, run.generation, ends, first)
+        for row, text in zip(batch, texts, strict=True):
+            kept = {f"input_{k}" if k == "completion" else k: v for k, v in row.items()}
+            yield json.dumps({**kept, "completion": text}, ensure_ascii=False, default=str)
+
+
+def _text(found: Any, row: int) -> str:
+    if not isinstance(found, str):
+        raise InputError(f"input row {row}: found the prompt {found!r:.40}; accepted: a text")
+    return found
+
+
+def _as_asked(run: Run, tokenizer: "Tokenizer", prompts: list[str]) -> Sequence[Any]:
+    """The prompts as they are, or as messages of a user, in ids."""
+    chat = run.input.chat
+    if not (tokenizer.chat_template is not None if chat == "auto" else chat):
+        return prompts
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
