@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.checkpoint import files
 from trainer.models.loading import overwrite_weights
@@ -18,14 +18,21 @@ RECIPE = "recipe.json"
 WEIGHTS = "model.safetensors"
 
 
-def write_model(directory: Path, model: nn.Module, tokenizer: Any, recipe: Recipe) -> None:
+def write_model(
+    directory: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    recipe: Recipe,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write what `from_pretrained` reads, in this package and elsewhere, and the recipe's name.
 
-    A plain module has no config: its folder holds model.safetensors alone.
+    `weights` replace the model's own, which lacks them where it is sharded. A plain module has no
+    config: its folder holds model.safetensors alone.
     """
     files.make_folder(directory)
     if isinstance(model, PretrainedModel):
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, state_dict=weights)
     else:
         files.write_tensors(directory / WEIGHTS, model.state_dict())
     if tokenizer is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batch import Batch
+from trainer.models.sharded import Rows
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
 from trainer.precision import autocast
 from trainer.ranks import Ranks
@@ -38,7 +39,8 @@ class Stepper:
 
     A loss is a sum; the global count is known when the last micro batch of the last rank is done.
     So the backward pass takes sums scaled by a constant, and one multiplication of the gradients,
-    which clipping needs anyway, turns them into the gradient of sum / count.
+    which clipping needs anyway, turns them into the gradient of sum / count. `rows` are what the
+    optimizer steps over where the model is sharded.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Stepper:
         label_smoothing: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -65,6 +68,7 @@ class Stepper:
         self.label_smoothing = label_smoothing
         self.ema = ema
         self.scaler = scaler
+        self.rows = rows
 
     def step(
         self,
@@ -109,11 +113,15 @@ class Stepper:
         """Divide by the count, clip, and step; a gradient that is not finite changes nothing."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        if self.rows is not None:
+            self.rows.take_gradients()
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        scaled_norm = torch.nn.utils.get_total_norm(gradients)
+        scaled_norm = torch.nn.utils.get_total_norm(gradients).to(sums)
+        if self.rows is not None:
+            scaled_norm = self.ranks.sum(scaled_norm.square()).sqrt()
         # the only wait for the device in a step
-        loss_sum, count, *votes, norm = torch.stack([*sums, scaled_norm.to(sums)]).tolist()
-        # DDP has averaged over ranks what is a sum
+        loss_sum, count, *votes, norm = torch.stack([*sums, scaled_norm]).tolist()
+        # what is a sum has been averaged over ranks
         divide = self.ranks.world_size / (self.scale * count) if count else 0.0
         loss = loss_sum / count if count else math.nan
         finite = math.isfinite(norm) and math.isfinite(loss_sum)

@@ -31,6 +31,7 @@ from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
+from trainer.models.sharded import Rows, is_sharded
 from trainer.optim import (
     ExponentialMovingAverage,
     build_optimizer,
@@ -45,6 +46,7 @@ from trainer.run_folder import RunFolder
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model
 from trainer.settings import TrainSettings
+from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
 
@@ -85,6 +87,7 @@ class Trainer:
         commands: Mapping[str, str] | None = None,
         config_digest: str = "",
         timeout: float | None = None,
+        strategy: str = "auto",
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
@@ -109,7 +112,7 @@ class Trainer:
         if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
             check_length(model, self.recipe)
         trackers_dir = self.folder.path / "trackers" if self.folder else None
-        self.placement = place(model, self.settings, trackers_dir, timeout)
+        self.placement = place(model, self.settings, trackers_dir, timeout, strategy)
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
@@ -173,9 +176,10 @@ class Trainer:
 
     def save(self, directory: str | Path) -> None:
         """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
-        with self.ranks.main_first(), self._shipped_weights():
-            if self.ranks.is_main:
-                write_model(Path(directory), self.model, self.tokenizer, self.recipe)
+        try:
+            self._fill_model(Path(directory))
+        finally:
+            self.ranks.barrier()  # the others find it there
 
     # --- a step's parts ---
 
@@ -315,7 +319,9 @@ class Trainer:
         )
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.settings.deterministic)
-        settings, parameters = self.settings, trainable(self.model)
+        settings = self.settings
+        rows = Rows(self.model) if is_sharded(self.model) else None
+        parameters = list(rows.parameters.items()) if rows else trainable(self.model)
         self.plan = GlobalBatchPlan(
             self.train_samples.lengths, settings.global_batch_size, self.seed
         )
@@ -334,6 +340,7 @@ class Trainer:
             label_smoothing=settings.label_smoothing,
             ema=self.ema,
             scaler=self.scaler,
+            rows=rows,
         )
         self.best_name, self.greater_is_better = metric_for_best_model(
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
@@ -342,6 +349,7 @@ class Trainer:
         self.throughput = Throughput()
         self.resumable = Resumable(
             self.model,
+            dict(parameters),
             self.tokenizer,
             self.recipe,
             self.optimizer,
@@ -387,7 +395,7 @@ class Trainer:
                 callback.on_start(run_facts.facts_at_start(self))
         self.placement.start_trackers(self.config)
         self.wrapped.train()
-        if self.ranks.world_size > 1:
+        if self.ranks.world_size > 1 and not is_sharded(self.model):
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
             self.stepper.warm_up(placeholder.to(self.ranks.device))
         self.throughput.restart_clock()
@@ -419,8 +427,7 @@ class Trainer:
                 callback.on_save(self.folder.checkpoint(self.state.step))
 
     def _fill_checkpoint(self, directory: Path) -> None:
-        if self.ranks.is_main:
-            self.resumable.write(directory, run_facts.progress(self))
+        self.resumable.write(directory, run_facts.progress(self), self.ranks)
 
     def _finish(self) -> dict[str, Any]:
         """Ship the model, evaluate it, and write down how the run went."""
@@ -447,8 +454,9 @@ class Trainer:
 
     def _fill_model(self, directory: Path) -> None:
         with self._shipped_weights():
+            weights = whole_weights(self.model)
             if self.ranks.is_main:
-                write_model(directory, self.model, self.tokenizer, self.recipe)
+                write_model(directory, self.model, self.tokenizer, self.recipe, weights)
 
     def _write_predictions(self, folder: RunFolder) -> None:
         for name, evaluation in self.evaluations.items():
@@ -461,7 +469,7 @@ class Trainer:
         """One evaluation of the weights that would be shipped."""
         training = self.model.training
         self.wrapped.eval()
-        with self._shipped_weights():
+        with self._shipped_weights(), calls_outside_training(self.model):
             found = evaluate(
                 self._forward,
                 self.recipe,
@@ -469,6 +477,7 @@ class Trainer:
                 metrics,
                 max_tokens=self._token_budget(samples),
                 ranks=self.ranks,
+                in_step=is_sharded(self.model),
             )
         self.wrapped.train(training)
         return found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.errors import InputError, nearest
 from trainer.models import keys
+from trainer.models.sharded import local, own_rows
 from trainer.models.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
             if short not in found:
                 raise InputError(f"{folder}: tensor {model.hub_name(name)} is missing")
             _check_shape(name, parameter, files.shape(found[short]), folder)
-            parameter.copy_(files.read(found[short]))
+            rows = own_rows(parameter)
+            tensor = files.read(found[short])
+            local(parameter).copy_(tensor if rows is None else tensor[rows.start : rows.stop])
 
 
 def initialize(model: "PretrainedModel") -> None:

@@ -104,17 +104,21 @@ class PretrainedModel(nn.Module):
         directory: str | Path,
         max_shard_size: int | str = "5GB",
         format: Literal["safetensors", "tf"] = "safetensors",
+        state_dict: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Writes config.json and model.safetensors (in shards above `max_shard_size`).
 
-        With `format="tf"` tf_model.h5, which transformers' TensorFlow classes load.
+        With `format="tf"` tf_model.h5, which transformers' TensorFlow classes load. `state_dict`
+        holds other weights to write, by the names that the parameters have here.
         """
         if format not in ("safetensors", "tf"):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
-        save_model = saving.save_model
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model
-        save_model(self, Path(directory), max_shard_size)
+
+            save_model(self, Path(directory), max_shard_size)
+            return
+        saving.save_model(self, Path(directory), max_shard_size, state_dict)
 
     @property
     def family_head(self) -> FamilyHead:

@@ -1,6 +1,7 @@
 """A model to a folder in the hub's format: config.json and safetensors, in shards if large."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,18 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 METADATA = {"format": "pt"}
 
 
-def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
+def save_model(
+    model: "PretrainedModel",
+    directory: Path,
+    max_shard_size: int | str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes config.json and the weights, then removes the weights of an earlier save.
 
-    Shared parameters are written once. Raises InputError for a size that is none.
+    `weights` by parameter names are written in place of the model's own. Shared parameters are
+    written once. Raises InputError for a size that is none.
     """
-    shards = split(_tensors(model), size_in_bytes(max_shard_size))
+    shards = split(_tensors(model, weights), size_in_bytes(max_shard_size))
     files.make_folder(directory)
     files.write_json(directory / "config.json", config_entries(model))
     if len(shards) == 1:
@@ -56,9 +63,9 @@ def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:
     return {INDEX, *weight_map.values()}
 
 
-def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
-    parameters = model.named_parameters()
-    return {model.hub_name(name): parameter.detach() for name, parameter in parameters}
+def _tensors(model: "PretrainedModel", weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    weights = dict(model.named_parameters()) if weights is None else weights
+    return {model.hub_name(name): tensor.detach() for name, tensor in weights.items()}
 
 
 def split(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
