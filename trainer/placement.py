@@ -80,9 +80,11 @@ def place(
     if ranks.world_size != accelerator.num_processes:
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
-    strategy = chosen_strategy(strategy, model, settings, device)
+    sharded = chosen_strategy(strategy, model, settings, device) == "fsdp" and ranks.world_size > 1
+    if isinstance(model, PretrainedModel) and not sharded:
+        model.fill(model)
     _prepare(model, settings)
-    if strategy == "fsdp" and ranks.world_size > 1:
+    if sharded:
         shard(model, device)
         return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)

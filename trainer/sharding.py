@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from trainer.errors import InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.sharded import is_sharded
+from trainer.precision import keep_masters_in_fp32
 from trainer.settings import TrainSettings
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -55,14 +56,17 @@ def chosen_strategy(
 def shard(model: nn.Module, device: torch.device) -> None:
     """Leave each rank its rows of every parameter: torch's `fully_shard` (arXiv:2304.11277).
 
-    Each layer is gathered while it runs; what is in no layer stays gathered from the forward to
-    the backward pass, since losses may read the output weights. Gradients are means over ranks,
-    as under DDP, in the parameters' own type, and are reduced after every micro batch: kept until
-    the last, they would be whole.
+    Weights that were not read yet are read for one layer after the other, so that neither host nor
+    device ever holds the whole model. Each layer is gathered while it runs; what is in no layer
+    stays gathered from the forward to the backward pass, since losses may read the output weights.
+    Gradients are means over ranks, as under DDP, in the parameters' own type, and are reduced
+    after every micro batch: kept until the last, they would be whole.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     assert isinstance(model, PretrainedModel)
     for part in (*model.body.layers, model):
+        model.fill(part)
+        keep_masters_in_fp32(part)
         sharded = fully_shard(part, mesh=mesh)
         sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
 

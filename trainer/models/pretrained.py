@@ -38,6 +38,8 @@ class PretrainedModel(nn.Module):
         super().__init__()
         self.fresh: list[str] = []
         """The modules whose weights were not in the files, and so are random."""
+        self.pending: loading.Pending | None = None
+        """Where weights that are still on the meta device come from."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -57,14 +59,16 @@ class PretrainedModel(nn.Module):
         torch_dtype: torch.dtype | str | None = None,
         new_head: bool = False,
         from_tf: bool = False,
+        lazily: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
 
         `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. Raises
-        InputError, one line, for anything wrong in the files or the overrides.
+        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. `lazily`
+        reads names and shapes alone: `fill` reads the rest. Raises InputError, one line, for
+        anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             raise InputError(
@@ -81,7 +85,7 @@ class PretrainedModel(nn.Module):
         config = ModelConfig(entries, config_overrides, where=str(folder / "config.json"))
         model = cls._on_meta(config)
         named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
-        loading.load_weights(
+        model.pending = loading.pending_weights(
             model,
             folder,
             dtype=dtype,
@@ -90,6 +94,8 @@ class PretrainedModel(nn.Module):
             architectures=entries.get("architectures"),
             source=source,
         )
+        if not lazily:
+            model.fill(model)
         return model.eval()
 
     @classmethod
@@ -179,6 +185,11 @@ class PretrainedModel(nn.Module):
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
         self.body.gradient_checkpointing = False
+
+    def fill(self, part: nn.Module) -> None:
+        """Reads the weights of a module of the model, or of all of it, that are not there yet."""
+        if self.pending is not None:
+            self.pending.fill(self, part)
 
     def load_weights(self, directory: str | Path) -> None:
         """Overwrites the weights, head included, with those that a model of this shape saved."""
