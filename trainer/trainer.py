@@ -1,7 +1,7 @@
 """Trainer: the loop, on one screen."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from trainer.agreement import (
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.checkpoint.state import read_progress
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
+from trainer.memory import largest_budget, room_for_moments, smaller_budget
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
 from trainer.models.sharded import Rows, is_sharded
@@ -140,7 +142,7 @@ class Trainer:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
                 rate = self._learning_rate(state.step)
-                facts = self.stepper.step(*self._micro_batches(), rate, lambda: interruption.code)
+                facts = self._step(rate, lambda: interruption.code)
                 self._advance(facts)
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
@@ -188,19 +190,44 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.settings.total_steps(len(self.train_samples))
 
+    def _step(self, rate: float, asked_to_leave: Callable[[], int]) -> StepFacts:
+        """One optimizer step; where it runs out of memory, again in smaller micro batches."""
+        while True:
+            micro_batches = self._micro_batches()
+            facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
+            if not facts.out_of_memory:
+                return facts
+            world = range(self.ranks.world_size)
+            parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
+            self.step_tokens = smaller_budget(parts)
+            torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
+            if self.ranks.is_main:
+                step, tokens = self.state.step + 1, self.step_tokens
+                logger.warning("step %d: out of memory; micro batches: <= %d tokens", step, tokens)
+
+    def _placeholder(self) -> Callable[[], Batch] | None:
+        """What replaces a micro batch that does not fit; None where no other may."""
+        together = self.ranks.world_size > 1
+        if together and (is_sharded(self.model) or any(True for _ in self.model.buffers())):
+            return None  # the ranks talk within a forward pass
+        return lambda: self._training_batch(np.empty(0, np.int64))
+
     def _micro_batches(self) -> tuple[Iterator[tuple[Batch, bool]], int]:
         """This rank's share of the step's global batch, made one at a time, and how many.
 
         An empty share runs a placeholder.
         """
-        parts = self.plan.micro_batches(
+        parts = self._parts(self.ranks.rank)
+        return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
+
+    def _parts(self, rank: int) -> list[np.ndarray]:
+        return self.plan.micro_batches(
             self.state.step,
-            rank=self.ranks.rank,
+            rank=rank,
             world_size=self.ranks.world_size,
             micro_batch_size=self.settings.micro_batch_size,
-            max_tokens=self._token_budget(self.train_samples),
+            max_tokens=self.step_tokens,
         )
-        return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
 
     def _token_budget(self, samples: Samples) -> int:
         """Tokens of one forward pass; a row of a plain data set counts as one."""
@@ -320,6 +347,7 @@ class Trainer:
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.settings.deterministic)
         settings = self.settings
+        self.step_tokens = self._token_budget(self.train_samples)
         rows = Rows(self.model) if is_sharded(self.model) else None
         parameters = list(rows.parameters.items()) if rows else trainable(self.model)
         self.plan = GlobalBatchPlan(
@@ -329,7 +357,7 @@ class Trainer:
         if settings.ema_decay:
             self.ema = ExponentialMovingAverage(parameters, settings.ema_decay)
         self.scaler = torch.amp.GradScaler() if self.placement.precision == "fp16" else None
-        self.stepper = Stepper(
+        self.stepper: Stepper = Stepper(
             self.wrapped,
             self.recipe,
             self.optimizer,
@@ -345,7 +373,7 @@ class Trainer:
         self.best_name, self.greater_is_better = metric_for_best_model(
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
         )
-        self.state = RunState()
+        self.state: RunState = RunState()
         self.throughput = Throughput()
         self.resumable = Resumable(
             self.model,
@@ -395,12 +423,38 @@ class Trainer:
                 callback.on_start(run_facts.facts_at_start(self))
         self.placement.start_trackers(self.config)
         self.wrapped.train()
+        if self._searches_budget():
+            self.step_tokens = self._largest_budget()
         if self.ranks.world_size > 1 and not is_sharded(self.model):
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
             self.stepper.warm_up(placeholder.to(self.ranks.device))
         self.throughput.restart_clock()
 
+    def _searches_budget(self) -> bool:
+        """Whether micro batches are to be as large as memory allows, on a device with its own."""
+        settings = self.settings
+        given = settings.micro_batch_size or settings.max_tokens_per_micro_batch or self.state.step
+        cuda = self.ranks.device.type == "cuda"
+        return cuda and not given and self._placeholder() is not None
+
+    def _largest_budget(self) -> int:
+        """The most tokens of a micro batch that fit beside the optimizer's moments to come."""
+        room = room_for_moments([p for _, p in trainable(self.model)])
+        most = -(-self.settings.global_batch_size // self.ranks.world_size)
+        found = largest_budget(
+            lambda ids: self.stepper.fits(self._training_batch(ids)),
+            self.train_samples.lengths,
+            most,
+            self.ranks,
+        )
+        del room
+        torch.cuda.empty_cache()
+        return found
+
     def _restore(self, checkpoint: Path) -> None:
+        saved = read_progress(checkpoint / "state").max_tokens
+        if not (self.settings.max_tokens_per_micro_batch or self.settings.micro_batch_size):
+            self.step_tokens = saved or self.step_tokens
         self.resumable.restore(checkpoint, run_facts.progress(self), self.settings)
         best = self.state.best
         if best and self.folder:
