@@ -118,8 +118,6 @@ class Trainer:
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
-        default_budget = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
-        self.max_tokens = self.settings.max_tokens_per_micro_batch or default_budget
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._evaluation_samples(name, rows, cache_dir)
@@ -233,7 +231,8 @@ class Trainer:
         """Tokens of one forward pass; a row of a plain data set counts as one."""
         if isinstance(samples, StackedSamples):
             return self.settings.micro_batch_size or self.settings.global_batch_size
-        return self.max_tokens
+        default = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
+        return self.settings.max_tokens_per_micro_batch or default
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
         samples = self.train_samples
