@@ -27,7 +27,7 @@ from trainer.checkpoint.state import read_progress
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
-from trainer.errors import InputError, NumericsError
+from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
 from trainer.memory import largest_budget, room_for_moments, smaller_budget
@@ -192,16 +192,28 @@ class Trainer:
         """One optimizer step; where it runs out of memory, again in smaller micro batches."""
         while True:
             micro_batches = self._micro_batches()
-            facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
+            try:
+                facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
+            except torch.OutOfMemoryError as error:
+                raise EnvironmentFault(
+                    f"step {self.state.step + 1}: out of memory in micro batches of up to "
+                    f"{self.step_tokens} tokens; accepted: a smaller "
+                    "trainer.max_tokens_per_micro_batch, trainer.gradient_checkpointing=true"
+                ) from error
             if not facts.out_of_memory:
                 return facts
-            world = range(self.ranks.world_size)
-            parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
-            self.step_tokens = smaller_budget(parts)
-            torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
-            if self.ranks.is_main:
-                step, tokens = self.state.step + 1, self.step_tokens
-                logger.warning("step %d: out of memory; micro batches: <= %d tokens", step, tokens)
+            self._split_micro_batches()
+
+    def _split_micro_batches(self) -> None:
+        """Halve the tokens of the step's largest, which no rank has to tell another."""
+        world = range(self.ranks.world_size)
+        parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
+        self.step_tokens = smaller_budget(parts)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.ranks.is_main:
+            step, tokens = self.state.step + 1, self.step_tokens
+            logger.warning("step %d: out of memory; micro batches: <= %d tokens", step, tokens)
 
     def _placeholder(self) -> Callable[[], Batch] | None:
         """What replaces a micro batch that does not fit; None where no other may."""

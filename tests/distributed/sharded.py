@@ -10,6 +10,7 @@ import torch
 
 from tests.distributed.heads import CASES
 from tests.distributed.layouts import KillAt, Killed
+from trainer.models.auto import TASKS
 from trainer.models.sharded import local
 from trainer.settings import TrainSettings
 from trainer.sharding import ELEMENTWISE, whole_weights
@@ -38,6 +39,7 @@ def main(folder: Path) -> None:
     if world_size == 2:
         found |= resumed(folder)
         found |= by_optimizer()
+        found |= {f"read {how}": read(folder / "2 masked_lm", how) for how in ("lazily", "at once")}
     if trainer.ranks.is_main:
         (folder / f"{world_size}.json").write_text(json.dumps(found))
 
@@ -133,6 +135,14 @@ def resumed(folder: Path) -> dict[str, Any]:
     cut = build("masked_lm", "fsdp", folder=folder / "cut", **settings)
     cut.fit()
     return {"whole": flat(whole), "cut": flat(cut)}
+
+
+def read(directory: Path, how: str) -> list[float]:
+    """The weights of a sharded model whose folder was read layer by layer, or at once."""
+    case = CASES["masked_lm"]
+    model = TASKS[case.task].from_pretrained(directory, lazily=how == "lazily")
+    assert next(model.parameters()).is_meta == (how == "lazily")
+    return flat(Trainer(model, case.recipe, strategy="fsdp"))
 
 
 def by_optimizer() -> dict[str, Any]:

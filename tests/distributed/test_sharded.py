@@ -107,3 +107,7 @@ def test_a_resumed_sharded_run_has_the_bits_of_one_that_never_stopped(
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_optimizers_step_over_rows_as_over_wholes(name: str, found: dict[int, Any]) -> None:
     assert far(found[2][f"{name} fsdp"], found[2][f"{name} ddp"]) <= 1e-12
+
+
+def test_a_model_that_is_read_layer_by_layer_is_the_same(found: dict[int, Any]) -> None:
+    assert found[2]["read lazily"] == found[2]["read at once"]

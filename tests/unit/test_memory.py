@@ -62,6 +62,14 @@ def test_a_run_that_cannot_be_split_further_ends() -> None:
         trainer.fit()
 
 
+def test_memory_for_not_even_one_token_is_told_in_one_line() -> None:
+    settings = TrainSettings(max_steps=2, precision="fp32", save_steps=0)
+    recipe = RECIPES["single_label"]
+    trainer = Trainer(limited_model(0), recipe, settings, train_dataset=ragged_table(16))
+    with pytest.raises(EnvironmentFault, match="^step 1: out of memory .* accepted: a smaller"):
+        trainer.fit()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_takes_as_many_tokens_as_fit() -> None:
