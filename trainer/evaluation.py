@@ -36,11 +36,13 @@ def evaluate(
     *,
     max_tokens: int,
     ranks: Ranks,
+    in_step: bool = False,
 ) -> Evaluation:
     """Every sample once, whatever the number of ranks: sums and counts, added in batch order.
 
     The batches depend on the data set and the token budget alone; whole ones are dealt to ranks.
-    `forward` takes a batch that is on its device.
+    `forward` takes a batch that is on its device. With `in_step`, which a sharded model needs, all
+    ranks call it equally often: who has fewer batches runs placeholders.
     """
     batches = evaluation_batches(samples.lengths, max_tokens)
     mine = range(ranks.rank, len(batches), ranks.world_size)
@@ -49,6 +51,8 @@ def evaluate(
         batch = samples.collate(batches[number]).to(ranks.device)
         outputs = forward(batch)
         parts.append(_measure(recipe, outputs, batch, ranks.widest))
+    if in_step and len(mine) < -(-len(batches) // ranks.world_size):
+        forward(samples.placeholder().to(ranks.device))
     gathered = ranks.gather_arrays(_joined(parts, list(mine)))
     return _total(gathered, batches, len(samples), metrics, recipe)
 

@@ -161,6 +161,7 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, average in self.shadow.items():
-            weight = self.parameters[name].data
-            self.parameters[name].data = average
-            self.shadow[name] = weight
+            weight = self.parameters[name]
+            kept = weight.clone()  # in place: a sharded model knows its weights by their memory
+            weight.copy_(average)
+            average.copy_(kept)

@@ -17,6 +17,7 @@ from trainer.outcome import flat
 from trainer.precision import keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
+from trainer.sharding import chosen_strategy, shard
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,16 @@ class Placement:
 
 
 def place(
-    model: nn.Module, settings: TrainSettings, trackers_dir: Path | None, timeout: float | None
+    model: nn.Module,
+    settings: TrainSettings,
+    trackers_dir: Path | None,
+    timeout: float | None,
+    strategy: str,
 ) -> Placement:
-    """Move a model to its device, in fp32 where it is trained, and wrap it for many ranks.
+    """Move a model to its device, in fp32 where it is trained; wrap or shard it for many ranks.
 
-    `timeout` are the seconds that a rank waits for another; None: torch's default.
+    `strategy` is auto, ddp or fsdp: alone, a process has no others to share with. `timeout` are
+    the seconds that a rank waits for another; None: torch's default.
     """
     waits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     # on a CPU Accelerate wraps for many processes only if it is told that this is one
@@ -74,7 +80,13 @@ def place(
     if ranks.world_size != accelerator.num_processes:
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
+    sharded = chosen_strategy(strategy, model, settings, device) == "fsdp" and ranks.world_size > 1
+    if isinstance(model, PretrainedModel) and not sharded:
+        model.fill(model)
     _prepare(model, settings)
+    if sharded:
+        shard(model, device)
+        return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
 
 

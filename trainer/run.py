@@ -66,8 +66,8 @@ class LaunchSettings:
     """HOST:PORT on the machine with node_rank 0, where the machines meet."""
     timeout: float = 600.0
     """Seconds that a process waits for the others, to come or in one operation."""
-    strategy: Literal["auto", "ddp"] = "auto"
-    """How the processes share the work; ddp: each holds the whole model."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: each process holds the whole model; fsdp: a share of it; auto: ddp where that fits."""
 
     def __post_init__(self) -> None:
         processes = self.num_processes

@@ -50,7 +50,7 @@ def progress(trainer: "Trainer") -> Progress:
         seed=trainer.seed,
         global_batch_size=settings.global_batch_size,
         micro_batch_size=settings.micro_batch_size,
-        max_tokens=trainer.max_tokens,
+        max_tokens=trainer.step_tokens,
         world_size=trainer.ranks.world_size,
         precision=trainer.placement.precision,
         data_fingerprint=f"{len(samples)} samples ({samples.fingerprint[:16]})",

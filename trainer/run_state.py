@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.callbacks.callback import Callback
 from trainer.checkpoint.resume import compare
+from trainer.checkpoint.shards import Share
 from trainer.checkpoint.state import (
     Progress,
     SavedState,
@@ -25,10 +26,13 @@ from trainer.checkpoint.state import (
 )
 from trainer.errors import InputError
 from trainer.models.pretrained import PretrainedModel
+from trainer.models.sharded import is_sharded, own_rows
 from trainer.optim import ExponentialMovingAverage
+from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
 from trainer.saving import read_weights, recipe_to_json, write_model
 from trainer.settings import TrainSettings
+from trainer.sharding import whole_weights
 from trainer.throughput import Throughput
 
 logger = logging.getLogger("trainer")
@@ -94,6 +98,8 @@ class Resumable:
     """What a checkpoint is made of. Whatever changes while training is in here."""
 
     model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    """What is trained, by name; of a sharded model this rank's rows."""
     tokenizer: Any
     recipe: Recipe
     optimizer: torch.optim.Optimizer
@@ -103,9 +109,15 @@ class Resumable:
     state: RunState
     throughput: Throughput
 
-    def write(self, directory: Path, progress: Progress) -> None:
-        """Fill a checkpoint's folder: a model that any tool reads, and state/."""
-        write_model(directory, self.model, self.tokenizer, self.recipe)
+    def write(self, directory: Path, progress: Progress, ranks: Ranks) -> None:
+        """Fill a checkpoint's folder: a model that any tool reads, and state/. Every rank calls."""
+        weights = whole_weights(self.model)
+        if ranks.is_main:
+            write_model(directory, self.model, self.tokenizer, self.recipe, weights)
+        if ranks.is_main or is_sharded(self.model):
+            self._write_state(directory / "state", progress, ranks)
+
+    def _write_state(self, folder: Path, progress: Progress, ranks: Ranks) -> None:
         facts = {
             "tokens": self.state.tokens,
             "skipped": self.state.skipped,
@@ -116,12 +128,13 @@ class Resumable:
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
         write_state(
-            directory / "state",
+            folder,
             progress,
-            optimizer_tensors(self.optimizer, dict(self.model.named_parameters())),
+            optimizer_tensors(self.optimizer, self.parameters),
             facts,
             self.ema.shadow if self.ema else None,
             {name: callback.state() for name, callback in self._named_callbacks()},
+            self._share(ranks),
         )
 
     def restore(self, checkpoint: Path, now: Progress, settings: TrainSettings) -> None:
@@ -129,7 +142,7 @@ class Resumable:
 
         Raises InputError where `now` differs from the checkpoint in what must match.
         """
-        saved = read_state(checkpoint / "state")
+        saved = read_state(checkpoint / "state", self._rows())
         _refuse_other_batches(saved.progress, now)
         if saved.progress.step > now.total_steps:
             found = f"found {now.total_steps} steps in all; the run stands at {saved.progress.step}"
@@ -162,8 +175,7 @@ class Resumable:
         if before != now.config_fingerprint[kind]:
             logger.warning("resume: the moments of %s are dropped", before)
             return
-        names = dict(self.model.named_parameters())
-        load_optimizer_tensors(self.optimizer, names, saved.optimizer)
+        load_optimizer_tensors(self.optimizer, self.parameters, saved.optimizer)
 
     @property
     def num_bytes(self) -> int:
@@ -177,7 +189,8 @@ class Resumable:
         """Take a checkpoint's weights, and their average, and nothing else."""
         read_weights(checkpoint, self.model)
         if self.ema is not None:
-            self.ema.load(read_state(checkpoint / "state").ema or self.ema.weights())
+            saved = read_state(checkpoint / "state", self._rows())
+            self.ema.load(saved.ema or self.ema.weights())
 
     def fingerprints(self, settings: TrainSettings) -> dict[str, str]:
         """What a resumed run must repeat, by the names that users know, each in a few words."""
@@ -198,6 +211,18 @@ class Resumable:
         fields = recipe.get("fields", {})
         found |= {f"recipe.{name}": _in_few_words(value) for name, value in fields.items()}
         return found | {f"trainer.{name}": str(getattr(settings, name)) for name in TO_REPEAT}
+
+    def _rows(self) -> dict[str, range]:
+        """Which rows of the parameters this rank holds; nothing where it holds all."""
+        found = {name: own_rows(p) for name, p in self.model.named_parameters()}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
+    def _share(self, ranks: Ranks) -> Share | None:
+        if not is_sharded(self.model):
+            return None
+        totals = {name: p.shape[0] for name, p in self.model.named_parameters()}
+        rows = {name: (own, totals[name]) for name, own in self._rows().items()}
+        return Share(ranks.rank, ranks.world_size, rows)
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         """Each with a name of its own, which does not change when others come or go."""

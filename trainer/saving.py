@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.checkpoint import files
 from trainer.models.loading import overwrite_weights
@@ -19,17 +19,23 @@ WEIGHTS = "model.safetensors"
 
 
 def write_model(
-    directory: Path, model: nn.Module, tokenizer: Any, recipe: Recipe, shipped: bool = False
+    directory: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    recipe: Recipe,
+    weights: Mapping[str, Tensor] | None = None,
+    shipped: bool = False,
 ) -> None:
     """Write what `from_pretrained` reads, in this package and elsewhere, and the recipe's name.
 
-    A plain module has no config: its folder holds model.safetensors alone. A model with adapters
-    writes those, unless it is `shipped` and they are to be merged.
+    `weights` replace the model's own, which lacks them where it is sharded. A plain module has no
+    config: its folder holds model.safetensors alone. A model with adapters writes those, unless it
+    is `shipped` and they are to be merged.
     """
     files.make_folder(directory)
     if isinstance(model, PretrainedModel):
         merge = shipped and model.lora is not None and model.lora.merge
-        model.save_pretrained(directory, merge=merge)
+        model.save_pretrained(directory, merge=merge, state_dict=weights)
     else:
         files.write_tensors(directory / WEIGHTS, model.state_dict())
     if tokenizer is not None:

@@ -26,7 +26,7 @@ class TrainSettings:
     micro_batch_size: int | None = None
     """Samples that one forward pass of one device sees; null: as many as a token budget holds."""
     max_tokens_per_micro_batch: int | None = None
-    """Token budget of one forward pass; null: a fixed budget for the device."""
+    """Token budget of one forward pass; null: on a GPU what its memory holds, else 4096."""
     learning_rate: float = 5e-5
     """Peak learning rate."""
     lr_scheduler: str = "linear"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.batch import Batch
+from trainer.memory import Reduction, whole
+from trainer.models.sharded import Rows
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
 from trainer.precision import autocast
 from trainer.ranks import Ranks
@@ -31,6 +33,8 @@ class StepFacts:
     """Whether loss and gradient were finite; where not, no weight was changed."""
     leave: int = 0
     """The exit code with which any rank was asked to leave; 0: none was."""
+    out_of_memory: bool = False
+    """Whether a rank's micro batches did not fit: nothing was done, on any rank."""
 
 
 class Stepper:
@@ -38,7 +42,8 @@ class Stepper:
 
     A loss is a sum; the global count is known when the last micro batch of the last rank is done.
     So the backward pass takes sums scaled by a constant, and one multiplication of the gradients,
-    which clipping needs anyway, turns them into the gradient of sum / count.
+    which clipping needs anyway, turns them into the gradient of sum / count. `rows` are what the
+    optimizer steps over where the model is sharded.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Stepper:
         label_smoothing: float = 0.0,
         ema: ExponentialMovingAverage | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -65,6 +71,8 @@ class Stepper:
         self.label_smoothing = label_smoothing
         self.ema = ema
         self.scaler = scaler
+        self.rows = rows
+        self.reduction = Reduction(model)
 
     def step(
         self,
@@ -72,13 +80,16 @@ class Stepper:
         num_micro_batches: int,
         learning_rate: float,
         asked_to_leave: Callable[[], int] = lambda: 0,
+        placeholder: Callable[[], Batch] | None = None,
     ) -> StepFacts:
         """Train on one global batch: this rank's micro batches, each with whether it counts.
 
         `asked_to_leave` gives this rank's exit code, 0 for none: it is told to all ranks on the
-        way, since a collective of its own would make a GPU wait once more in each step.
+        way, since a collective of its own would make a GPU wait once more in each step. With a
+        `placeholder` to run in their place, micro batches that do not fit in memory end the step
+        on all ranks alike; without, they raise torch.OutOfMemoryError.
         """
-        sums = self.accumulate(micro_batches, num_micro_batches, asked_to_leave)
+        sums = self.accumulate(micro_batches, num_micro_batches, asked_to_leave, placeholder)
         return self.apply(sums, learning_rate)
 
     def accumulate(
@@ -86,41 +97,58 @@ class Stepper:
         micro_batches: Iterable[tuple[Batch, bool]],
         num_micro_batches: int,
         asked_to_leave: Callable[[], int] = lambda: 0,
+        placeholder: Callable[[], Batch] | None = None,
     ) -> Tensor:
         """Add up gradients of the scaled loss sum.
 
-        [loss sum, count, ranks asked to leave with each of LEAVING], of all ranks, in fp64.
+        [loss sum, count, ranks asked to leave with each of LEAVING, ranks out of memory], of all
+        ranks, in fp64.
         """
+        self.reduction.reset()
+        fits = True
         totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
         self._before = [buffer.clone() for buffer in self._running_statistics()]
         for number, (batch, counts_in) in enumerate(micro_batches):
             # a placeholder must not move running statistics
             self.model.train(counts_in)
-            with self._sync_only_if(number == num_micro_batches - 1):
-                loss_sum, count = self._loss(batch)
-                weight = 1.0 if counts_in else 0.0
-                self._backward(loss_sum * (weight * self.scale))
-            totals += torch.stack([loss_sum.detach().to(totals), count.to(totals)]) * weight
+            try:
+                with self._sync_only_if(number == num_micro_batches - 1):
+                    totals += self._gradients(batch, 1.0 if counts_in else 0.0)
+            except torch.OutOfMemoryError:
+                if placeholder is None:
+                    raise
+                fits = False
+            if not fits and placeholder is not None:
+                # not in the except, which holds on to all that the pass had made
+                self._make_up_for_the_rest(placeholder)
+                break
         self.model.train()
-        votes = totals.new_zeros(len(LEAVING))
+        votes = totals.new_zeros(len(LEAVING) + 1)
+        # made on the device: a copy would wait for it
         if code := asked_to_leave():
-            votes[LEAVING.index(code)].fill_(1)  # made on the device: a copy would wait for it
+            votes[LEAVING.index(code)].fill_(1)
+        if not fits:
+            votes[-1].fill_(1)
         return self.ranks.sum(torch.cat([totals, votes]))
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
         """Divide by the count, clip, and step; a gradient that is not finite changes nothing."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        if self.rows is not None:
+            self.rows.take_gradients()
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        scaled_norm = torch.nn.utils.get_total_norm(gradients)
+        scaled_norm = torch.nn.utils.get_total_norm(gradients).to(sums)
+        if self.rows is not None:
+            scaled_norm = self.ranks.sum(scaled_norm.square()).sqrt()
         # the only wait for the device in a step
-        loss_sum, count, *votes, norm = torch.stack([*sums, scaled_norm.to(sums)]).tolist()
-        # DDP has averaged over ranks what is a sum
+        loss_sum, count, *votes, too_large, norm = torch.stack([*sums, scaled_norm]).tolist()
+        # what is a sum has been averaged over ranks
         divide = self.ranks.world_size / (self.scale * count) if count else 0.0
         loss = loss_sum / count if count else math.nan
-        finite = math.isfinite(norm) and math.isfinite(loss_sum)
+        finite = math.isfinite(norm) and math.isfinite(loss_sum) and not too_large
         leave = max(code * bool(ranks) for code, ranks in zip(LEAVING, votes, strict=True))
-        facts = StepFacts(loss, norm * divide, finite, leave)
+        facts = StepFacts(loss, norm * divide, finite, leave, bool(too_large))
         if facts.finite:
             clip = self.max_grad_norm / (facts.grad_norm + 1e-6) if self.max_grad_norm else 1.0
             torch._foreach_mul_(gradients, divide * min(1.0, clip))
@@ -136,9 +164,36 @@ class Stepper:
         self.accumulate([(batch, False)], 1)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def fits(self, batch: Batch) -> bool:
+        """Whether a pass forward and back has the memory that it needs; leaves nothing behind."""
+        found = True
+        try:
+            loss_sum, _ = self._loss(batch, whole(self.model))
+            self._backward(loss_sum * 0.0)
+        except torch.OutOfMemoryError:
+            found = False
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def _gradients(self, batch: Batch, weight: float) -> Tensor:
+        """Add a micro batch's gradients; [loss sum, count]."""
+        loss_sum, count = self._loss(batch, self.model)
+        self._backward(loss_sum * (weight * self.scale))
+        sums = torch.stack([loss_sum.detach(), count.to(loss_sum)])
+        return sums.to(self.ranks.widest) * weight
+
+    def _make_up_for_the_rest(self, placeholder: Callable[[], Batch]) -> None:
+        model, parameters = self.reduction.rest()
+        if parameters:
+            loss_sum, _ = self._loss(placeholder(), model)
+            loss_sum = loss_sum if self.scaler is None else self.scaler.scale(loss_sum)
+            torch.autograd.backward(loss_sum * 0.0, inputs=parameters)
+
+    def _loss(self, batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
         with autocast(self.precision, self.ranks.device):
-            outputs = self.model(**batch.inputs())
+            outputs = model(**batch.inputs())
+        if model is self.model:
+            self.reduction.begin()
         sums, counts = self.recipe.loss(outputs, batch, label_smoothing=self.label_smoothing)
         return sums.sum(), torch.as_tensor(counts, device=sums.device).sum()
 

@@ -1,7 +1,7 @@
 """Trainer: the loop, on one screen."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from trainer.agreement import (
 from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.checkpoint.state import read_progress
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
+from trainer.memory import largest_budget, room_for_moments, smaller_budget
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
+from trainer.models.sharded import Rows, is_sharded
 from trainer.optim import (
     ExponentialMovingAverage,
     build_optimizer,
@@ -45,6 +48,7 @@ from trainer.run_folder import RunFolder
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model
 from trainer.settings import TrainSettings
+from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
 
@@ -85,6 +89,7 @@ class Trainer:
         commands: Mapping[str, str] | None = None,
         config_digest: str = "",
         timeout: float | None = None,
+        strategy: str = "auto",
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
@@ -109,12 +114,10 @@ class Trainer:
         if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
             check_length(model, self.recipe)
         trackers_dir = self.folder.path / "trackers" if self.folder else None
-        self.placement = place(model, self.settings, trackers_dir, timeout)
+        self.placement = place(model, self.settings, trackers_dir, timeout, strategy)
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
-        default_budget = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
-        self.max_tokens = self.settings.max_tokens_per_micro_batch or default_budget
         self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._evaluation_samples(name, rows, cache_dir)
@@ -137,7 +140,7 @@ class Trainer:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
                 rate = self._learning_rate(state.step)
-                facts = self.stepper.step(*self._micro_batches(), rate, lambda: interruption.code)
+                facts = self._step(rate, lambda: interruption.code)
                 self._advance(facts)
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
@@ -173,9 +176,10 @@ class Trainer:
 
     def save(self, directory: str | Path) -> None:
         """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
-        with self.ranks.main_first(), self._shipped_weights():
-            if self.ranks.is_main:
-                write_model(Path(directory), self.model, self.tokenizer, self.recipe, shipped=True)
+        try:
+            self._fill_model(Path(directory))
+        finally:
+            self.ranks.barrier()  # the others find it there
 
     # --- a step's parts ---
 
@@ -184,25 +188,63 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.settings.total_steps(len(self.train_samples))
 
+    def _step(self, rate: float, asked_to_leave: Callable[[], int]) -> StepFacts:
+        """One optimizer step; where it runs out of memory, again in smaller micro batches."""
+        while True:
+            micro_batches = self._micro_batches()
+            try:
+                facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
+            except torch.OutOfMemoryError as error:
+                raise EnvironmentFault(
+                    f"step {self.state.step + 1}: out of memory in micro batches of up to "
+                    f"{self.step_tokens} tokens; accepted: a smaller "
+                    "trainer.max_tokens_per_micro_batch, trainer.gradient_checkpointing=true"
+                ) from error
+            if not facts.out_of_memory:
+                return facts
+            self._split_micro_batches()
+
+    def _split_micro_batches(self) -> None:
+        """Halve the tokens of the step's largest, which no rank has to tell another."""
+        world = range(self.ranks.world_size)
+        parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
+        self.step_tokens = smaller_budget(parts)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.ranks.is_main:
+            step, tokens = self.state.step + 1, self.step_tokens
+            logger.warning("step %d: out of memory; micro batches: <= %d tokens", step, tokens)
+
+    def _placeholder(self) -> Callable[[], Batch] | None:
+        """What replaces a micro batch that does not fit; None where no other may."""
+        together = self.ranks.world_size > 1
+        if together and (is_sharded(self.model) or any(True for _ in self.model.buffers())):
+            return None  # the ranks talk within a forward pass
+        return lambda: self._training_batch(np.empty(0, np.int64))
+
     def _micro_batches(self) -> tuple[Iterator[tuple[Batch, bool]], int]:
         """This rank's share of the step's global batch, made one at a time, and how many.
 
         An empty share runs a placeholder.
         """
-        parts = self.plan.micro_batches(
+        parts = self._parts(self.ranks.rank)
+        return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
+
+    def _parts(self, rank: int) -> list[np.ndarray]:
+        return self.plan.micro_batches(
             self.state.step,
-            rank=self.ranks.rank,
+            rank=rank,
             world_size=self.ranks.world_size,
             micro_batch_size=self.settings.micro_batch_size,
-            max_tokens=self._token_budget(self.train_samples),
+            max_tokens=self.step_tokens,
         )
-        return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
 
     def _token_budget(self, samples: Samples) -> int:
         """Tokens of one forward pass; a row of a plain data set counts as one."""
         if isinstance(samples, StackedSamples):
             return self.settings.micro_batch_size or self.settings.global_batch_size
-        return self.max_tokens
+        default = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
+        return self.settings.max_tokens_per_micro_batch or default
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
         samples = self.train_samples
@@ -315,7 +357,10 @@ class Trainer:
         )
         keep_freed_memory()
         torch.use_deterministic_algorithms(self.settings.deterministic)
-        settings, parameters = self.settings, trainable(self.model)
+        settings = self.settings
+        self.step_tokens = self._token_budget(self.train_samples)
+        rows = Rows(self.model) if is_sharded(self.model) else None
+        parameters = list(rows.parameters.items()) if rows else trainable(self.model)
         self.plan = GlobalBatchPlan(
             self.train_samples.lengths, settings.global_batch_size, self.seed
         )
@@ -323,7 +368,7 @@ class Trainer:
         if settings.ema_decay:
             self.ema = ExponentialMovingAverage(parameters, settings.ema_decay)
         self.scaler = torch.amp.GradScaler() if self.placement.precision == "fp16" else None
-        self.stepper = Stepper(
+        self.stepper: Stepper = Stepper(
             self.wrapped,
             self.recipe,
             self.optimizer,
@@ -334,14 +379,16 @@ class Trainer:
             label_smoothing=settings.label_smoothing,
             ema=self.ema,
             scaler=self.scaler,
+            rows=rows,
         )
         self.best_name, self.greater_is_better = metric_for_best_model(
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
         )
-        self.state = RunState()
+        self.state: RunState = RunState()
         self.throughput = Throughput()
         self.resumable = Resumable(
             self.model,
+            dict(parameters),
             self.tokenizer,
             self.recipe,
             self.optimizer,
@@ -387,12 +434,38 @@ class Trainer:
                 callback.on_start(run_facts.facts_at_start(self))
         self.placement.start_trackers(self.config)
         self.wrapped.train()
-        if self.ranks.world_size > 1:
+        if self._searches_budget():
+            self.step_tokens = self._largest_budget()
+        if self.ranks.world_size > 1 and not is_sharded(self.model):
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
             self.stepper.warm_up(placeholder.to(self.ranks.device))
         self.throughput.restart_clock()
 
+    def _searches_budget(self) -> bool:
+        """Whether micro batches are to be as large as memory allows, on a device with its own."""
+        settings = self.settings
+        given = settings.micro_batch_size or settings.max_tokens_per_micro_batch or self.state.step
+        cuda = self.ranks.device.type == "cuda"
+        return cuda and not given and self._placeholder() is not None
+
+    def _largest_budget(self) -> int:
+        """The most tokens of a micro batch that fit beside the optimizer's moments to come."""
+        room = room_for_moments([p for _, p in trainable(self.model)])
+        most = -(-self.settings.global_batch_size // self.ranks.world_size)
+        found = largest_budget(
+            lambda ids: self.stepper.fits(self._training_batch(ids)),
+            self.train_samples.lengths,
+            most,
+            self.ranks,
+        )
+        del room
+        torch.cuda.empty_cache()
+        return found
+
     def _restore(self, checkpoint: Path) -> None:
+        saved = read_progress(checkpoint / "state").max_tokens
+        if not (self.settings.max_tokens_per_micro_batch or self.settings.micro_batch_size):
+            self.step_tokens = saved or self.step_tokens
         self.resumable.restore(checkpoint, run_facts.progress(self), self.settings)
         best = self.state.best
         if best and self.folder:
@@ -431,8 +504,7 @@ class Trainer:
                 callback.on_save(self.folder.checkpoint(self.state.step))
 
     def _fill_checkpoint(self, directory: Path) -> None:
-        if self.ranks.is_main:
-            self.resumable.write(directory, run_facts.progress(self))
+        self.resumable.write(directory, run_facts.progress(self), self.ranks)
 
     def _finish(self) -> dict[str, Any]:
         """Ship the model, evaluate it, and write down how the run went."""
@@ -459,8 +531,10 @@ class Trainer:
 
     def _fill_model(self, directory: Path) -> None:
         with self._shipped_weights():
+            weights = whole_weights(self.model)
             if self.ranks.is_main:
-                write_model(directory, self.model, self.tokenizer, self.recipe, shipped=True)
+                parts = (self.model, self.tokenizer, self.recipe, weights)
+                write_model(directory, *parts, shipped=True)
 
     def _write_predictions(self, folder: RunFolder) -> None:
         for name, evaluation in self.evaluations.items():
@@ -473,7 +547,7 @@ class Trainer:
         """One evaluation of the weights that would be shipped."""
         training = self.model.training
         self.wrapped.eval()
-        with self._shipped_weights():
+        with self._shipped_weights(), calls_outside_training(self.model):
             found = evaluate(
                 self._forward,
                 self.recipe,
@@ -481,6 +555,7 @@ class Trainer:
                 metrics,
                 max_tokens=self._token_budget(samples),
                 ranks=self.ranks,
+                in_step=is_sharded(self.model),
             )
         self.wrapped.train(training)
         return found

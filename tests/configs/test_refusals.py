@@ -77,7 +77,7 @@ FAULTS = [
     ("launch.rendezvous=here", "launch.rendezvous", "accepted: HOST:PORT"),
     ("launch.rendezvous=here:70000", "launch.rendezvous", "port 1 to 65535"),
     ("launch.timeout=0", "launch.timeout", "accepted: seconds above 0"),
-    ("launch.strategy=pipeline", "launch.strategy", "accepted: auto, ddp"),
+    ("launch.strategy=pipeline", "launch.strategy", "accepted: auto, ddp, fsdp"),
     ("trusted_packages=[../x]", "trusted_packages", "accepted: package names"),
     # groups
     ("model=nonesuch", "model", "no option 'nonesuch'; accepted: bert, distilbert, minilm"),

@@ -6,14 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.checkpoint import files
-from trainer.checkpoint.verify import (
-    CorruptCheckpoint,
-    check_format,
-    check_step,
-    read_json,
-    unreadable,
-)
+from trainer.checkpoint import files, shards
+from trainer.checkpoint.shards import Share
+from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +19,9 @@ if TYPE_CHECKING:
 
 STATE_FORMAT = 1
 PROGRESS = "trainer.json"
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = "optimizer"
 OPTIMIZER_FACTS = "optimizer.json"
-EMA = "ema.safetensors"
+EMA = "ema"
 CALLBACKS = "callbacks.json"
 
 
@@ -75,31 +70,40 @@ def write_state(
     optimizer_facts: Any = None,
     ema: "Mapping[str, Tensor] | None" = None,
     callbacks: Mapping[str, Any] | None = None,
+    share: Share | None = None,
 ) -> None:
-    """Write `folder` (a checkpoint's state/) as safetensors and JSON; rank 0 does."""
+    """Write `folder` (a checkpoint's state/) as safetensors and JSON; rank 0 does.
+
+    Where training is sharded every rank does, each its `share` of the tensors.
+    """
     files.make_folder(folder)
     flat = {
         f"{name}/{moment}": tensor
         for name, moments in optimizer.items()
         for moment, tensor in moments.items()
     }
-    files.write_tensors(folder / OPTIMIZER, flat)
+    _write_tensors(folder, OPTIMIZER, flat, share)
+    if ema is not None:
+        _write_tensors(folder, EMA, ema, share)
+    if share is not None and share.rank:
+        return
     parameters = {name: list(moments) for name, moments in optimizer.items()}
     facts = {"parameters": parameters, "facts": optimizer_facts}
     files.write_json(folder / OPTIMIZER_FACTS, facts)
-    if ema is not None:
-        files.write_tensors(folder / EMA, ema)
     files.write_json(folder / CALLBACKS, callbacks or {})
     files.write_json(folder / PROGRESS, asdict(progress))
 
 
-def read_state(folder: Path) -> SavedState:
-    """What `write_state` wrote, on the CPU. Raises CorruptCheckpoint naming file and reason."""
+def read_state(folder: Path, rows: Mapping[str, range] | None = None) -> SavedState:
+    """What `write_state` wrote, on the CPU. Raises CorruptCheckpoint naming file and reason.
+
+    Of the tensors of a parameter in `rows` only these; it does not matter who wrote them.
+    """
     callbacks = read_json(folder / CALLBACKS)
     if not isinstance(callbacks, dict):
         raise CorruptCheckpoint(folder / CALLBACKS, "not a JSON object")
-    optimizer, facts = _read_optimizer(folder)
-    ema = _read_tensors(folder / EMA) if (folder / EMA).exists() else None
+    optimizer, facts = _read_optimizer(folder, rows or {})
+    ema = shards.read_tensors(folder, EMA, rows or {}) if shards.exist(folder, EMA) else None
     return SavedState(read_progress(folder), optimizer, facts, ema, callbacks)
 
 
@@ -123,12 +127,21 @@ def read_progress(folder: Path) -> Progress:
     return Progress(**value)
 
 
+def _write_tensors(
+    folder: Path, stem: str, tensors: "Mapping[str, Tensor]", share: Share | None
+) -> None:
+    if share is None:
+        files.write_tensors(folder / f"{stem}.safetensors", tensors)
+    else:
+        shards.write_part(folder, stem, tensors, share)
+
+
 def optimizer_tensors(
     optimizer: "Optimizer", names: "Mapping[str, Tensor]"
 ) -> "dict[str, dict[str, Tensor]]":
     """Parameter name -> moment name -> tensor, for every parameter that the optimizer has.
 
-    `names` is `dict(model.named_parameters())`; the tensors are the optimizer's own. Raises
+    `names` is all that is trained, by name; the tensors are the optimizer's own. Raises
     InputError for an optimizer whose state is not all tensors (LBFGS, SparseAdam).
     """
     found: dict[str, dict[str, Tensor]] = {}
@@ -185,7 +198,7 @@ def _check_names(trained: set[str], saved: set[str]) -> None:
     counts = f"has the state of {len(saved)} parameters, the model trains {len(trained)}"
     lists = [("missing", trained - saved), ("unknown", saved - trained)]
     examples = "; ".join(f"{what}: {min(which)}" for what, which in lists if which)
-    raise InputError(f"{OPTIMIZER}: {counts} ({examples})")
+    raise InputError(f"{OPTIMIZER}.safetensors: {counts} ({examples})")
 
 
 def _check_shape(name: str, moment: str, tensor: "Tensor", parameter: "Tensor") -> None:
@@ -196,12 +209,14 @@ def _check_shape(name: str, moment: str, tensor: "Tensor", parameter: "Tensor") 
     )
     if tensor.dim() and not fits:
         shapes = f"{list(tensor.shape)}, the parameter is {list(parameter.shape)}"
-        raise InputError(f"{OPTIMIZER}: {moment} of {name} is {shapes}")
+        raise InputError(f"{OPTIMIZER}.safetensors: {moment} of {name} is {shapes}")
 
 
-def _read_optimizer(folder: Path) -> "tuple[dict[str, dict[str, Tensor]], Any]":
+def _read_optimizer(
+    folder: Path, rows: Mapping[str, range]
+) -> "tuple[dict[str, dict[str, Tensor]], Any]":
     value = read_json(folder / OPTIMIZER_FACTS)
-    flat = _read_tensors(folder / OPTIMIZER)
+    flat = shards.read_tensors(folder, OPTIMIZER, rows)
     try:
         optimizer = {
             name: {moment: flat.pop(f"{name}/{moment}") for moment in moments}
@@ -213,20 +228,8 @@ def _read_optimizer(folder: Path) -> "tuple[dict[str, dict[str, Tensor]], Any]":
         raise CorruptCheckpoint(folder / OPTIMIZER_FACTS, reason) from None
     if flat:
         reason = f"holds {min(flat)}, which {OPTIMIZER_FACTS} does not name"
-        raise CorruptCheckpoint(folder / OPTIMIZER, reason)
+        raise CorruptCheckpoint(folder / f"{OPTIMIZER}.safetensors", reason)
     return optimizer, facts
-
-
-def _read_tensors(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise CorruptCheckpoint(path, f"not a whole safetensors file ({error})") from None
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def _whole(value: Any, least: int) -> bool:

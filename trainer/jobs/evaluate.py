@@ -32,7 +32,7 @@ def run(run: Run) -> int:
     tokenizer = load_tokenizer(run)
     held_out = _held_out(run)
     trainer = Trainer(
-        model=load_model(run.model, run.recipe.head, run.seed),
+        model=load_model(run.model, run.recipe.head, run.seed, strategy=run.launch.strategy),
         recipe=run.recipe,
         settings=run.trainer,
         tokenizer=tokenizer,
@@ -40,6 +40,7 @@ def run(run: Run) -> int:
         metrics=run.metrics,
         seed=run.seed,
         cache_dir=default_cache_dir(),
+        strategy=run.launch.strategy,
     )
     trainer.evaluate()
     if not trainer.ranks.is_main:

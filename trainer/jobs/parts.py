@@ -36,13 +36,17 @@ def load_data(run: Run) -> tuple[Recipe, Tokenizer, Splits]:
 
 
 def load_model(
-    settings: ModelSettings, head: Head, seed: int, vocabulary: Tokenizer | None = None
+    settings: ModelSettings,
+    head: Head,
+    seed: int,
+    vocabulary: Tokenizer | None = None,
+    strategy: str = "ddp",
 ) -> Any:
     """The model that the settings name, with the head that the recipe needs, in fp32.
 
     What is not in its files is drawn from `seed`; a model from scratch has as many embeddings, and
-    the special ids, of the `vocabulary` that was learnt for it. Raises InputError for files that do
-    not fit.
+    the special ids, of the `vocabulary` that was learnt for it. Where a `strategy` may
+    shard it, the Trainer reads its weights. Raises InputError for files that do not fit.
     """
     import torch
 
@@ -57,7 +61,11 @@ def load_model(
             hub.check_digest(file, settings.sha256)
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
-            model = kind.from_pretrained(folder, new_head=settings.new_head, **overrides)
+            # adapters are put beside weights that are there
+            lazily = strategy != "ddp" and settings.lora is None
+            model = kind.from_pretrained(
+                folder, new_head=settings.new_head, lazily=lazily, **overrides
+            )
     _adapt(model, settings)
     if settings.freeze:
         freeze(model, settings.freeze)

@@ -62,7 +62,7 @@ def build_trainer(run: Run) -> "Trainer":
     recipe, tokenizer, splits = load_data(run)
     learnt = tokenizer if run.tokenizer.train else None
     return Trainer(
-        model=load_model(run.model, recipe.head, run.seed, learnt),
+        model=load_model(run.model, recipe.head, run.seed, learnt, run.launch.strategy),
         recipe=recipe,
         settings=run.trainer,
         tokenizer=tokenizer,
@@ -77,6 +77,7 @@ def build_trainer(run: Run) -> "Trainer":
         model_path=run.model.path or "",
         config_digest=config_digest(run.config),
         commands=next_commands(run, recipe),
+        strategy=run.launch.strategy,
     )
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.errors import InputError, nearest
 from trainer.models import keys
+from trainer.models.sharded import local, own_rows
 from trainer.models.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -29,7 +31,38 @@ DTYPES = {
 REPLACE_HEAD = "model.new_head=true replaces the head by a fresh one"
 
 
-def load_weights(
+@dataclass(frozen=True)
+class Pending:
+    """Where a model on the meta device gets its weights from, checked but for their numbers."""
+
+    folder: Path
+    source: type[WeightFiles]
+    names: Mapping[str, str | None]
+    """Parameter -> the tensor in the files, or None: it starts fresh."""
+    dtype: torch.dtype
+
+    def fill(self, model: "PretrainedModel", part: nn.Module) -> None:
+        """Give a part of the model, or all of it, its weights, on the CPU.
+
+        Raises InputError for a tensor that is not finite.
+        """
+        with self.source(self.folder) as files:
+            wanted = {p for p in part.parameters() if p.is_meta}
+            tensors = {
+                name: self._read(files, model, name)
+                for name, parameter in model.named_parameters()
+                if parameter in wanted
+            }
+        materialize(model, tensors)
+
+    def _read(self, files: WeightFiles, model: "PretrainedModel", name: str) -> Tensor:
+        in_file = self.names[name]
+        if in_file is None:
+            return _fresh(model, name).to(self.dtype)
+        return finite(files, in_file, self.folder).to(self.dtype, copy=True)
+
+
+def pending_weights(
     model: "PretrainedModel",
     folder: Path,
     *,
@@ -39,14 +72,14 @@ def load_weights(
     architectures: Any = None,
     source: type[WeightFiles] = WeightFiles,
     elsewhere: Collection[str] = (),
-) -> None:
-    """Gives a model on the meta device its weights from a folder's files, safetensors by default.
+) -> Pending:
+    """The weights of a model on the meta device in a folder's files, safetensors by default.
 
     A head or pooler that the folder does not have, and any head with `new_head`, is fresh; so is
     one whose names hold another task's head, as the folder's `architectures` tell. `labels_in_file`
     are the folder's label names where the user asks for others. `elsewhere` are the hub's short
     names of what another folder gives after this: it starts fresh, and is not told of. Raises
-    InputError for a missing, mis-shaped or non-finite tensor, and for a head of other labels.
+    InputError for a missing or mis-shaped tensor, and for a head of other labels.
     """
     with source(folder) as files:
         found = keys.short_names(files.names, model.config.family)
@@ -63,14 +96,9 @@ def load_weights(
             if name not in fresh:
                 _check_shape(name, parameter, files.shape(found[wanted[name]]), folder)
         kind = _dtype(dtype, files, found, wanted)
-        tensors = {
-            name: _fresh(model, name).to(kind)
-            if name in fresh
-            else finite(files, found[wanted[name]], folder).to(kind, copy=True)
-            for name, _ in model.named_parameters()
-        }
-    materialize(model, tensors)
     _report(model, fresh - given, set(found) - set(wanted.values()), folder)
+    names = {name: None if name in fresh else found[wanted[name]] for name in wanted}
+    return Pending(folder, source, names, kind)
 
 
 def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
@@ -91,7 +119,9 @@ def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
             if short not in found:
                 raise InputError(f"{folder}: tensor {model.hub_name(name)} is missing")
             _check_shape(name, parameter, files.shape(found[short]), folder)
-            parameter.copy_(files.read(found[short]))
+            rows = own_rows(parameter)
+            tensor = files.read(found[short])
+            local(parameter).copy_(tensor if rows is None else tensor[rows.start : rows.stop])
 
 
 def initialize(model: "PretrainedModel") -> None:
@@ -258,13 +288,15 @@ def _fresh(model: "PretrainedModel", name: str) -> Tensor:
 
 
 def materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Puts tensors in the place of the meta parameters; shared ones stay shared."""
+    """Puts tensors in the place of meta parameters, by name; shared ones stay shared."""
     filled = {
-        parameter: nn.Parameter(tensors[name]) for name, parameter in model.named_parameters()
+        parameter: nn.Parameter(tensors[name], requires_grad=parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+        if name in tensors
     }
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter in filled:
                 module._parameters[name] = filled[parameter]
 
 

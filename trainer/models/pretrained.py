@@ -44,6 +44,8 @@ class PretrainedModel(nn.Module):
         """The path and revision that the weights were loaded from."""
         self.lora: Adapter | None = None
         """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
+        self.pending: loading.Pending | None = None
+        """Where weights that are still on the meta device come from."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -63,6 +65,7 @@ class PretrainedModel(nn.Module):
         torch_dtype: torch.dtype | str | None = None,
         new_head: bool = False,
         from_tf: bool = False,
+        lazily: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
@@ -71,6 +74,7 @@ class PretrainedModel(nn.Module):
         head that the file does not have, or with `new_head` any head, gets fresh random weights.
         `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. An adapter's
         folder (LoRA, as PEFT saves it) gives its base with the adapters, which alone are trained.
+        `lazily` reads names and shapes alone, where there are no adapters: `fill` reads the rest.
         Raises InputError, one line, for anything wrong in the files or the overrides.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
@@ -93,7 +97,7 @@ class PretrainedModel(nn.Module):
         model = cls._on_meta(config)
         whole = set() if adapter is None or new_head else adapter.whole(config.family.prefix)
         named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
-        loading.load_weights(
+        model.pending = loading.pending_weights(
             model,
             home,
             dtype=dtype,
@@ -103,9 +107,11 @@ class PretrainedModel(nn.Module):
             source=source,
             elsewhere=whole,
         )
+        model.source = (str(path), revision)
+        if adapter is not None or not lazily:
+            model.fill(model)
         if adapter is not None:
             adapter.load_into(model, without_head=new_head)
-        model.source = (str(path), revision)
         return model.eval()
 
     @classmethod
@@ -121,12 +127,14 @@ class PretrainedModel(nn.Module):
         max_shard_size: int | str = "5GB",
         format: Literal["safetensors", "tf"] = "safetensors",
         merge: bool = False,
+        state_dict: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Writes config.json and model.safetensors (in shards above `max_shard_size`).
 
         A model with adapters writes those alone, as PEFT does, or with `merge` its weights with
         the adapters added to them. With `format="tf"` it is tf_model.h5, which transformers'
-        TensorFlow classes load.
+        TensorFlow classes load. `state_dict` holds other weights to write, by the names that the
+        parameters have here.
         """
         if format not in ("safetensors", "tf"):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
@@ -135,10 +143,12 @@ class PretrainedModel(nn.Module):
         if self.lora is not None and not merge:
             adapter_files.save_adapter(self, Path(directory))
             return
-        save_model = saving.save_model
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model
-        save_model(self, Path(directory), max_shard_size)
+
+            save_model(self, Path(directory), max_shard_size)
+            return
+        saving.save_model(self, Path(directory), max_shard_size, state_dict)
 
     def add_lora(
         self, settings: LoRASettings, base: str | None = None, revision: str | None = None
@@ -216,6 +226,11 @@ class PretrainedModel(nn.Module):
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
         self.body.gradient_checkpointing = False
+
+    def fill(self, part: nn.Module) -> None:
+        """Reads the weights of a module of the model, or of all of it, that are not there yet."""
+        if self.pending is not None:
+            self.pending.fill(self, part)
 
     def load_weights(self, directory: str | Path) -> None:
         """Overwrites the weights, head included, with those that a model of this shape saved."""

@@ -1,6 +1,7 @@
 """A model to a folder in the hub's format: config.json and safetensors, in shards if large."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,18 @@ OLD = ("model*.safetensors", INDEX, "adapter_model.safetensors", "adapter_config
 """What an earlier save may have left."""
 
 
-def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
+def save_model(
+    model: "PretrainedModel",
+    directory: Path,
+    max_shard_size: int | str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes config.json and the weights, then removes the weights of an earlier save.
 
-    Adapters are added to the weights. Shared parameters are written once. Raises InputError for a
-    size that is none.
+    Adapters are added to the weights. `weights` by parameter names are written in place of the
+    model's own. Shared parameters are written once. Raises InputError for a size that is none.
     """
-    shards = split(_tensors(model), size_in_bytes(max_shard_size))
+    shards = split(_tensors(model, weights), size_in_bytes(max_shard_size))
     files.make_folder(directory)
     files.write_json(directory / "config.json", config_entries(model))
     if len(shards) == 1:
@@ -60,8 +66,9 @@ def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:
     return {INDEX, *weight_map.values()}
 
 
-def _tensors(model: "PretrainedModel") -> dict[str, Tensor]:
-    return {model.hub_name(name): tensor for name, tensor in merged_parameters(model)}
+def _tensors(model: "PretrainedModel", weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    named = merged_parameters(model) if weights is None else weights.items()
+    return {model.hub_name(name): tensor.detach() for name, tensor in named}
 
 
 def split(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:

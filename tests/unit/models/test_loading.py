@@ -297,6 +297,18 @@ def test_an_index_that_contradicts_its_shards_is_refused(folder):
     refused(folder, "model-9.safetensors: there is no such file")
 
 
+def test_weights_may_be_read_a_module_at_a_time(folder):
+    model = Classifier.from_pretrained(folder, lazily=True)
+    model.head.requires_grad_(False)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    model.fill(model.body.layers)
+    there = {name for name, parameter in model.named_parameters() if not parameter.is_meta}
+    assert there == {n for n, _ in model.named_parameters() if n.startswith("body.layers.")}
+    model.fill(model)
+    assert same(model, Classifier.from_pretrained(folder))
+    assert not any(parameter.requires_grad for parameter in model.head.parameters())
+
+
 def test_weights_are_overwritten_in_place(folder):
     model = Classifier.from_pretrained(folder)
     torch.manual_seed(5)

@@ -1,0 +1,50 @@
+"""What every rank of `test_out_of_memory.py` runs: trainings in which one rank lacks memory."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.distributed.sharded import build, flat
+from trainer.trainer import Trainer
+
+CASES = [
+    (moment, layer, accumulation)
+    for moment in ("forward", "backward")
+    for layer in (0, 1)
+    for accumulation in (1, 3)
+]
+
+
+def main(folder: Path) -> None:
+    undisturbed = build("token_classification", "ddp")
+    undisturbed.fit()
+    found: dict[str, Any] = {"undisturbed": [flat(undisturbed), undisturbed.step_tokens]}
+    for moment, layer, accumulation in CASES:
+        trainer = build("token_classification", "ddp", accumulation)
+        # the last rank, where there are several, has the least memory
+        if trainer.ranks.rank == trainer.ranks.world_size - 1:
+            limit(trainer, moment, layer, tokens=45)
+        trainer.fit()
+        found[f"{moment} {layer} {accumulation}"] = [flat(trainer), trainer.step_tokens]
+    if trainer.ranks.is_main:
+        (folder / f"{trainer.ranks.world_size}.json").write_text(json.dumps(found))
+
+
+def limit(trainer: Trainer, moment: str, layer: int, tokens: int) -> None:
+    """Raise what CUDA raises where a training pass has more tokens than these, in one layer."""
+
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def after(module: Any, inputs: Any, outputs: Any) -> None:
+        if module.training and len(inputs[0]) > tokens:
+            refuse() if moment == "forward" else outputs[0].register_hook(refuse)
+
+    trainer.model.body.layers[layer].register_forward_hook(after)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

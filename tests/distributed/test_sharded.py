@@ -1,0 +1,113 @@
+"""Every head, whole and sharded, on 1, 2 and 4 processes: the same weights, fairly shared out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.distributed.heads import CASES
+from trainer.sharding import ELEMENTWISE
+
+pytestmark = pytest.mark.slow
+LAYOUTS = [(n, how, parts) for n in (2, 4) for how in ("ddp", "fsdp") for parts in (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """What 4, 2 and 1 processes wrote, in this order: they hand runs on."""
+    folder = tmp_path_factory.mktemp("sharded")
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    for world_size in (4, 2, 1):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+        script = str(Path(__file__).with_name("sharded.py"))
+        command = [sys.executable, *launcher, script, str(folder)]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[int, Any]:
+    return {n: json.loads((folder / f"{n}.json").read_text()) for n in (1, 2, 4)}
+
+
+def far(one: list[float], other: list[float]) -> float:
+    """How far weights are from others, as a share of their length."""
+    a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("world_size,strategy,accumulation", LAYOUTS)
+@pytest.mark.parametrize("head", CASES)
+def test_any_layout_trains_and_evaluates_as_one_process(
+    head: str, world_size: int, strategy: str, accumulation: int, found: dict[int, Any]
+) -> None:
+    weights, facts, _ = found[world_size][f"{head} {strategy} {accumulation}"]
+    alone, wanted, _ = found[1][f"{head} ddp 1"]
+    assert far(weights, alone) <= 1e-12
+    assert facts == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_a_sharded_model_ships_the_average_of_its_weights(head: str, folder: Path) -> None:
+    saved = {n: load_file(folder / f"{n} {head}" / "model.safetensors") for n in (1, 2, 4)}
+    for n in (2, 4):
+        assert saved[n].keys() == saved[1].keys()
+        for name, tensor in saved[n].items():
+            torch.testing.assert_close(tensor, saved[1][name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_state_is_shared_out(world_size: int, found: dict[int, Any]) -> None:
+    """Weights and average of each rank: its part of the whole, and some rows for the uneven."""
+    whole = found[world_size]["masked_lm ddp 1"][2][0]
+    shares = found[world_size]["masked_lm fsdp 1"][2]
+    assert sum(shares) == whole
+    assert max(shares) <= 1.15 * whole / world_size
+
+
+@pytest.mark.parametrize("before", ["ddp", "fsdp"])
+@pytest.mark.parametrize("after", ["2 ddp", "2 fsdp", "1 ddp"])
+def test_a_checkpoint_of_4_processes_goes_on_with_fewer(
+    before: str, after: str, found: dict[int, Any]
+) -> None:
+    results = found[int(after[0])]
+    handed = results[f"by 4 {before}, {after}"]
+    assert far(handed, found[1]["never handed on"]) <= 1e-12
+
+
+def test_only_state_is_in_parts(folder: Path) -> None:
+    by_strategy = {how: folder / f"by 4 {how}" / "checkpoint-7" for how in ("ddp", "fsdp")}
+    names = {
+        how: {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+        for how, path in by_strategy.items()
+    }
+    parts = {
+        f"state/{s}-{i:05d}-of-00004.safetensors" for s in ("optimizer", "ema") for i in range(1, 5)
+    }
+    wholes = {"state/optimizer.safetensors", "state/ema.safetensors"}
+    assert names["fsdp"] - names["ddp"] == parts
+    assert names["ddp"] - names["fsdp"] == wholes
+
+
+def test_a_resumed_sharded_run_has_the_bits_of_one_that_never_stopped(
+    found: dict[int, Any],
+) -> None:
+    assert found[2]["cut"] == found[2]["whole"]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_optimizers_step_over_rows_as_over_wholes(name: str, found: dict[int, Any]) -> None:
+    assert far(found[2][f"{name} fsdp"], found[2][f"{name} ddp"]) <= 1e-12
+
+
+def test_a_model_that_is_read_layer_by_layer_is_the_same(found: dict[int, Any]) -> None:
+    assert found[2]["read lazily"] == found[2]["read at once"]

@@ -1,0 +1,123 @@
+"""Sharding: every rank holds some rows of each parameter, and a layer whole only while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from trainer.errors import InputError
+from trainer.models.pretrained import PretrainedModel
+from trainer.models.sharded import is_sharded
+from trainer.precision import keep_masters_in_fp32
+from trainer.settings import TrainSettings
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+ELEMENTWISE = (
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "asgd",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "sgd",
+)
+"""The optimizers whose step of some rows needs those rows alone; Adafactor and Muon need all."""
+LARGEST_SHARE = 0.8
+"""Of a device's memory: weights, gradients and moments that need more are sharded unasked."""
+
+
+def chosen_strategy(
+    wanted: str, model: nn.Module, settings: TrainSettings, device: torch.device
+) -> str:
+    """ddp or fsdp for `wanted`, which may be auto: fsdp where a GPU cannot hold what training does.
+
+    Raises InputError for a model or settings that cannot be sharded, where they are to be.
+    """
+    if wanted not in STRATEGIES:
+        accepted = ", ".join(STRATEGIES)
+        raise InputError(f"launch.strategy: found '{wanted}'; accepted: {accepted}")
+    why_not = _obstacle(model, settings)
+    if wanted == "fsdp" and why_not:
+        raise InputError(why_not)
+    if wanted != "auto":
+        return wanted
+    return "fsdp" if not why_not and _too_large(model, settings, device) else "ddp"
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Leave each rank its rows of every parameter: torch's `fully_shard` (arXiv:2304.11277).
+
+    Weights that were not read yet are read for one layer after the other, so that neither host nor
+    device ever holds the whole model. Each layer is gathered while it runs; what is in no layer
+    stays gathered from the forward to the backward pass, since losses may read the output weights.
+    Gradients are means over ranks, as under DDP, in the parameters' own type, and are reduced
+    after every micro batch: kept until the last, they would be whole.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    assert isinstance(model, PretrainedModel)
+    for part in (*model.body.layers, model):
+        model.fill(part)
+        keep_masters_in_fp32(part)
+        sharded = fully_shard(part, mesh=mesh)
+        sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
+
+
+@contextmanager
+def calls_outside_training(model: nn.Module) -> Iterator[None]:
+    """Around forward passes that no backward pass follows: no gathered weights stay behind."""
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+
+@torch.no_grad()
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """A sharded model's weights on the CPU of rank 0, by name; nothing for other models.
+
+    Every rank calls it. One parameter at a time is whole on the devices; other ranks get none of
+    them to keep.
+    """
+    if not is_sharded(model):
+        return None
+    weights = {}
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor), f"{name} was left gathered"
+        whole = parameter.full_tensor()
+        if dist.get_rank() == 0:
+            weights[name] = whole.cpu()
+    return weights
+
+
+def _obstacle(model: nn.Module, settings: TrainSettings) -> str:
+    """Why this cannot be sharded, in one line, or nothing."""
+    if not isinstance(model, PretrainedModel):
+        return "launch.strategy: fsdp shards this package's own models; accepted here: ddp"
+    if model.lora is not None:
+        return "launch.strategy: fsdp with adapters; accepted: ddp, which sends only theirs"
+    if settings.compile:
+        return "trainer.compile: found true with launch.strategy=fsdp; accepted: false, or ddp"
+    if settings.precision == "fp16":  # its scaler looks at one rank's gradients
+        return "trainer.precision: found fp16 with launch.strategy=fsdp; accepted: bf16, fp32"
+    if settings.optimizer.lower() not in ELEMENTWISE:
+        found = f"found '{settings.optimizer}', whose step needs whole matrices"
+        return f"trainer.optimizer: {found}; accepted with fsdp: {', '.join(ELEMENTWISE)}"
+    return ""
+
+
+def _too_large(model: nn.Module, settings: TrainSettings, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    trained = 5 if settings.ema_decay else 4  # weight, gradient, two moments, average: fp32
+    needed = sum(4 * p.numel() * (trained if p.requires_grad else 1) for p in model.parameters())
+    return needed > LARGEST_SHARE * torch.cuda.get_device_properties(device).total_memory
