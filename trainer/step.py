@@ -179,8 +179,8 @@ class Stepper:
         """Add a micro batch's gradients; [loss sum, count]."""
         loss_sum, count = self._loss(batch, self.model)
         self._backward(loss_sum * (weight * self.scale))
-        sums = torch.stack([loss_sum.detach(), count.to(loss_sum)])
-        return sums.to(self.ranks.widest) * weight
+        widest = self.ranks.widest
+        return torch.stack([loss_sum.detach().to(widest), count.to(widest)]) * weight
 
     def _make_up_for_the_rest(self, placeholder: Callable[[], Batch]) -> None:
         model, parameters = self.reduction.rest()

@@ -62,7 +62,7 @@ def load_model(
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
             # adapters are put beside weights that are there
-            lazily = strategy != "ddp" and settings.lora is None
+            lazily = strategy != "ddp" and settings.lora.rank is None
             model = kind.from_pretrained(
                 folder, new_head=settings.new_head, lazily=lazily, **overrides
             )
