@@ -95,8 +95,8 @@ def command_line() -> NoReturn:
         signal.signal(number, _leave_unsaved)  # until the run takes over and saves first
     code = main()
     distributed = sys.modules.get("torch.distributed")
-    if code and distributed is not None and distributed.is_initialized():
-        # threads of a group that has lost a rank would turn an orderly exit into an abort
+    if distributed is not None and distributed.is_initialized():
+        # now and then a thread of gloo's turns an orderly exit of a rank into an abort
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.distributed.stopping import StoppingTrainer, build, terminate_this_rank, weights
+from tests.distributed.stopping import (
+    StoppingTrainer,
+    build,
+    leave,
+    terminate_this_rank,
+    weights,
+)
 from trainer.errors import Interrupted
 
 
@@ -51,5 +55,4 @@ if __name__ == "__main__":
     done = leg(Path(folder), name, size or None, int(stop_at))
     if done.ranks.is_main:
         Path(folder, "weights.json").write_text(json.dumps(weights(done).tolist()))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()

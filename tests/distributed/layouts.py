@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from tests.distributed.stopping import leave
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.callbacks.callback import Callback
 from trainer.metrics.classification import Accuracy
@@ -76,5 +77,4 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()

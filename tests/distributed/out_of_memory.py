@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tests.distributed.sharded import build, flat
+from tests.distributed.stopping import leave
 from trainer.trainer import Trainer
 
 CASES = [
@@ -48,3 +49,4 @@ def limit(trainer: Trainer, moment: str, layer: int, tokens: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

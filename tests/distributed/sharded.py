@@ -10,6 +10,7 @@ import torch
 
 from tests.distributed.heads import CASES
 from tests.distributed.layouts import KillAt, Killed
+from tests.distributed.stopping import leave
 from trainer.models.auto import TASKS
 from trainer.models.sharded import local
 from trainer.settings import TrainSettings
@@ -158,3 +159,4 @@ def by_optimizer() -> dict[str, Any]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.distributed.stopping import Killed, StoppingTrainer, build
+from tests.distributed.stopping import Killed, StoppingTrainer, build, leave
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "average and best": {
@@ -117,5 +115,4 @@ def without_times(value: Any) -> Any:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()

@@ -26,7 +26,9 @@ Job = Callable[[Run], Any]
 
 @contextmanager
 def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
-    """Within it this process is one rank of a group whose collectives end after launch.timeout.
+    """From here on this process is one rank of a group whose collectives end after launch.timeout.
+
+    The group lasts as long as the process, which must leave by `os._exit`.
 
     `prepare` is called before the group exists, on one rank of each machine, unless our launcher
     has done so. Raises EnvironmentFault naming the ranks that do not come, InputError where ranks
@@ -44,13 +46,10 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         _prepare(store, place, run, prepare, machines)
     _warn_of_idle_ranks(place, run)
     _open_group(store, place, run.launch.timeout)
-    from torch.distributed import destroy_process_group
-
     from trainer.ranks import Ranks
 
     with Ranks().faults_told():
         yield
-    destroy_process_group()
 
 
 def _find_store(place: Place, timeout: float) -> "Store":
