@@ -2,10 +2,11 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.stopping import Killed, StoppingTrainer, build, leave
+from tests.distributed.stopping import Killed, StoppingTrainer, build, die_together, leave
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "average and best": {
@@ -59,7 +60,8 @@ def main(output: Path, folder: Path) -> None:
             again = folder / f"{variant} {number}"
             for moment, step in planned:
                 try:
-                    build(again, **VARIANTS[variant]).stop(moment, step).fit()
+                    run = build(again, **VARIANTS[variant])
+                    run.stop(moment, step, partial(die_together, run.ranks)).fit()
                 except Killed:
                     whole.ranks.barrier()
                 else:

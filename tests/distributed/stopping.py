@@ -13,6 +13,7 @@ import torch
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.metrics.classification import Accuracy
+from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer
 
@@ -93,6 +94,12 @@ def build(
         output_dir=folder,
         timeout=timeout,
     )
+
+
+def die_together(ranks: Ranks) -> None:
+    """As `die`, once all ranks are here: one that is ahead would take away what others look for."""
+    ranks.barrier()
+    raise Killed
 
 
 def terminate_this_rank() -> None:
