@@ -115,8 +115,10 @@ def next_token_loss(
     return found
 
 
-CHUNK = 1 << 24
+CHUNK = 1 << 25
 """Logits that exist at a time."""
+IN_CACHE = 1 << 20
+"""Of these, the ones that a CPU has in fp32 at a time."""
 SLICE = 4096
 """Rows of the weight's gradient that are computed at a time, before they are added in fp32."""
 
@@ -140,11 +142,11 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         narrow_weight = weight.to(hidden.dtype)
         grad_hidden = torch.zeros_like(hidden) if wanted[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
+        grad_weight = torch.empty_like(weight, dtype=wide) if wanted[1] else None
         losses = hidden.new_zeros(len(hidden), dtype=wide)
         correct = torch.zeros_like(targets, dtype=torch.bool)
         supervised = (targets != IGNORED).nonzero().squeeze(1)
-        for rows in supervised.split(max(128, CHUNK // len(weight))):
+        for number, rows in enumerate(supervised.split(max(128, CHUNK // len(weight)))):
             inputs = hidden[rows]
             losses[rows], correct[rows], grad_scores = _of_chunk(
                 inputs, narrow_weight, targets[rows], smoothing, any(wanted)
@@ -154,7 +156,9 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 words = zip(grad_scores.split(SLICE, 1), grad_weight.split(SLICE), strict=True)
                 for scores, gradient in words:
-                    gradient.add_(scores.T @ inputs)
+                    (gradient.add_ if number else gradient.copy_)(scores.T @ inputs)
+        if grad_weight is not None and not len(supervised):
+            grad_weight.zero_()
         ctx.gradients = grad_hidden, grad_weight, weight.dtype
         ctx.mark_non_differentiable(losses, correct)
         return losses.sum(), losses, correct
@@ -177,14 +181,21 @@ def _of_chunk(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """inputs [N, D], weight [V, D], targets [N] -> losses [N], right [N], their gradient [N, V].
 
-    The gradient is the losses' by the logits, in the type of the inputs; empty if not asked for.
+    The gradient is the losses' by the logits, in the type of the inputs and in the place of the
+    logits; there is none if not asked for.
     """
     wide = torch.promote_types(inputs.dtype, torch.float32)
-    scores = F.linear(inputs, weight).log_softmax(-1, dtype=wide)
-    losses = _smoothed_losses(scores, targets, smoothing)
-    right = _right(scores, targets)
-    gradient = _gradient(scores, targets, smoothing) if differentiate else scores[:0]
-    return losses, right, gradient.to(inputs.dtype)
+    logits = F.linear(inputs, weight)
+    losses, right = logits.new_empty(len(logits), dtype=wide), torch.empty_like(targets).bool()
+    size = max(1, (IN_CACHE if logits.device.type == "cpu" else CHUNK) // len(weight))
+    for start in range(0, len(logits), size):
+        rows = slice(start, start + size)
+        scores = logits[rows].log_softmax(-1, dtype=wide)
+        losses[rows] = _smoothed_losses(scores, targets[rows], smoothing)
+        right[rows] = _right(scores, targets[rows])
+        if differentiate:
+            logits[rows] = _gradient(scores, targets[rows], smoothing)
+    return losses, right, logits
 
 
 def _smoothed_losses(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:

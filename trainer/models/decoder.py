@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 from trainer.errors import InputError
 from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig
-from trainer.models.encoder import ACTIVATIONS, Encoded, run_layer, to_autocast_type
+from trainer.models.encoder import Encoded, run_layer, to_autocast_type
+from trainer.models.gated_feed_forward import GatedFeedForward
 from trainer.models.grouped_attention import GroupedAttention
 from trainer.models.packing import FlatInputs, Layout
 from trainer.models.rope import read_rope
@@ -154,23 +155,6 @@ class RotaryAttention(GroupedAttention):
         return self.output(context), weights
 
 
-class GatedFeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020): an activated gate times a second projection."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        size, inner, biases = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate = nn.Linear(size, inner, bias=biases)
-        self.input = nn.Linear(size, inner, bias=biases)
-        self.output = nn.Linear(inner, size, bias=biases)
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.is_silu = config.hidden_act == "silu"
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, x = self.gate(x), self.input(x)
-        return self.output(_SiluTimes.apply(gate, x) if self.is_silu else self.activation(gate) * x)
-
-
 class RMSNorm(nn.RMSNorm):
     """x over the root of its mean square, times a weight (Zhang and Sennrich, 2019)."""
 
@@ -202,22 +186,6 @@ class _RMSNorm(torch.autograd.Function):
         grad = grad * weight
         along = (grad * normed).mean(-1, keepdim=True)
         return grad.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
-
-
-class _SiluTimes(torch.autograd.Function):
-    """silu(gate) * x, without keeping silu(gate): it is computed once more."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, x)
-        return F.silu(gate).mul_(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gate, x = ctx.saved_tensors
-        grad_gate = torch.ops.aten.silu_backward(grad * x, gate)
-        return grad_gate, F.silu(gate).mul_(grad)
 
 
 def layer_windows(config: ModelConfig) -> list[int | None]:
