@@ -30,21 +30,22 @@ class Reduction:
             for parameter in self._trained:
                 parameter.register_post_accumulate_grad_hook(self._done.add)
 
-    def reset(self) -> None:
-        """A step begins."""
+    def begin(self) -> None:
+        """A pass begins."""
+        self._done.clear()
         self._begun = False
 
-    def begin(self) -> None:
+    def reach_backward(self) -> None:
         """A forward pass has ended: the backward pass is averaged if DDP says so."""
-        self._done.clear()
         if isinstance(self.model, DistributedDataParallel):
             self._begun = self.model.require_backward_grad_sync
 
-    def rest(self) -> tuple[nn.Module, list[nn.Parameter]]:
-        """The model to call once more, and whose gradients are still to be made."""
-        if not self._begun:
-            return self.model, self._trained
-        return whole(self.model), [p for p in self._trained if p not in self._done]
+    def make_up(self, loss_of: Callable[[nn.Module], torch.Tensor], passes: int) -> None:
+        """Hand over what is owed, as gradients of 0; of several passes the last one is averaged."""
+        owed = [p for p in self._trained if not self._begun or p not in self._done]
+        if owed:
+            loss = loss_of(whole(self.model) if self._begun else self.model)
+            torch.autograd.backward(loss * 0.0, inputs=owed)
 
 
 def whole(model: nn.Module) -> nn.Module:

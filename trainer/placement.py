@@ -55,11 +55,13 @@ def place(
     trackers_dir: Path | None,
     timeout: float | None,
     strategy: str,
+    cpu_offload: bool,
 ) -> Placement:
     """Move a model to its device, in fp32 where it is trained; wrap or shard it for many ranks.
 
-    `strategy` is auto, ddp or fsdp: alone, a process has no others to share with. `timeout` are
-    the seconds that a rank waits for another; None: torch's default.
+    `strategy` is auto, ddp or fsdp: alone, a process has no others to share with, and shards only
+    to keep its weights on the host (`cpu_offload`). `timeout` are the seconds that a rank waits for
+    another; None: torch's default.
     """
     waits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     # on a CPU Accelerate wraps for many processes only if it is told that this is one
@@ -80,12 +82,13 @@ def place(
     if ranks.world_size != accelerator.num_processes:
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
-    sharded = chosen_strategy(strategy, model, settings, device) == "fsdp" and ranks.world_size > 1
+    chosen = chosen_strategy(strategy, model, settings, device, cpu_offload)
+    sharded = chosen == "fsdp" and (ranks.world_size > 1 or cpu_offload)
     if isinstance(model, PretrainedModel) and not sharded:
         model.fill(model)
     _prepare(model, settings)
     if sharded:
-        shard(model, device)
+        shard(model, device, cpu_offload)
         return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
 

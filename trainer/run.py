@@ -68,6 +68,8 @@ class LaunchSettings:
     """Seconds that a process waits for the others, to come or in one operation."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """ddp: each process holds the whole model; fsdp: a share of it; auto: ddp where that fits."""
+    cpu_offload: bool = False
+    """With fsdp: weights, gradients, moments and average stay in the host's memory."""
 
     def __post_init__(self) -> None:
         processes = self.num_processes
@@ -80,6 +82,11 @@ class LaunchSettings:
             raise InputError(f"launch.node_rank: found {self.node_rank}; {accepted}")
         if self.timeout <= 0:
             raise InputError(f"launch.timeout: found {self.timeout}; accepted: seconds above 0")
+        if self.cpu_offload and self.strategy != "fsdp":
+            found = f"found true with launch.strategy={self.strategy}"
+            raise InputError(
+                f"launch.cpu_offload: {found}; accepted: launch.strategy=fsdp, or false"
+            )
         if self.rendezvous is None and self.num_nodes > 1:
             accepted = "accepted: HOST:PORT, the same on all machines"
             raise InputError(f"launch.rendezvous: nothing given; {accepted}")

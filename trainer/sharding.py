@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer.errors import InputError
@@ -36,15 +36,23 @@ LARGEST_SHARE = 0.8
 
 
 def chosen_strategy(
-    wanted: str, model: nn.Module, settings: TrainSettings, device: torch.device
+    wanted: str,
+    model: nn.Module,
+    settings: TrainSettings,
+    device: torch.device,
+    cpu_offload: bool = False,
 ) -> str:
     """ddp or fsdp for `wanted`, which may be auto: fsdp where a GPU cannot hold what training does.
 
-    Raises InputError for a model or settings that cannot be sharded, where they are to be.
+    Raises InputError for a model or settings that cannot be sharded, where they are to be, and for
+    `cpu_offload` without.
     """
     if wanted not in STRATEGIES:
         accepted = ", ".join(STRATEGIES)
         raise InputError(f"launch.strategy: found '{wanted}'; accepted: {accepted}")
+    if cpu_offload and wanted != "fsdp":
+        found = f"found true with launch.strategy={wanted}"
+        raise InputError(f"launch.cpu_offload: {found}; accepted: launch.strategy=fsdp, or false")
     why_not = _obstacle(model, settings)
     if wanted == "fsdp" and why_not:
         raise InputError(why_not)
@@ -53,21 +61,26 @@ def chosen_strategy(
     return "fsdp" if not why_not and _too_large(model, settings, device) else "ddp"
 
 
-def shard(model: nn.Module, device: torch.device) -> None:
+def shard(model: nn.Module, device: torch.device, cpu_offload: bool = False) -> None:
     """Leave each rank its rows of every parameter: torch's `fully_shard` (arXiv:2304.11277).
 
     Weights that were not read yet are read for one layer after the other, so that neither host nor
     device ever holds the whole model. Each layer is gathered while it runs; what is in no layer
     stays gathered from the forward to the backward pass, since losses may read the output weights.
     Gradients are means over ranks, as under DDP, in the parameters' own type, and are reduced
-    after every micro batch: kept until the last, they would be whole.
+    after every micro batch: kept until the last, they would be whole. With `cpu_offload` the rows
+    and their gradients are in host memory, and so is what an optimizer adds to them.
     """
+    if not dist.is_initialized():  # a process of its own, whose weights are to be on the host
+        dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = _host_memory(device) if cpu_offload else OffloadPolicy()
     assert isinstance(model, PretrainedModel)
+    model.fill(model.body.embeddings)  # in the order of the parameters, as random ones are drawn
     for part in (*model.body.layers, model):
         model.fill(part)
         keep_masters_in_fp32(part)
-        sharded = fully_shard(part, mesh=mesh)
+        sharded = fully_shard(part, mesh=mesh, offload_policy=policy)
         sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
 
 
@@ -93,10 +106,18 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     weights = {}
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor), f"{name} was left gathered"
-        whole = parameter.full_tensor()
+        # what is kept on the host is gathered on the devices: NCCL knows no other memory
+        on_device = parameter.to(parameter.device_mesh.device_type)
+        assert isinstance(on_device, DTensor)
+        whole = on_device.full_tensor()
         if dist.get_rank() == 0:
             weights[name] = whole.cpu()
     return weights
+
+
+def _host_memory(device: torch.device) -> CPUOffloadPolicy:
+    """Page-locked where a GPU copies from it and to it while it computes."""
+    return CPUOffloadPolicy(pin_memory=device.type == "cuda")
 
 
 def _obstacle(model: nn.Module, settings: TrainSettings) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.collectives import Collectives
 from trainer.data.batch import Batch
 from trainer.memory import Reduction, whole
-from trainer.models.sharded import Rows
+from trainer.models.sharded import Rows, is_sharded
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
 from trainer.precision import autocast
 from trainer.ranks import Ranks
@@ -72,7 +73,7 @@ class Stepper:
         self.ema = ema
         self.scaler = scaler
         self.rows = rows
-        self.reduction = Reduction(model)
+        self.reduction = Collectives(model) if is_sharded(model) else Reduction(model)
 
     def step(
         self,
@@ -104,7 +105,6 @@ class Stepper:
         [loss sum, count, ranks asked to leave with each of LEAVING, ranks out of memory], of all
         ranks, in fp64.
         """
-        self.reduction.reset()
         fits = True
         totals = torch.zeros(2, dtype=self.ranks.widest, device=self.ranks.device)
         self._before = [buffer.clone() for buffer in self._running_statistics()]
@@ -120,7 +120,7 @@ class Stepper:
                 fits = False
             if not fits and placeholder is not None:
                 # not in the except, which holds on to all that the pass had made
-                self._make_up_for_the_rest(placeholder)
+                self._make_up_for_the_rest(placeholder, num_micro_batches - number)
                 break
         self.model.train()
         votes = totals.new_zeros(len(LEAVING) + 1)
@@ -164,15 +164,20 @@ class Stepper:
         self.accumulate([(batch, False)], 1)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether a pass forward and back has the memory that it needs; leaves nothing behind."""
+    def fits(self, batch: Batch, placeholder: Callable[[], Batch]) -> bool:
+        """Whether a pass forward and back has the memory that it needs; leaves nothing behind.
+
+        All ranks call it where the model is sharded.
+        """
         found = True
         try:
             loss_sum, _ = self._loss(batch, whole(self.model))
             self._backward(loss_sum * 0.0)
         except torch.OutOfMemoryError:
             found = False
-        self.optimizer.zero_grad(set_to_none=True)
+        if not found and is_sharded(self.model):
+            self._make_up_for_the_rest(placeholder, 1)
+        self.model.zero_grad(set_to_none=True)
         return found
 
     def _gradients(self, batch: Batch, weight: float) -> Tensor:
@@ -182,23 +187,31 @@ class Stepper:
         widest = self.ranks.widest
         return torch.stack([loss_sum.detach().to(widest), count.to(widest)]) * weight
 
-    def _make_up_for_the_rest(self, placeholder: Callable[[], Batch]) -> None:
-        model, parameters = self.reduction.rest()
-        if parameters:
-            loss_sum, _ = self._loss(placeholder(), model)
-            loss_sum = loss_sum if self.scaler is None else self.scaler.scale(loss_sum)
-            torch.autograd.backward(loss_sum * 0.0, inputs=parameters)
+    def _make_up_for_the_rest(self, placeholder: Callable[[], Batch], passes: int) -> None:
+        """Do what the other ranks wait for, in the failed pass and in those that follow it."""
+        batch = placeholder()
+
+        def loss_of(model: nn.Module) -> Tensor:
+            return self._scaled(self._loss(batch, model)[0])
+
+        self.reduction.make_up(loss_of, passes)
 
     def _loss(self, batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
+        counted = model is self.model
+        if counted:
+            self.reduction.begin()
         with autocast(self.precision, self.ranks.device):
             outputs = model(**batch.inputs())
-        if model is self.model:
-            self.reduction.begin()
+        if counted:
+            self.reduction.reach_backward()
         sums, counts = self.recipe.loss(outputs, batch, label_smoothing=self.label_smoothing)
         return sums.sum(), torch.as_tensor(counts, device=sums.device).sum()
 
     def _backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self._scaled(loss).backward()
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
 
     def _update(self, finite: bool) -> None:
         if finite:

@@ -24,6 +24,7 @@ from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.state import read_progress
+from trainer.collectives import can_make_up
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
@@ -90,6 +91,7 @@ class Trainer:
         config_digest: str = "",
         timeout: float | None = None,
         strategy: str = "auto",
+        cpu_offload: bool = False,
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
@@ -114,7 +116,7 @@ class Trainer:
         if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
             check_length(model, self.recipe)
         trackers_dir = self.folder.path / "trackers" if self.folder else None
-        self.placement = place(model, self.settings, trackers_dir, timeout, strategy)
+        self.placement = place(model, self.settings, trackers_dir, timeout, strategy, cpu_offload)
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
@@ -217,9 +219,11 @@ class Trainer:
 
     def _placeholder(self) -> Callable[[], Batch] | None:
         """What replaces a micro batch that does not fit; None where no other may."""
-        together = self.ranks.world_size > 1
-        if together and (is_sharded(self.model) or any(True for _ in self.model.buffers())):
-            return None  # the ranks talk within a forward pass
+        if is_sharded(self.model):
+            if not can_make_up(self.model):
+                return None
+        elif self.ranks.world_size > 1 and any(True for _ in self.model.buffers()):
+            return None  # DDP sends them within a forward pass
         return lambda: self._training_batch(np.empty(0, np.int64))
 
     def _micro_batches(self) -> tuple[Iterator[tuple[Batch, bool]], int]:
@@ -450,10 +454,12 @@ class Trainer:
 
     def _largest_budget(self) -> int:
         """The most tokens of a micro batch that fit beside the optimizer's moments to come."""
-        room = room_for_moments([p for _, p in trainable(self.model)])
+        placeholder = self._placeholder()
+        assert placeholder is not None
+        room = room_for_moments(list(self.resumable.parameters.values()))
         most = -(-self.settings.global_batch_size // self.ranks.world_size)
         found = largest_budget(
-            lambda ids: self.stepper.fits(self._training_batch(ids)),
+            lambda ids: self.stepper.fits(self._training_batch(ids), placeholder),
             self.train_samples.lengths,
             most,
             self.ranks,

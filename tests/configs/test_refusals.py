@@ -77,6 +77,7 @@ FAULTS = [
     ("launch.rendezvous=here", "launch.rendezvous", "accepted: HOST:PORT"),
     ("launch.rendezvous=here:70000", "launch.rendezvous", "port 1 to 65535"),
     ("launch.timeout=0", "launch.timeout", "accepted: seconds above 0"),
+    ("launch.cpu_offload=true", "launch.cpu_offload", "accepted: launch.strategy=fsdp, or false"),
     ("launch.strategy=pipeline", "launch.strategy", "accepted: auto, ddp, fsdp"),
     ("trusted_packages=[../x]", "trusted_packages", "accepted: package names"),
     # groups

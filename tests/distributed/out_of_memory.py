@@ -12,24 +12,31 @@ from tests.distributed.stopping import leave
 from trainer.trainer import Trainer
 
 CASES = [
-    (moment, layer, accumulation)
+    (moment, layer, accumulation, strategy)
     for moment in ("forward", "backward")
     for layer in (0, 1)
     for accumulation in (1, 3)
+    for strategy in ("ddp", "fsdp")
 ]
+STEPS = 6
+"""An epoch, whose last batch is a single sample, and one more."""
 
 
 def main(folder: Path) -> None:
-    undisturbed = build("token_classification", "ddp")
+    undisturbed = build("token_classification", "ddp", max_steps=STEPS)
     undisturbed.fit()
     found: dict[str, Any] = {"undisturbed": [flat(undisturbed), undisturbed.step_tokens]}
-    for moment, layer, accumulation in CASES:
-        trainer = build("token_classification", "ddp", accumulation)
+    alone = undisturbed.ranks.world_size == 1
+    for moment, layer, accumulation, strategy in CASES:
+        # one process shards only what it keeps on the host
+        options = {"cpu_offload": alone and strategy == "fsdp", "max_steps": STEPS}
+        trainer = build("token_classification", strategy, accumulation, **options)
         # the last rank, where there are several, has the least memory
         if trainer.ranks.rank == trainer.ranks.world_size - 1:
             limit(trainer, moment, layer, tokens=45)
         trainer.fit()
-        found[f"{moment} {layer} {accumulation}"] = [flat(trainer), trainer.step_tokens]
+        name = f"{moment} {layer} {accumulation} {strategy}"
+        found[name] = [flat(trainer), trainer.step_tokens]
     if trainer.ranks.is_main:
         (folder / f"{trainer.ranks.world_size}.json").write_text(json.dumps(found))
 

@@ -18,6 +18,7 @@ from trainer.sharding import ELEMENTWISE, whole_weights
 from trainer.trainer import Trainer
 
 STEPS = 20
+OFFLOADED = ("token_classification", "causal_lm, tied")
 MOMENTUM = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "learning_rate": 0.05}
 
 
@@ -32,6 +33,7 @@ def main(folder: Path) -> None:
                 name = f"{head} {strategy} {accumulation}"
                 found[name] = [flat(trainer), facts(trainer), state_bytes(trainer)]
         trainer.save(folder / f"{world_size} {head}")
+    found |= offloaded()
     if world_size == 4:
         for strategy in ("ddp", "fsdp"):
             until_killed(build("causal_lm", strategy, folder=folder / f"by 4 {strategy}", **handed))
@@ -49,7 +51,12 @@ handed = {**MOMENTUM, "save_steps": 7}
 
 
 def build(
-    head: str, strategy: str, accumulation: int = 1, folder: Path | None = None, **settings: Any
+    head: str,
+    strategy: str,
+    accumulation: int = 1,
+    folder: Path | None = None,
+    cpu_offload: bool = False,
+    **settings: Any,
 ) -> Trainer:
     """45 ragged samples in global batches of 11, the last one of a single sample."""
     case = CASES[head]
@@ -74,6 +81,7 @@ def build(
         eval_dataset=case.table(13, seed=1),
         output_dir=folder,
         strategy=strategy,
+        cpu_offload=cpu_offload,
     )
 
 
@@ -99,6 +107,16 @@ def state_bytes(trainer: Trainer) -> list[int]:
     tensors = [*trainer.model.parameters(), *(m for m in moments if m is not None), *average]
     own = sum(local(t).numel() * t.element_size() for t in tensors)
     return trainer.ranks.gather(own)
+
+
+def offloaded() -> dict[str, Any]:
+    """Trainings whose state is on the host; of one process too, which shares with nobody."""
+    found = {}
+    for head in OFFLOADED:
+        trainer = build(head, "fsdp", 3, cpu_offload=True)
+        trainer.fit()
+        found[f"{head} offloaded"] = [flat(trainer), facts(trainer)]
+    return found
 
 
 def until_killed(trainer: Trainer, step: int = 10) -> None:
@@ -127,12 +145,16 @@ def handed_on(folder: Path, world_size: int) -> dict[str, Any]:
 
 
 def resumed(folder: Path) -> dict[str, Any]:
-    """A sharded run that was killed twice, and one that was not, of the same two processes."""
+    """A sharded run that was killed twice, and one that was not, of the same two processes.
+
+    One of its parts keeps its state on the host.
+    """
     settings = {"optimizer": "adamw", "learning_rate": 1e-3, "save_steps": 3}
     whole = build("masked_lm", "fsdp", folder=folder / "whole", **settings)
     whole.fit()
-    for step in (5, 11):
-        until_killed(build("masked_lm", "fsdp", folder=folder / "cut", **settings), step)
+    for step, offload in ((5, True), (11, False)):
+        half = build("masked_lm", "fsdp", folder=folder / "cut", cpu_offload=offload, **settings)
+        until_killed(half, step)
     cut = build("masked_lm", "fsdp", folder=folder / "cut", **settings)
     cut.fit()
     return {"whole": flat(whole), "cut": flat(cut)}

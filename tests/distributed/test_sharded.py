@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.heads import CASES
+from tests.distributed.sharded import OFFLOADED
 from trainer.sharding import ELEMENTWISE
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,17 @@ def test_any_layout_trains_and_evaluates_as_one_process(
     head: str, world_size: int, strategy: str, accumulation: int, found: dict[int, Any]
 ) -> None:
     weights, facts, _ = found[world_size][f"{head} {strategy} {accumulation}"]
+    alone, wanted, _ = found[1][f"{head} ddp 1"]
+    assert far(weights, alone) <= 1e-12
+    assert facts == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("head", OFFLOADED)
+def test_state_on_the_host_changes_no_number(
+    head: str, world_size: int, found: dict[int, Any]
+) -> None:
+    weights, facts = found[world_size][f"{head} offloaded"]
     alone, wanted, _ = found[1][f"{head} ddp 1"]
     assert far(weights, alone) <= 1e-12
     assert facts == pytest.approx(wanted, rel=1e-6)

@@ -33,7 +33,8 @@ def test_the_longest_samples_are_tried_and_halved_until_they_fit(most: int) -> N
 
     def fits(ids: np.ndarray) -> bool:
         tried.append(int(table.lengths[ids].sum()))
-        return stepper.fits(table.collate(ids).for_step(0, 0))
+        batch = table.collate(ids).for_step(0, 0)
+        return stepper.fits(batch, table.placeholder)
 
     budget = largest_budget(fits, table.lengths, 32, Ranks())
     assert tried[0] == np.sort(table.lengths)[-32:].sum()

@@ -36,6 +36,15 @@ def test_a_plain_module_and_an_unknown_strategy_are_refused() -> None:
         chosen_strategy("fsdp2", tiny_model(), TrainSettings(), CPU)
 
 
+def test_state_goes_to_the_host_only_where_the_model_is_sharded() -> None:
+    for strategy in ("auto", "ddp"):
+        with pytest.raises(InputError) as refused:
+            chosen_strategy(strategy, tiny_model(), TrainSettings(), CUDA, cpu_offload=True)
+        said = f"launch.cpu_offload: found true with launch.strategy={strategy}; accepted: "
+        assert str(refused.value).startswith(said)
+    assert chosen_strategy("fsdp", tiny_model(), TrainSettings(), CUDA, True) == "fsdp"
+
+
 def test_auto_shards_what_a_gpu_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     model, settings = tiny_model(), TrainSettings()
     needed = 16 * sum(p.numel() for p in model.parameters())  # weight, gradient, two moments

@@ -41,6 +41,7 @@ def run(run: Run) -> int:
         seed=run.seed,
         cache_dir=default_cache_dir(),
         strategy=run.launch.strategy,
+        cpu_offload=run.launch.cpu_offload,
     )
     trainer.evaluate()
     if not trainer.ranks.is_main:

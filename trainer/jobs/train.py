@@ -78,6 +78,7 @@ def build_trainer(run: Run) -> "Trainer":
         config_digest=config_digest(run.config),
         commands=next_commands(run, recipe),
         strategy=run.launch.strategy,
+        cpu_offload=run.launch.cpu_offload,
     )
 
 
