@@ -16,6 +16,31 @@ import pytest
 import launch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """GPUs are for the tests of `-m gpu` alone: the others mean the CPU, and its exact numbers."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, before any test may want it
+
+
+@pytest.fixture(autouse=True)
+def gpu(request: pytest.FixtureRequest) -> None:
+    """Tests marked `gpu` need one, and a process that may see it."""
+    if request.node.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU, in a process of its own: python -m pytest -m gpu")
+
+
+@pytest.fixture
+def environment_with_gpus() -> dict[str, str]:
+    """The environment that the tests were started in, its GPUs not hidden."""
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    return environment if VISIBLE is None else {**environment, "CUDA_VISIBLE_DEVICES": VISIBLE}
 
 
 @pytest.fixture(scope="session")

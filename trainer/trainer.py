@@ -42,7 +42,7 @@ from trainer.optim import (
     trainable,
 )
 from trainer.outcome import named_metrics, prediction_lines
-from trainer.placement import place
+from trainer.placement import place, use_deterministic_kernels
 from trainer.precision import autocast
 from trainer.recipe import LossOnly, Recipe
 from trainer.run_folder import RunFolder
@@ -360,7 +360,7 @@ class Trainer:
             self.settings, self.recipe, self.train_samples, self.eval_samples, bool(self.folder)
         )
         keep_freed_memory()
-        torch.use_deterministic_algorithms(self.settings.deterministic)
+        use_deterministic_kernels(self.settings.deterministic)
         settings = self.settings
         self.step_tokens = self._token_budget(self.train_samples)
         rows = Rows(self.model) if is_sharded(self.model) else None

@@ -72,7 +72,6 @@ def test_memory_for_not_even_one_token_is_told_in_one_line() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_takes_as_many_tokens_as_fit() -> None:
     trainer = Trainer(
         tiny_model(),

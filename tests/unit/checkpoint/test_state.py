@@ -88,7 +88,6 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(tmp_path, name, stop):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"capturable": True}])
 def test_moments_go_where_the_optimizer_keeps_them(tmp_path, options):
     weights = [nn.Parameter(torch.ones(4, device="cuda")) for _ in range(2)]

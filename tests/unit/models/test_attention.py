@@ -54,7 +54,6 @@ def test_sdpa_and_plain_products_agree_with_gradients(monkeypatch, lengths, hidd
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_varlen_kernel_agrees_with_sdpa():
     torch.manual_seed(0)
     layer = Attention(64, 2, dropout=0.0).cuda().bfloat16()
@@ -70,7 +69,6 @@ def test_the_varlen_kernel_agrees_with_sdpa():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_varlen_kernel_has_the_same_window_as_the_mask():
     torch.manual_seed(0)
     core = AttentionCore(64, 2, dropout=0.0)

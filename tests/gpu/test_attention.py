@@ -1,0 +1,86 @@
+"""The varlen kernel against SDPA on the same GPU, and against the CPU: outputs and gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.models import attention, grouped_attention
+from trainer.models.attention import AttentionCore
+from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.packing import Layout
+
+pytestmark = pytest.mark.gpu
+LENGTHS = [100, 3, 1, 40, 77, 90, 200]
+CHANNELS = 32
+CASES = {
+    "bidirectional": (6, 6, None),
+    "bidirectional, window": (6, 6, 5),
+    "causal": (6, 6, None),
+    "causal, window": (6, 6, 5),
+    "causal, 3 heads a key": (6, 2, None),
+    "causal, 3 heads a key, window": (6, 2, 64),
+}
+"""Query heads, key heads, window."""
+FAR = {torch.bfloat16: 0.02, torch.float16: 0.004}
+"""What rounding may do to a tensor, as a share of its length: some units of the last place."""
+
+
+@pytest.fixture
+def paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that attention takes, as it takes them."""
+    taken: list[str] = []
+    for module in (attention, grouped_attention):
+
+        def watched(
+            *args: Any, usual: Callable[..., str] = module.choose_path, **facts: Any
+        ) -> str:
+            taken.append(usual(*args, **facts))
+            return taken[-1]
+
+        monkeypatch.setattr(module, "choose_path", watched)
+    return taken
+
+
+def attended(name: str, parts: list[Tensor]) -> list[Tensor]:
+    """Context and gradients of query, key and value [T, heads x channels], on the CPU."""
+    heads, key_heads, window = CASES[name]
+    parts = [part.detach().requires_grad_() for part in parts]
+    layout = Layout(torch.tensor(LENGTHS), parts[0].device)
+    if name.startswith("causal"):
+        core = GroupedAttention(heads, key_heads, CHANNELS, dropout=0.0, window=window)
+        context, _ = core.attend(*parts, layout, None, None, False)
+    else:
+        bidirectional = AttentionCore(heads * CHANNELS, heads, dropout=0.0)
+        context, _ = bidirectional.attend(*parts, layout, None, False, window=window)
+    torch.manual_seed(1)
+    upstream = torch.randn(context.shape, dtype=torch.float64).to(context)
+    return [
+        x.detach().double().cpu() for x in (context, *torch.autograd.grad(context, parts, upstream))
+    ]
+
+
+@pytest.mark.parametrize("dtype", FAR, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_agrees_with_sdpa_and_with_the_cpu(
+    name: str, dtype: torch.dtype, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("the varlen kernel needs an Ampere GPU")
+    heads, key_heads, _ = CASES[name]
+    torch.manual_seed(0)
+    halves = [
+        torch.randn(sum(LENGTHS), n * CHANNELS).to(dtype) for n in (heads, key_heads, key_heads)
+    ]
+    wanted = attended(name, [half.double() for half in halves])
+    devices = [half.cuda() for half in halves]
+    by_kernel = attended(name, devices)
+    for module in (attention, grouped_attention):
+        monkeypatch.setattr(module, "fits_varlen_kernel", lambda *_: False)
+    by_sdpa = attended(name, devices)
+    assert paths[1:] == ["varlen", "sdpa"]
+    for kernel, sdpa, reference in zip(by_kernel, by_sdpa, wanted, strict=True):
+        assert (kernel - reference).norm() <= FAR[dtype] * reference.norm()
+        assert (sdpa - reference).norm() <= FAR[dtype] * reference.norm()
