@@ -11,7 +11,9 @@ import torch
 from tests.distributed.heads import CASES
 from tests.distributed.layouts import KillAt, Killed
 from tests.distributed.stopping import leave
+from tests.unit.test_exactness import SIZES
 from trainer.models.auto import TASKS
+from trainer.models.config import ModelConfig
 from trainer.models.sharded import local
 from trainer.settings import TrainSettings
 from trainer.sharding import ELEMENTWISE, whole_weights
@@ -42,6 +44,7 @@ def main(folder: Path) -> None:
     if world_size == 2:
         found |= resumed(folder)
         found |= by_optimizer()
+        found |= {f"drawn {how}": drawn(how) for how in ("lazily", "at once")}
         found |= {f"read {how}": read(folder / "2 masked_lm", how) for how in ("lazily", "at once")}
     if trainer.ranks.is_main:
         (folder / f"{world_size}.json").write_text(json.dumps(found))
@@ -166,6 +169,15 @@ def read(directory: Path, how: str) -> list[float]:
     model = TASKS[case.task].from_pretrained(directory, lazily=how == "lazily")
     assert next(model.parameters()).is_meta == (how == "lazily")
     return flat(Trainer(model, case.recipe, strategy="fsdp"))
+
+
+def drawn(how: str) -> list[float]:
+    """The weights of a sharded model from scratch, drawn layer by layer, or at once."""
+    torch.manual_seed(3)
+    config = ModelConfig({"model_type": "llama", **SIZES, "tie_word_embeddings": False})
+    model = TASKS["causal_lm"].from_config(config, lazily=how == "lazily")
+    assert next(model.parameters()).is_meta == (how == "lazily")
+    return flat(Trainer(model, CASES["causal_lm"].recipe, strategy="fsdp"))
 
 
 def by_optimizer() -> dict[str, Any]:

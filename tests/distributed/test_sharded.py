@@ -121,5 +121,6 @@ def test_optimizers_step_over_rows_as_over_wholes(name: str, found: dict[int, An
     assert far(found[2][f"{name} fsdp"], found[2][f"{name} ddp"]) <= 1e-12
 
 
-def test_a_model_that_is_read_layer_by_layer_is_the_same(found: dict[int, Any]) -> None:
-    assert found[2]["read lazily"] == found[2]["read at once"]
+@pytest.mark.parametrize("how", ["read", "drawn"])
+def test_a_model_that_comes_layer_by_layer_is_the_same(how: str, found: dict[int, Any]) -> None:
+    assert found[2][f"{how} lazily"] == found[2][f"{how} at once"]

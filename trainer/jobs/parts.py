@@ -46,14 +46,17 @@ def load_model(
 
     What is not in its files is drawn from `seed`; a model from scratch has as many embeddings, and
     the special ids, of the `vocabulary` that was learnt for it. Where a `strategy` may
-    shard it, the Trainer reads its weights. Raises InputError for files that do not fit.
+    shard it, the Trainer reads or draws its weights. Raises InputError for files that do not fit.
     """
     import torch
 
     overrides = {**settings.config, **head.config}
+    # adapters are put beside weights that are there
+    lazily = strategy != "ddp" and settings.lora.rank is None
     torch.manual_seed(seed)
     if settings.from_scratch:
-        model = TASKS[head.task].from_config(_scratch_config(settings, overrides, vocabulary))
+        config = _scratch_config(settings, overrides, vocabulary)
+        model = TASKS[head.task].from_config(config, lazily=lazily)
     else:
         folder = hub.find(_path(settings), revision=settings.revision, what="model.path")
         if settings.sha256 is not None:
@@ -61,8 +64,6 @@ def load_model(
             hub.check_digest(file, settings.sha256)
         with told_elsewhere("trainer.fresh"):  # by the start summary
             kind = TASKS[head.task]
-            # adapters are put beside weights that are there
-            lazily = strategy != "ddp" and settings.lora.rank is None
             model = kind.from_pretrained(
                 folder, new_head=settings.new_head, lazily=lazily, **overrides
             )

@@ -62,6 +62,30 @@ class Pending:
         return finite(files, in_file, self.folder).to(self.dtype, copy=True)
 
 
+class Drawn:
+    """Random weights for a model on the meta device, as its family starts a training.
+
+    They come from torch's global generator as it stands now, however late they are drawn, and
+    leave it alone: `generator` is where they have brought it.
+    """
+
+    def __init__(self) -> None:
+        self.generator = torch.get_rng_state()
+        self._dtype = torch.get_default_dtype()
+
+    def fill(self, model: "PretrainedModel", part: nn.Module) -> None:
+        """Give a part of the model, or all of it, its weights; parts in the parameters' order."""
+        inside = set(part.parameters())
+        missing = {name: p in inside for name, p in model.named_parameters() if p.is_meta}
+        names = [name for name, wanted in missing.items() if wanted]
+        assert names == list(missing)[: len(names)], "an earlier parameter is still to be drawn"
+        with torch.random.fork_rng(devices=()):
+            torch.set_rng_state(self.generator)
+            drawn = {name: _fresh(model, name).to(self._dtype) for name in names}
+            self.generator = torch.get_rng_state()
+        materialize(model, drawn)
+
+
 def pending_weights(
     model: "PretrainedModel",
     folder: Path,
@@ -122,13 +146,6 @@ def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
             rows = own_rows(parameter)
             tensor = files.read(found[short])
             local(parameter).copy_(tensor if rows is None else tensor[rows.start : rows.stop])
-
-
-def initialize(model: "PretrainedModel") -> None:
-    """Gives a model on the meta device random weights, as its family starts a training."""
-    dtype = torch.get_default_dtype()
-    names = [name for name, _ in model.named_parameters()]
-    materialize(model, {name: _fresh(model, name).to(dtype) for name in names})
 
 
 def _check_ties(model: "PretrainedModel", files: WeightFiles, found: dict[str, str]) -> None:

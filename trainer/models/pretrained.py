@@ -44,7 +44,7 @@ class PretrainedModel(nn.Module):
         """The path and revision that the weights were loaded from."""
         self.lora: Adapter | None = None
         """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
-        self.pending: loading.Pending | None = None
+        self.pending: loading.Pending | loading.Drawn | None = None
         """Where weights that are still on the meta device come from."""
         self.config = config
         head = self.family_head
@@ -115,10 +115,16 @@ class PretrainedModel(nn.Module):
         return model.eval()
 
     @classmethod
-    def from_config(cls, config: ModelConfig) -> Self:
-        """The model of a config with random weights, drawn from torch's global generator."""
+    def from_config(cls, config: ModelConfig, *, lazily: bool = False) -> Self:
+        """The model of a config with random weights, drawn from torch's global generator.
+
+        `lazily` leaves them to `fill`, which draws the same ones.
+        """
         model = cls._on_meta(config)
-        loading.initialize(model)
+        model.pending = drawn = loading.Drawn()
+        if not lazily:
+            model.fill(model)
+            torch.set_rng_state(drawn.generator)
         return model
 
     def save_pretrained(
@@ -228,7 +234,7 @@ class PretrainedModel(nn.Module):
         self.body.gradient_checkpointing = False
 
     def fill(self, part: nn.Module) -> None:
-        """Reads the weights of a module of the model, or of all of it, that are not there yet."""
+        """Reads or draws what is not there yet of a module's weights, or of the whole model's."""
         if self.pending is not None:
             self.pending.fill(self, part)
 

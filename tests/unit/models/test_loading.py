@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.errors import InputError
 from trainer.models.auto import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from trainer.models.family import find_family, native_families
 
 SIZES = {
     "model_type": "bert",
@@ -20,6 +21,7 @@ SIZES = {
     "max_position_embeddings": 12,
 }
 NAMED = {**SIZES, "id2label": {"0": "bad", "1": "good"}}
+SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 Classifier = AutoModelForSequenceClassification
 
 
@@ -307,6 +309,28 @@ def test_weights_may_be_read_a_module_at_a_time(folder):
     model.fill(model)
     assert same(model, Classifier.from_pretrained(folder))
     assert not any(parameter.requires_grad for parameter in model.head.parameters())
+
+
+@pytest.mark.parametrize("family", native_families())
+def test_weights_may_be_drawn_a_module_at_a_time(family):
+    """In the order that sharding asks for them, and with other draws in between."""
+    defaults = find_family(family).defaults
+    own = {name: 1 for name in ("num_key_value_heads", *SPECIAL) if name in defaults}
+    config = AutoConfig({**SIZES, **own, "model_type": family, "num_labels": 3})
+    torch.manual_seed(7)
+    whole = Classifier.from_config(config)
+    after = torch.rand(3)
+    torch.manual_seed(7)
+    model = Classifier.from_config(config, lazily=True)
+    for part in (model.body.embeddings, *model.body.layers, model):
+        assert any(parameter.is_meta for parameter in part.parameters())
+        model.fill(part)
+        assert not any(parameter.is_meta for parameter in part.parameters())
+        torch.rand(5)
+    assert same(model, whole)
+    torch.manual_seed(7)
+    Classifier.from_config(config)
+    assert torch.equal(torch.rand(3), after)
 
 
 def test_weights_are_overwritten_in_place(folder):
