@@ -30,7 +30,7 @@ from trainer.models.sharded import is_sharded, own_rows
 from trainer.optim import ExponentialMovingAverage
 from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
-from trainer.saving import read_weights, recipe_to_json, write_model
+from trainer.saving import read_weights, recipe_to_json, write_model, written_parameters
 from trainer.settings import TrainSettings
 from trainer.sharding import whole_weights
 from trainer.throughput import Throughput
@@ -111,7 +111,7 @@ class Resumable:
 
     def write(self, directory: Path, progress: Progress, ranks: Ranks) -> None:
         """Fill a checkpoint's folder: a model that any tool reads, and state/. Every rank calls."""
-        weights = whole_weights(self.model)
+        weights = whole_weights(self.model, written_parameters(self.model))
         if ranks.is_main:
             write_model(directory, self.model, self.tokenizer, self.recipe, weights)
         if ranks.is_main or is_sharded(self.model):

@@ -1,7 +1,7 @@
 """A model's folder: weights, tokenizer and recipe.json, written and read back."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from trainer.checkpoint import files
+from trainer.models.adapter_files import saved_names
 from trainer.models.loading import overwrite_weights
 from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import LossOnly, Recipe
@@ -34,7 +35,7 @@ def write_model(
     """
     files.make_folder(directory)
     if isinstance(model, PretrainedModel):
-        merge = shipped and model.lora is not None and model.lora.merge
+        merge = written_parameters(model, shipped) is None
         model.save_pretrained(directory, merge=merge, state_dict=weights)
     else:
         files.write_tensors(directory / WEIGHTS, model.state_dict())
@@ -42,6 +43,15 @@ def write_model(
         tokenizer.save_pretrained(directory)
     if not isinstance(recipe, LossOnly):
         files.write_json(directory / RECIPE, recipe_to_json(recipe))
+
+
+def written_parameters(model: nn.Module, shipped: bool = False) -> Collection[str] | None:
+    """The parameters that `write_model` writes where it writes adapters alone; None: all."""
+    lora = model.lora if isinstance(model, PretrainedModel) else None
+    if lora is None or (shipped and lora.merge):
+        return None
+    assert isinstance(model, PretrainedModel)
+    return saved_names(model)
 
 
 def read_weights(directory: Path, model: nn.Module) -> None:

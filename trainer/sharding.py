@@ -1,6 +1,6 @@
 """Sharding: every rank holds some rows of each parameter, and a layer whole only while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -95,16 +95,20 @@ def calls_outside_training(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+def whole_weights(
+    model: nn.Module, names: Collection[str] | None = None
+) -> dict[str, Tensor] | None:
     """A sharded model's weights on the CPU of rank 0, by name; nothing for other models.
 
-    Every rank calls it. One parameter at a time is whole on the devices; other ranks get none of
-    them to keep.
+    All of them, or those of these names. Every rank calls it. One parameter at a time is whole on
+    the devices; other ranks get none of them to keep.
     """
     if not is_sharded(model):
         return None
     weights = {}
     for name, parameter in model.named_parameters():
+        if names is not None and name not in names:
+            continue
         assert isinstance(parameter, DTensor), f"{name} was left gathered"
         # what is kept on the host is gathered on the devices: NCCL knows no other memory
         on_device = parameter.to(parameter.device_mesh.device_type)
@@ -124,8 +128,6 @@ def _obstacle(model: nn.Module, settings: TrainSettings) -> str:
     """Why this cannot be sharded, in one line, or nothing."""
     if not isinstance(model, PretrainedModel):
         return "launch.strategy: fsdp shards this package's own models; accepted here: ddp"
-    if model.lora is not None:
-        return "launch.strategy: fsdp with adapters; accepted: ddp, which sends only theirs"
     if settings.compile:
         return "trainer.compile: found true with launch.strategy=fsdp; accepted: false, or ddp"
     if settings.precision == "fp16":  # its scaler looks at one rank's gradients

@@ -47,7 +47,7 @@ from trainer.precision import autocast
 from trainer.recipe import LossOnly, Recipe
 from trainer.run_folder import RunFolder
 from trainer.run_state import Resumable, RunState
-from trainer.saving import write_model
+from trainer.saving import write_model, written_parameters
 from trainer.settings import TrainSettings
 from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
@@ -537,7 +537,7 @@ class Trainer:
 
     def _fill_model(self, directory: Path) -> None:
         with self._shipped_weights():
-            weights = whole_weights(self.model)
+            weights = whole_weights(self.model, written_parameters(self.model, shipped=True))
             if self.ranks.is_main:
                 parts = (self.model, self.tokenizer, self.recipe, weights)
                 write_model(directory, *parts, shipped=True)

@@ -14,12 +14,14 @@ from tests.distributed.stopping import leave
 from tests.unit.test_exactness import SIZES
 from trainer.models.auto import TASKS
 from trainer.models.config import ModelConfig
+from trainer.models.lora_settings import LoRASettings
 from trainer.models.sharded import local
 from trainer.settings import TrainSettings
 from trainer.sharding import ELEMENTWISE, whole_weights
 from trainer.trainer import Trainer
 
 STEPS = 20
+ADAPTED = ("token_classification", "masked_lm")
 OFFLOADED = ("token_classification", "causal_lm, tied")
 MOMENTUM = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "learning_rate": 0.05}
 
@@ -36,6 +38,7 @@ def main(folder: Path) -> None:
                 found[name] = [flat(trainer), facts(trainer), state_bytes(trainer)]
         trainer.save(folder / f"{world_size} {head}")
     found |= offloaded()
+    found |= adapted(folder, world_size)
     if world_size == 4:
         for strategy in ("ddp", "fsdp"):
             until_killed(build("causal_lm", strategy, folder=folder / f"by 4 {strategy}", **handed))
@@ -59,6 +62,7 @@ def build(
     accumulation: int = 1,
     folder: Path | None = None,
     cpu_offload: bool = False,
+    lora: LoRASettings | None = None,
     **settings: Any,
 ) -> Trainer:
     """45 ragged samples in global batches of 11, the last one of a single sample."""
@@ -76,8 +80,11 @@ def build(
         "eval_steps": 8,
         "save_steps": 0,
     }
+    model = case.model()
+    if lora is not None:
+        model.add_lora(lora)
     return Trainer(
-        case.model(),
+        model,
         case.recipe,
         TrainSettings(**{**values, **settings}),
         train_dataset=case.table(45),
@@ -119,6 +126,22 @@ def offloaded() -> dict[str, Any]:
         trainer = build(head, "fsdp", 3, cpu_offload=True)
         trainer.fit()
         found[f"{head} offloaded"] = [flat(trainer), facts(trainer)]
+    return found
+
+
+def adapted(folder: Path, world_size: int) -> dict[str, Any]:
+    """Adapters on a frozen model, killed and gone on with; alone and merged into its weights."""
+    found = {}
+    for head in ADAPTED:
+        for merge in (False, True):
+            settings = LoRASettings(rank=3, dropout=0.1, targets=["query", "value"], merge=merge)
+            name = f"{world_size} {head} adapted{', merged' * merge}"
+            options = {**handed, "folder": folder / f"{name} run", "lora": settings}
+            until_killed(build(head, "fsdp", 3, **options), 9)
+            trainer = build(head, "fsdp", 3, **options)
+            trainer.fit()
+            trainer.save(folder / name)
+            found[name[2:]] = [flat(trainer), facts(trainer)]
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.heads import CASES
-from tests.distributed.sharded import OFFLOADED
+from tests.distributed.sharded import ADAPTED, OFFLOADED
 from trainer.sharding import ELEMENTWISE
 
 pytestmark = pytest.mark.slow
@@ -66,6 +66,27 @@ def test_state_on_the_host_changes_no_number(
     alone, wanted, _ = found[1][f"{head} ddp 1"]
     assert far(weights, alone) <= 1e-12
     assert facts == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("merge", ["", ", merged"])
+@pytest.mark.parametrize("head", ADAPTED)
+def test_adapters_of_a_sharded_model(
+    head: str, merge: str, world_size: int, folder: Path, found: dict[int, Any]
+) -> None:
+    name = f"{head} adapted{merge}"
+    weights, facts = found[world_size][name]
+    alone, wanted = found[1][name]
+    assert far(weights, alone) <= 1e-12
+    assert facts == pytest.approx(wanted, rel=1e-6)
+    checkpoint = folder / f"{world_size} {name} run" / "checkpoint-20"
+    assert not (checkpoint / "model.safetensors").exists()
+    assert (checkpoint / "adapter_model.safetensors").exists()
+    file = "model.safetensors" if merge else "adapter_model.safetensors"
+    saved, reference = (load_file(folder / f"{n} {name}" / file) for n in (world_size, 1))
+    assert saved.keys() == reference.keys()
+    for key, tensor in saved.items():
+        torch.testing.assert_close(tensor, reference[key], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("head", CASES)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from trainer.models.lora import (
     train_whole,
 )
 from trainer.models.saving import config_entries
+from trainer.models.sharded import local, own_rows
 from trainer.models.weight_files import WeightFiles
 
 if TYPE_CHECKING:
@@ -161,12 +163,16 @@ def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
     return saved.base, saved.revision
 
 
-def save_adapter(model: "PretrainedModel", directory: Path) -> None:
-    """Write the adapters, what is trained beside them, and config.json; no weight of the base."""
+def save_adapter(
+    model: "PretrainedModel", directory: Path, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write the adapters, what is trained beside them, and config.json; no weight of the base.
+
+    `weights` by our names are written in place of the model's own.
+    """
     assert model.lora is not None
-    parameters = dict(model.named_parameters())
-    names = _saved_names(model)
-    tensors = {names[name]: parameters[name].detach() for name in names}
+    values = dict(model.named_parameters()) if weights is None else weights
+    tensors = {name: values[own].detach() for own, name in saved_names(model).items()}
     metadata = {"format": "pt", "base_digest": model.lora.base_digest}
     files.make_folder(directory)
     files.write_json(directory / "config.json", config_entries(model))
@@ -187,7 +193,7 @@ def overwrite_adapter(model: "PretrainedModel", folder: Path) -> None:
             base = model.lora.base or "this model"
             raise InputError(f"{folder}: its adapters were trained on other weights than {base}'s")
         named = _short_names(found, family.prefix)
-        for name in _saved_names(model):
+        for name in saved_names(model):
             short = keys.short_hub_name(name, family, task) + ".weight" * name.endswith(MATRICES)
             if short not in named:
                 raise InputError(f"{folder}: tensor {short} is missing")
@@ -197,10 +203,14 @@ def overwrite_adapter(model: "PretrainedModel", folder: Path) -> None:
                     f"{folder}: tensor {named[short]}: found shape {shape}; accepted: {wanted} "
                     "(an adapter of another base?)"
                 )
-            parameters[name].copy_(finite(found, named[short], folder))
+            rows = own_rows(parameters[name])
+            tensor = finite(found, named[short], folder)
+            local(parameters[name]).copy_(
+                tensor if rows is None else tensor[rows.start : rows.stop]
+            )
 
 
-def _saved_names(model: "PretrainedModel") -> dict[str, str]:
+def saved_names(model: "PretrainedModel") -> dict[str, str]:
     """Our names of what an adapter's folder holds -> its names there."""
     assert model.lora is not None
     matrices = [f"{name}.{each}" for name in adapted_layers(model) for each in MATRICES]

@@ -107,7 +107,7 @@ def train_whole(model: "PretrainedModel", names: Collection[str]) -> None:
 def merge_lora(model: "PretrainedModel") -> None:
     """Add the adapters to the weights: a plain model with the same outputs, to the rounding."""
     for layer in adapted_layers(model).values():
-        layer.weight.data = layer.merged()
+        layer.weight.data = layer.merged(layer.weight, layer.lora_A, layer.lora_B)
         del layer.lora_A, layer.lora_B, layer.lora_dropout
         layer.__class__ = PLAIN[type(layer)]
     model.lora = None
@@ -119,12 +119,21 @@ def adapted_layers(model: nn.Module) -> dict[str, "LoRALayer"]:
     return {name: m for name, m in model.named_modules() if isinstance(m, LoRALayer)}
 
 
-def merged_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that the model without adapters would have, by name; nothing is changed."""
+def merged_parameters(
+    model: nn.Module, weights: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that the model without adapters would have, by name; nothing is changed.
+
+    `weights`, by name, are taken in place of the model's own.
+    """
     layers = {f"{name}.weight": layer for name, layer in adapted_layers(model).items()}
-    for name, parameter in model.named_parameters():
-        if not (layers and name.endswith(MATRICES)):
-            yield name, layers[name].merged() if name in layers else parameter.detach()
+    values = dict(model.named_parameters()) if weights is None else weights
+    for name, value in values.items():
+        if name in layers:
+            a, b = (values[f"{name.removesuffix('weight')}{each}"] for each in MATRICES)
+            yield name, layers[name].merged(value, a, b)
+        elif not (layers and name.endswith(MATRICES)):
+            yield name, value.detach()
 
 
 class LoRALayer(nn.Module):
@@ -148,11 +157,11 @@ class LoRALayer(nn.Module):
         return torch.add(super().forward(x), F.linear(narrow, self.lora_B), alpha=self.scaling)
 
     @torch.no_grad()
-    def merged(self) -> Tensor:
-        """The weight with the adapter in it."""
-        added = self.scaling * (self.lora_B.double() @ self.lora_A.double())
-        wide = self.weight.double() + (added.T if self.transposed else added)
-        return wide.to(self.weight.dtype)
+    def merged(self, weight: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+        """A weight of this layer's shape with such an adapter in it."""
+        added = self.scaling * (lora_B.double() @ lora_A.double())
+        wide = weight.double() + (added.T if self.transposed else added)
+        return wide.to(weight.dtype)
 
 
 class LoRALinear(LoRALayer, nn.Linear):

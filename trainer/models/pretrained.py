@@ -147,7 +147,7 @@ class PretrainedModel(nn.Module):
         if format == "tf" and self.lora is not None:
             raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
         if self.lora is not None and not merge:
-            adapter_files.save_adapter(self, Path(directory))
+            adapter_files.save_adapter(self, Path(directory), state_dict)
             return
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model

@@ -67,8 +67,7 @@ def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:
 
 
 def _tensors(model: "PretrainedModel", weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    named = merged_parameters(model) if weights is None else weights.items()
-    return {model.hub_name(name): tensor.detach() for name, tensor in named}
+    return {model.hub_name(name): t for name, t in merged_parameters(model, weights)}
 
 
 def split(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
