@@ -136,7 +136,8 @@ def adapted(folder: Path, world_size: int) -> dict[str, Any]:
         for merge in (False, True):
             settings = LoRASettings(rank=3, dropout=0.1, targets=["query", "value"], merge=merge)
             name = f"{world_size} {head} adapted{', merged' * merge}"
-            options = {**handed, "folder": folder / f"{name} run", "lora": settings}
+            options = {**handed, "learning_rate": 1.0, "lora": settings}
+            options["folder"] = folder / f"{name} run"
             until_killed(build(head, "fsdp", 3, **options), 9)
             trainer = build(head, "fsdp", 3, **options)
             trainer.fit()
