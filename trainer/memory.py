@@ -1,6 +1,7 @@
 """Memory: the largest micro batch that fits, and how to leave a step that did not, all together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -51,6 +52,18 @@ class Reduction:
 def whole(model: nn.Module) -> nn.Module:
     """The model within DDP, if it is in there."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@contextmanager
+def room_told_of() -> Iterator[None]:
+    """Within it a lack of memory, which smaller micro batches do not help, is said in one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            "out of memory: weights, gradients and moments do not fit beside each other; accepted: "
+            "launch.strategy=fsdp with more devices or launch.cpu_offload=true, more memory"
+        ) from error
 
 
 def largest_budget(

@@ -31,7 +31,7 @@ from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
-from trainer.memory import largest_budget, room_for_moments, smaller_budget
+from trainer.memory import largest_budget, room_for_moments, room_told_of, smaller_budget
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
 from trainer.models.sharded import Rows, is_sharded
@@ -439,7 +439,8 @@ class Trainer:
         self.placement.start_trackers(self.config)
         self.wrapped.train()
         if self._searches_budget():
-            self.step_tokens = self._largest_budget()
+            with room_told_of():
+                self.step_tokens = self._largest_budget()
         if self.ranks.world_size > 1 and not is_sharded(self.model):
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
             self.stepper.warm_up(placeholder.to(self.ranks.device))

@@ -71,6 +71,21 @@ def test_memory_for_not_even_one_token_is_told_in_one_line() -> None:
         trainer.fit()
 
 
+def test_a_search_without_room_for_the_optimizer_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_room(_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("trainer.trainer.room_for_moments", no_room)
+    monkeypatch.setattr(Trainer, "_searches_budget", lambda _: True)  # as on a GPU
+    settings = TrainSettings(max_steps=2, precision="fp32", save_steps=0)
+    recipe = RECIPES["single_label"]
+    trainer = Trainer(tiny_model(), recipe, settings, train_dataset=ragged_table(16))
+    with pytest.raises(EnvironmentFault, match="^out of memory: weights, .* more memory$"):
+        trainer.fit()
+
+
 @pytest.mark.gpu
 def test_a_gpu_takes_as_many_tokens_as_fit() -> None:
     trainer = Trainer(
