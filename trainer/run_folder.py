@@ -10,7 +10,7 @@ from typing import Any
 from trainer.checkpoint import files
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.publish import checkpoint_path, publish, published, together
-from trainer.checkpoint.record import MetricsLog
+from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
 from trainer.checkpoint.verify import MANIFEST, verify
@@ -26,7 +26,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.metrics = StepLog(path / "metrics.jsonl")
         self.origin: str | None = None
         """The checkpoint of another folder that the run began from."""
 

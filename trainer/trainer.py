@@ -330,6 +330,7 @@ class Trainer:
         """Evaluate, log, and say whether to save: for a better best model, or as asked."""
         results = self.evaluate()
         self.evaluated_step = self.state.step
+        self._show_weights()
         if not results:
             return False
         self._log(results)
@@ -444,6 +445,8 @@ class Trainer:
         if self.ranks.world_size > 1 and not is_sharded(self.model):
             placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
             self.stepper.warm_up(placeholder.to(self.ranks.device))
+        if self.state.step == 0:
+            self._show_weights()
         self.throughput.restart_clock()
 
     def _searches_budget(self) -> bool:
@@ -566,6 +569,18 @@ class Trainer:
             )
         self.wrapped.train(training)
         return found
+
+    def _show_weights(self) -> None:
+        """Let callbacks look at the weights that would be shipped, in the run's precision."""
+        self.wrapped.eval()
+        with (
+            self._shipped_weights(),
+            calls_outside_training(self.model),
+            autocast(self.placement.precision, self.ranks.device),
+        ):
+            for callback in self.callbacks:
+                callback.on_weights(self.state.step, self.model, self.tokenizer)
+        self.wrapped.train()
 
     def _forward(self, batch: Batch) -> Any:
         with autocast(self.placement.precision, self.ranks.device):

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.checkpoint import files
 from trainer.checkpoint.publish import publish, published
-from trainer.checkpoint.record import MetricsLog
+from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose
 from trainer.checkpoint.retain import retain
 from trainer.checkpoint.verify import CorruptCheckpoint, verify
@@ -138,7 +138,7 @@ def test_cleaning_up_at_the_start(folder, save, die_at):
 @pytest.mark.parametrize("step", [-1, 1])
 def test_metrics_are_cut_back(folder, die_at, step):
     base = folder / "base"
-    log = MetricsLog(base / "metrics.jsonl")
+    log = StepLog(base / "metrics.jsonl")
     base.mkdir()
     for row in range(1, 4):
         log.append({"step": row})
@@ -148,4 +148,4 @@ def test_metrics_are_cut_back(folder, die_at, step):
     def check(run: Path, k: int) -> None:
         assert (run / "metrics.jsonl").read_bytes() in (whole, cut), k
 
-    every_crash(base, die_at, lambda run: MetricsLog(run / "metrics.jsonl").cut_back(step), check)
+    every_crash(base, die_at, lambda run: StepLog(run / "metrics.jsonl").cut_back(step), check)

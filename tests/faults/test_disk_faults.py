@@ -14,7 +14,7 @@ import torch
 
 from trainer.checkpoint import files
 from trainer.checkpoint.publish import publish, published
-from trainer.checkpoint.record import MetricsLog
+from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose
 from trainer.checkpoint.retain import retain
 from trainer.checkpoint.verify import verify
@@ -151,7 +151,7 @@ def test_too_little_space_is_seen_before_anything_is_written(folder, tree):
 @pytest.mark.parametrize("write", ["json", "log"])
 def test_files_of_the_run_itself(folder, write):
     """results.json is the old one or the new one; metrics.jsonl loses at most its last line."""
-    log = MetricsLog(folder / "metrics.jsonl")
+    log = StepLog(folder / "metrics.jsonl")
     log.append({"step": 1})
     files.write_json(folder / "results.json", {"old": 1})
     work: dict[str, Callable[[], Any]] = {

@@ -50,8 +50,9 @@ class Ask:
 class Callback:
     """Watches a run. Subclasses are dataclasses; they are told facts and never hold the Trainer.
 
-    Every rank calls `on_step_end` and `on_evaluate` with equal arguments, so that equal rules ask
-    for equal things everywhere; the other moments are told to the main process only.
+    Every rank calls `on_step_end`, `on_weights` and `on_evaluate` with equal arguments, so that
+    equal rules ask for equal things everywhere; the other moments are told to the main process
+    only.
     """
 
     def on_start(self, facts: RunFacts) -> None:
@@ -59,6 +60,13 @@ class Callback:
 
     def on_step_end(self, step: int, total_steps: int) -> Ask | None:
         """After each optimizer step; `step` counts from 1."""
+
+    def on_weights(self, step: int, model: Any, tokenizer: Any) -> None:
+        """Before the first step, and at each evaluation: look at the weights that it measures.
+
+        Only within the call; they and what is random in training stay as they are. All ranks must
+        call the model equally often, since each may hold a share of it.
+        """
 
     def on_log(self, row: Mapping[str, Any]) -> None:
         """A row was added to metrics.jsonl (training or evaluation)."""

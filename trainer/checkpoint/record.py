@@ -1,4 +1,4 @@
-"""MetricsLog: metrics.jsonl, one JSON object a line, cut back where a run resumes."""
+"""StepLog: metrics.jsonl and its like, one JSON object a line, cut back where a run resumes."""
 
 import json
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any
 from trainer.checkpoint import files
 
 
-class MetricsLog:
-    """The logged rows of a run on one step axis; it reads as one run however often it resumed."""
+class StepLog:
+    """Rows of a run on one step axis; they read as one run however often it resumed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

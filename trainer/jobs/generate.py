@@ -2,17 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.checkpoint.lines import write_lines
 from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError
 from trainer.run import Run
-
-if TYPE_CHECKING:
-    from trainer.tokenizer import Tokenizer
 
 COLUMNS = ("prompt", "text")
 """Where a file's prompts are: the first of these that it has."""
@@ -62,11 +59,11 @@ def _rows(run: Run) -> tuple[Any, str]:
 
 
 def _stream(run: Run, prompt: str) -> None:
-    from trainer.generation.text import stream
+    from trainer.generation.text import as_asked, stream
     from trainer.jobs.parts import load_generator
 
     model, tokenizer, ends = load_generator(run)
-    asked = _as_asked(run, tokenizer, [prompt])
+    asked = as_asked(tokenizer, [prompt], run.input.chat)
     for _, piece in stream(model, tokenizer, asked, run.generation, ends):
         print(piece, end="", flush=True)
     print()
@@ -74,7 +71,7 @@ def _stream(run: Run, prompt: str) -> None:
 
 def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
     """Each row with its completion, as JSON, a batch at a time."""
-    from trainer.generation.text import generate
+    from trainer.generation.text import as_asked, generate
     from trainer.jobs.parts import load_generator
 
     model, tokenizer, ends = load_generator(run)
@@ -82,7 +79,7 @@ def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
     for first in range(0, len(rows), at_a_time):
         batch = [rows[n] for n in range(first, min(first + at_a_time, len(rows)))]
         prompts = [_text(row[column], first + n) for n, row in enumerate(batch)]
-        asked = _as_asked(run, tokenizer, prompts)
+        asked = as_asked(tokenizer, prompts, run.input.chat)
         texts = generate(model, tokenizer, asked, run.generation, ends, first)
         for row, text in zip(batch, texts, strict=True):
             kept = {f"input_{k}" if k == "completion" else k: v for k, v in row.items()}
@@ -93,12 +90,3 @@ def _text(found: Any, row: int) -> str:
     if not isinstance(found, str):
         raise InputError(f"input row {row}: found the prompt {found!r:.40}; accepted: a text")
     return found
-
-
-def _as_asked(run: Run, tokenizer: "Tokenizer", prompts: list[str]) -> Sequence[Any]:
-    """The prompts as they are, or as messages of a user, in ids."""
-    chat = run.input.chat
-    if not (tokenizer.chat_template is not None if chat == "auto" else chat):
-        return prompts
-    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)

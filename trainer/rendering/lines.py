@@ -38,6 +38,12 @@ def evaluation_lines(
     return line
 
 
+def sample_lines(step: int, prompt: str, text: str) -> Text:
+    """`sample  step 120`; below it a prompt, and what the model wrote after it."""
+    where = _pairs({"step": str(step)})
+    return Text.assemble(("sample", "bold"), "  ", where, "\n", (prompt, "dim"), text)
+
+
 def by_set(results: Mapping[str, float], sets: Iterable[str]) -> dict[str, dict[str, float]]:
     """The metrics of each set by their own names; the longest set name that fits owns a key."""
     longest_first = sorted((name for name in sets if name), key=len, reverse=True)

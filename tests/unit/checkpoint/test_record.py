@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from trainer.checkpoint.record import MetricsLog
+from trainer.checkpoint.record import StepLog
 
 
 @pytest.fixture
-def log(tmp_path) -> MetricsLog:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+def log(tmp_path) -> StepLog:
+    log = StepLog(tmp_path / "metrics.jsonl")
     for step in (10, 20, 30):
         log.append({"step": step, "loss": 1 / step})
     log.append({"step": 30, "eval_accuracy": 0.5})
@@ -52,6 +52,6 @@ def test_nothing_to_cut_changes_nothing(log, tmp_path):
     log.cut_back(30)
     log.sync()
     assert log.path.stat() == before
-    MetricsLog(tmp_path / "absent").cut_back(3)
-    MetricsLog(tmp_path / "absent").sync()
+    StepLog(tmp_path / "absent").cut_back(3)
+    StepLog(tmp_path / "absent").sync()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

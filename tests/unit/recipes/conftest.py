@@ -3,24 +3,15 @@
 import pytest
 import torch
 
+from tests.unit.text_runs import tokenizer
 from trainer import AutoModelForCausalLM
 from trainer.models.config import ModelConfig
 from trainer.tokenizer import Tokenizer
 
-TEXTS = ["hello world, what is two and two? four, of course. why so?"] * 4
-
 
 @pytest.fixture(scope="session")
 def turns_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer.train(
-        TEXTS, vocab_size=300, kind="gpt2", special_tokens=["<|im_start|>", "<|im_end|>"]
-    )
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # as SmolLM2 has them
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    return tokenizer
+    return tokenizer()
 
 
 @pytest.fixture
