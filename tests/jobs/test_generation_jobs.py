@@ -139,13 +139,21 @@ def test_ends_are_those_of_model_tokenizer_folder_and_chats(chatty: Path, tmp_pa
     turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn})
     model.config.eos_token_id = [7, 9]
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [9, 11]}')
-    found = end_ids(model, tokenizer, tmp_path)
-    assert found == sorted({tokenizer.eos_token_id, turn, 7, 9, 11})
-    for text, said in (("[]", "not readable"), ('{"eos_token_id": "x"}', "eos_token_id: found")):
-        (tmp_path / "generation_config.json").write_text(text)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.write_text('{"eos_token_id": [9, 11], "top_k": 5}')
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert end_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn, 7, 9, 11})
+    model.save_pretrained(tmp_path)
+    assert json.loads(file.read_text())["top_k"] == 5
+    for text, said in (
+        ("[]", "found list; accepted: a JSON object"),
+        ("{", "not readable as JSON"),
+        ('{"eos_token_id": "x"}', "eos_token_id: found 'x'; accepted: ids of tokens"),
+    ):
+        file.write_text(text)
         with pytest.raises(InputError, match=said):
-            end_ids(model, tokenizer, tmp_path)
+            AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_generation_stops_where_the_folder_says(

@@ -5,6 +5,7 @@ import torch
 import transformers
 from transformers.generation import logits_process
 
+from tests.unit.text_runs import CASES, tokenizer
 from trainer.generation.decoding import generate_ids
 from trainer.generation.sampling import penalized, restricted
 from trainer.generation.settings import GenerationSettings
@@ -71,6 +72,7 @@ def test_greedy_gives_the_same_tokens(pair, penalty):
     free = theirs.generate(**batch, **options, do_sample=False, eos_token_id=None)
     end = int(free[0, max(LENGTHS) + 6])
     theirs.generation_config.eos_token_id = ours.config.eos_token_id = end
+    ours.generation_config = {}
     wanted = theirs.generate(**batch, **options, do_sample=False)
     theirs.generation_config.eos_token_id = END
     found = ours.generate(**batch, **options)
@@ -133,3 +135,25 @@ def test_repeated_tokens_are_penalized_as_there():
     seen = torch.zeros(8, WORDS, dtype=torch.bool).scatter_(1, ids, True)
     wanted = logits_process.RepetitionPenaltyLogitsProcessor(1.4)(ids, logits)
     assert torch.equal(penalized(logits, seen, 1.4), wanted)
+
+
+def test_what_a_run_saves_ends_there_where_it_ends_here(tmp_path):
+    """generation_config.json of the source is kept, and names the end of the chat's turns."""
+    run = CASES["chats, llama"].trainer(max_steps=1)
+    turn = tokenizer().convert_tokens_to_ids("<|im_end|>")
+    ids = tokenizer().apply_chat_template(
+        [{"role": "user", "content": "why so?"}], add_generation_prompt=True, return_dict=False
+    )
+    free = generate_ids(run.model, [ids], GenerationSettings(max_new_tokens=12), end_ids=())[0]
+    end = next(token for token in free[3:] if token != free[0])
+    run.model.generation_config |= {"eos_token_id": [end, turn], "top_k": 7, "pad_token_id": None}
+    run.save(tmp_path / "model")
+    found = transformers.GenerationConfig.from_pretrained(tmp_path / "model")
+    assert set(found.eos_token_id) == {end, turn, run.model.config.eos_token_id}
+    assert (found.top_k, found.bos_token_id) == (7, run.model.config.bos_token_id)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    prompt = torch.tensor([ids])
+    wanted = theirs.generate(prompt, do_sample=False, max_new_tokens=12)
+    assert torch.equal(ours.generate(prompt, max_new_tokens=12), wanted)
+    assert wanted[0, len(ids) :].tolist() == free[: free.index(end) + 1]

@@ -10,7 +10,7 @@ from trainer.errors import InputError
 from trainer.generation.sampling import choose
 from trainer.generation.settings import GenerationSettings
 from trainer.models.cache import KeyValueCache
-from trainer.models.config import ModelConfig
+from trainer.models.generation_config import model_end_ids
 from trainer.models.pretrained import max_sequence_length
 
 
@@ -22,7 +22,7 @@ def generate_ids(
 ) -> list[list[int]]:
     """What follows each prompt, as ids; a token of `end_ids` is its last.
 
-    `model` is a causal language model; its eos_token_id ends a text unless `end_ids` are given.
+    `model` is a causal language model; its end tokens end a text unless `end_ids` are given.
     Neither the other prompts nor their order change what follows one but through its number, which
     the draws depend on. Stop texts take text: `trainer.generation.text.generate` knows them.
     """
@@ -59,7 +59,7 @@ class Decoding:
         """The numbers of the texts that still grow"""
         self.model = model
         self.settings = settings
-        self.end_ids = frozenset(model_end_ids(model.config) if end_ids is None else end_ids)
+        self.end_ids = frozenset(model_end_ids(model) if end_ids is None else end_ids)
         self._room = max_sequence_length(model.config)
         for row, prompt in prompts.items():
             _check_prompt(row, len(prompt), self._room)
@@ -115,12 +115,6 @@ class Decoding:
         for row, prompt in zip(seen, self._new, strict=True):
             row[prompt.to(row.device)] = True
         return seen
-
-
-def model_end_ids(config: ModelConfig) -> list[int]:
-    """The tokens that end a text, as a model's config says: none, one or several."""
-    ids = config.eos_token_id
-    return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
 
 def _check_prompt(row: int, length: int, room: int) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError, nearest
-from trainer.generation.decoding import generate_ids, model_end_ids
+from trainer.generation.decoding import generate_ids
 from trainer.generation.settings import GenerationSettings
+from trainer.models.generation_config import model_end_ids
 
 
 def continued(
@@ -27,9 +28,7 @@ def continued(
     seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [row[mask != 0].tolist() for row, mask in zip(input_ids, seen, strict=True)]
     new = generate_ids(model, prompts, GenerationSettings(**options))
-    pad = next(
-        (i for i in (model.config.pad_token_id, *model_end_ids(model.config)) if i is not None), 0
-    )
+    pad = next((i for i in (model.config.pad_token_id, *model_end_ids(model)) if i is not None), 0)
     grid = input_ids.new_full((len(new), max(map(len, new))), pad)
     for row, ids in zip(grid, new, strict=True):
         row[: len(ids)] = torch.tensor(ids)

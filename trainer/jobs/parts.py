@@ -104,9 +104,7 @@ def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
     precision = resolve_precision(wanted, device)
     tokenizer = load_tokenizer(run)
     model = load_model(run.model, Head("causal_lm"), run.seed)
-    folder = hub.find(_path(run.model), revision=run.model.revision, what="model.path")
-    home = model_home(folder)  # of an adapter, the base's
-    ends = end_ids(model, tokenizer, home if home.is_dir() else None)
+    ends = end_ids(model, tokenizer)
     return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
 
 

@@ -16,6 +16,7 @@ from trainer.models.config import ModelConfig, read_config
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
+from trainer.models.generation_config import read_generation_config
 from trainer.models.lora import Adapter, add_lora, merge_lora
 from trainer.models.lora_settings import LoRASettings
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
@@ -46,6 +47,8 @@ class PretrainedModel(nn.Module):
         """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
         self.pending: loading.Pending | loading.Drawn | None = None
         """Where weights that are still on the meta device come from."""
+        self.generation_config: dict[str, Any] = {}
+        """The entries of generation_config.json, where the task is to write."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -108,6 +111,8 @@ class PretrainedModel(nn.Module):
             elsewhere=whole,
         )
         model.source = (str(path), revision)
+        if cls.task == "causal_lm":
+            model.generation_config = read_generation_config(home)
         if adapter is not None or not lazily:
             model.fill(model)
         if adapter is not None:

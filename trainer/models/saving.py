@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainer.checkpoint import files
 from trainer.errors import InputError
+from trainer.models.generation_config import FILE, generation_config
 from trainer.models.lora import merged_parameters
 from trainer.models.weight_files import INDEX, SINGLE
 
@@ -29,12 +30,15 @@ def save_model(
 ) -> None:
     """Writes config.json and the weights, then removes the weights of an earlier save.
 
+    Of a model that writes there is generation_config.json too.
     Adapters are added to the weights. `weights` by parameter names are written in place of the
     model's own. Shared parameters are written once. Raises InputError for a size that is none.
     """
     shards = split(_tensors(model, weights), size_in_bytes(max_shard_size))
     files.make_folder(directory)
     files.write_json(directory / "config.json", config_entries(model))
+    if model.task == "causal_lm":
+        files.write_json(directory / FILE, generation_config(model))
     if len(shards) == 1:
         files.write_tensors(directory / SINGLE, shards[0], METADATA)
         written = {SINGLE}
