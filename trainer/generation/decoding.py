@@ -1,6 +1,7 @@
 """Decoding: prompts of any lengths, flat, and one more token for each at a time."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -37,6 +38,22 @@ def generate_ids(
     return found
 
 
+class Past:
+    """One text's tokens with their keys and values, for a next text that begins as it does."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        """The tokens that the cache holds"""
+        self.cache = KeyValueCache(1)
+
+    def cut_back_to(self, prompt: Sequence[int]) -> None:
+        """Forget all but what `prompt` begins with; its last token is computed in any case."""
+        pairs = zip(self.ids, prompt[:-1], strict=False)
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.cache.cut_back(common)
+        del self.ids[common:]
+
+
 class Decoding:
     """A batch of texts that grow by a token a step, each until it is finished.
 
@@ -50,10 +67,12 @@ class Decoding:
         prompts: Mapping[int, Sequence[int]],
         settings: GenerationSettings,
         end_ids: Collection[int] | None = None,
+        past: Past | None = None,
     ) -> None:
         """`prompts`: each text's number, and its ids. Raises InputError for one that does not fit.
 
-        The numbers are what the draws depend on.
+        The numbers are what the draws depend on. `past`, for a single prompt, is what an earlier
+        one left and this one adds to.
         """
         self.rows = list(prompts)
         """The numbers of the texts that still grow"""
@@ -63,10 +82,17 @@ class Decoding:
         self._room = max_sequence_length(model.config)
         for row, prompt in prompts.items():
             _check_prompt(row, len(prompt), self._room)
-        self._cache = KeyValueCache(len(prompts))
         self._new = [torch.tensor(list(prompt)) for prompt in prompts.values()]
         self._place = 0
         self._seen = self._seen_tokens() if settings.repetition_penalty != 1 else None
+        self._cache = KeyValueCache(len(prompts)) if past is None else past.cache
+        self._past = past
+        if past is not None:
+            (prompt,) = prompts.values()
+            rope = getattr(model.body, "rope", None)
+            keys_change = rope is not None and rope.kind == "dynamic"  # with the text's length
+            past.cut_back_to([] if keys_change else prompt)
+            self._new = [self._new[0][len(past.ids) :]]
 
     @torch.no_grad()
     def step(self) -> dict[int, int]:
@@ -106,6 +132,8 @@ class Decoding:
             cache=self._cache,
         )
         self.model.train(training)
+        if self._past is not None:
+            self._past.ids += self._new[0].tolist()
         return outputs.projection.last().logits()
 
     def _seen_tokens(self) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
-from trainer.generation.decoding import Decoding
+from trainer.generation.decoding import Decoding, Past
 from trainer.generation.ends import end_ids as known_end_ids
 from trainer.generation.settings import GenerationSettings
 from trainer.tokenizer import Tokenizer
@@ -38,17 +38,20 @@ def stream(
     settings: GenerationSettings | None = None,
     end_ids: Collection[int] | None = None,
     first: int = 0,
+    past: Past | None = None,
 ) -> Iterator[tuple[int, str]]:
     """(number of the prompt, next piece of its text) as they come, piece by piece.
 
-    A piece is held back while it may be the start of a stop text or half a character.
+    A piece is held back while it may be the start of a stop text or half a character. `past` is
+    for prompts that come one at a time and begin as the last one: what they share is not computed
+    again.
     """
     settings = settings or GenerationSettings()
     end_ids = known_end_ids(model, tokenizer) if end_ids is None else end_ids
     for start in range(0, len(prompts), settings.batch_size):
         rows = range(start, min(start + settings.batch_size, len(prompts)))
         ids = {first + row: _ids(tokenizer, prompts[row]) for row in rows}
-        decoding = Decoding(model, ids, settings, end_ids)
+        decoding = Decoding(model, ids, settings, end_ids, past)
         texts = {row: GrowingText(tokenizer, settings.stop) for row in ids}
         while decoding.rows:
             for row, token in decoding.step().items():

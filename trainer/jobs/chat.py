@@ -18,6 +18,7 @@ def prepare(run: Run) -> bool:
 
 def run(run: Run) -> int:
     """Answer message after message, each in view of all before it; /exit or Ctrl-D ends it."""
+    from trainer.generation.decoding import Past
     from trainer.generation.text import stream
     from trainer.jobs.parts import load_generator
 
@@ -25,13 +26,14 @@ def run(run: Run) -> int:
         return 0
     model, tokenizer, ends = load_generator(run)
     messages: list[dict[str, str]] = []
+    past = Past()
     for turn, text in enumerate(_said()):
         messages.append({"role": "user", "content": text})
         asked = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
         # the draws depend on the prompt's number: it tells the turns apart
-        pieces = stream(model, tokenizer, [asked], run.generation, ends, turn)
+        pieces = stream(model, tokenizer, [asked], run.generation, ends, turn, past)
         messages.append({"role": "assistant", "content": _shown(pieces)})
     return 0
 

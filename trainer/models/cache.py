@@ -57,6 +57,10 @@ class KeyValueCache:
             for layer, grids in self._grids.items()
         }
 
+    def cut_back(self, length: int) -> None:
+        """Forget what is behind the first `length` tokens of each sequence."""
+        self.lengths = self.lengths.clamp(max=length)
+
     def _with_room(self, layer: int, key: Tensor, needed: int) -> tuple[Tensor, Tensor]:
         """The layer's grids with at least `needed` columns."""
         old = self._grids.get(layer)
