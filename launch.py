@@ -59,8 +59,8 @@ FROM_THE_USER_ALONE = {
 }
 """Job -> sections whose defaults are not taken."""
 
-OWN_MEASURES = ("causal_lm", "instruction")
-"""Recipes that measure themselves: chosen without metrics, they take metrics=none."""
+DEFAULT_METRICS = "classification"
+"""The option of configs/config.yaml, which recipes that measure themselves do without."""
 
 QUICKSTART_ENDS = ("dataset", "model", "recipe", "job")
 """Who chooses one of these groups, or a path, means another run than the quickstart: its training
@@ -284,8 +284,6 @@ def _imply(
     data_keys = {f"dataset.{name}" for name in ("path", "name", "train", "validation", "test")}
     if "dataset" not in groups and typed & data_keys:
         groups["dataset"] = "files"
-    if groups.get("recipe") in OWN_MEASURES:
-        groups.setdefault("metrics", "none")
     if any(group in groups for group in QUICKSTART_ENDS) or "model.path" in typed:
         groups["experiment"] = None
 
@@ -309,6 +307,8 @@ def _from_files(
         _check_files(folder, primary)
     base = _hydra(command, groups, folders, own=primary.parent != CONFIGS)
     chosen = {g: o for g, o in base.pop("hydra").runtime.choices.items() if "hydra/" not in g}
+    if "metrics" not in groups and chosen.get("metrics") == DEFAULT_METRICS:
+        chosen.pop("metrics")  # nobody chose them
     for section in FROM_THE_USER_ALONE.get(base.get("job", "train"), ()):
         if section not in groups:
             base[section] = {}

@@ -74,6 +74,11 @@ def check_run(
 
 def check_metrics(recipe: Recipe, metrics: Mapping[str, Metric]) -> None:
     """Raise InputError where a metric compares other things than the recipe predicts."""
+    for key, metric in metrics.items():
+        if recipe.measures and getattr(metric, "of_classes", None) is not None:
+            name, own = type(recipe).__name__, " and ".join(recipe.measures)
+            found = f"not for {name}, which measures {own} itself"
+            raise InputError(f"metrics.{key}: {found}; accepted: metrics=none")
     problem = getattr(recipe, "problem", None)
     if problem is None:
         return

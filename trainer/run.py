@@ -170,3 +170,12 @@ class Run:
     """What the user typed, to be repeated in the commands that the run prints."""
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What it was assembled from, secrets included, for processes that do their part of it."""
+
+
+def fitting_metrics(
+    metrics: Mapping[str, Any], recipe: Recipe | None, chosen: Mapping[str, str]
+) -> dict[str, Any]:
+    """The metrics, less those of classes that nobody chose where the recipe measures itself."""
+    if recipe is None or not recipe.measures or "metrics" in chosen:
+        return dict(metrics)
+    return {name: m for name, m in metrics.items() if getattr(m, "of_classes", None) is None}

@@ -96,6 +96,23 @@ def test_experiments_are_what_they_say(composed: Composed) -> None:
     assert composed("experiment=mrpc_bert", "trainer.num_epochs=1").trainer.num_epochs == 1
 
 
+def test_recipes_that_measure_themselves_do_without_the_default_metrics(
+    composed: Composed,
+) -> None:
+    for arguments in (
+        ("recipe=causal_lm", "dataset.train=x.jsonl"),
+        ("experiment=stdlib_llama",),
+        ("experiment=gsm8k_smollm2", "trainer.max_steps=3"),
+        ("recipe._target_=recipes.instruction.Instruction",),
+    ):
+        run = composed(*arguments)
+        assert run.metrics == run.config["metrics"] == {}
+    assert "accuracy" in composed("recipe=causal_lm", "metrics=classification").metrics
+    mine = "{_target_: trainer.metrics.hub.HubMetric, name: x, greater_is_better: true, "
+    run = composed("recipe=causal_lm", f"metrics.mine={mine}trust_remote_code: true}}")
+    assert list(run.metrics) == ["mine"]
+
+
 def test_model_folder_knows_its_recipe(composed: Composed) -> None:
     for job in ("evaluate", "predict"):
         assert composed(f"job={job}", "model.path=x").recipe is None

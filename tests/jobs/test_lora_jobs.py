@@ -87,7 +87,7 @@ def test_an_adapter_is_trained_on(ask: Callable[..., Any], table: Path, tiny: Pa
 def test_a_chat_model_with_adapters(ask: Callable[..., Any], table: Path) -> None:
     scratch = (
         *("model=small_llama", "tokenizer=learnt", "tokenizer.vocab_size=300", "recipe=causal_lm"),
-        *("recipe.max_length=32", "metrics=none", "model.config.hidden_size=32"),
+        *("recipe.max_length=32", "model.config.hidden_size=32"),
         *("model.config.intermediate_size=48", "model.config.num_hidden_layers=2"),
         "model.config.initializer_range=0.3",
     )
@@ -100,7 +100,6 @@ def test_a_chat_model_with_adapters(ask: Callable[..., Any], table: Path) -> Non
         "recipe.max_length=64",
         "dataset.train=chats.jsonl",
         "dataset.validation_fraction=0",
-        "metrics=none",
         "model.lora.rank=8",
         *FAST,
         "trainer.num_epochs=20",

@@ -16,7 +16,6 @@ SCRATCH = (
     "tokenizer.vocab_size=300",
     "recipe=causal_lm",
     "recipe.max_length=32",
-    "metrics=none",
     "model.config={model_type: llama, hidden_size: 32, intermediate_size: 48, "
     "num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, "
     "max_position_embeddings: 64, tie_word_embeddings: true}",
@@ -78,7 +77,7 @@ def test_a_decoder_from_scratch_with_its_tokenizer(ask: Callable[..., Any], tabl
 def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
     assert ask(*SCRATCH, *DATA, *FAST, "output_dir=base").code == 0
     chats(table, 40)
-    chat = ("model.path=base/model", "recipe=instruction", "recipe.max_length=64", "metrics=none")
+    chat = ("model.path=base/model", "recipe=instruction", "recipe.max_length=64")
     answer = ask(*chat, "dataset.train=chats.jsonl", *FAST, "output_dir=run")
     assert answer.code == 0, answer.err
     assert "im_start" in AutoTokenizer.from_pretrained("run/model").chat_template
@@ -87,7 +86,10 @@ def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
     )
     assert answer.code == 0, answer.err
     metrics = json.loads(Path("e/evaluation.json").read_text())["metrics"]
-    assert metrics["eval_perplexity"] > 1
+    assert metrics.keys() == {"eval_loss", "eval_perplexity", "eval_token_accuracy"}
+    wrong = ("job=evaluate", "model.path=run/model", "metrics=classification")
+    answer = ask(*wrong, "dataset.validation=chats.jsonl")
+    assert answer.code == 2 and "metrics.accuracy: not for Instruction, which" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from trainer.run import (
     OutputSettings,
     Run,
     TokenizerSettings,
+    fitting_metrics,
 )
 from trainer.settings import TrainSettings
 
@@ -102,6 +103,7 @@ def assemble(tree: Mapping[str, Any], choices: Choices) -> Run:
         name: make(cls, _mapping(tree, name), name) for name, cls in CLOSED.items()
     }
     parts |= _open_parts(tree, top["trusted_packages"])
+    parts["metrics"] = fitting_metrics(parts["metrics"], parts["recipe"], choices.groups)
     run = Run(
         job=top["job"],
         output_dir=Path(),

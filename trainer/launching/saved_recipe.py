@@ -12,7 +12,7 @@ from trainer import hub
 from trainer.errors import InputError
 from trainer.launching.target import OWN_PACKAGES, RECIPE, build
 from trainer.recipe import Recipe
-from trainer.run import Run
+from trainer.run import Run, fitting_metrics
 
 ARCHITECTURE = re.compile(r"For([A-Z]\w+)$")
 """The task in a hub's class name: BertForSequenceClassification."""
@@ -26,7 +26,8 @@ def with_saved_recipe(run: Run) -> Run:
     if run.model.path is None:
         raise InputError("model.path: null; accepted: the path of a model")
     recipe = recipe_of(run.model.path, run.model.revision, run.recipe_fields, run.trusted_packages)
-    return replace(run, recipe=recipe)
+    metrics = fitting_metrics(run.metrics, recipe, run.chosen)
+    return replace(run, recipe=recipe, metrics=metrics)
 
 
 def recipe_of(
