@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from trainer.checkpoint import files
+from trainer.generation.ends import tell_ends
 from trainer.models.adapter_files import saved_names
 from trainer.models.loading import overwrite_weights
 from trainer.models.pretrained import PretrainedModel
@@ -35,6 +36,8 @@ def write_model(
     """
     files.make_folder(directory)
     if isinstance(model, PretrainedModel):
+        if model.task == "causal_lm" and tokenizer is not None:
+            tell_ends(model, tokenizer)
         merge = written_parameters(model, shipped) is None
         model.save_pretrained(directory, merge=merge, state_dict=weights)
     else:

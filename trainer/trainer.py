@@ -30,7 +30,6 @@ from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
-from trainer.generation.ends import tell_ends
 from trainer.interruption import Interruption
 from trainer.memory import largest_budget, room_for_moments, room_told_of, smaller_budget
 from trainer.metrics.direction import metric_for_best_model
@@ -126,8 +125,6 @@ class Trainer:
             name: self._evaluation_samples(name, rows, cache_dir)
             for name, rows in self.eval_rows.items()
         }
-        if getattr(self.model, "task", "") == "causal_lm" and tokenizer is not None:
-            tell_ends(self.model, tokenizer)  # now that the recipe has prepared it
         self.evaluations: dict[str, Evaluation] = {}
         self.evaluated_step = -1
         self.callbacks = list(callbacks)

@@ -308,6 +308,12 @@ def test_what_is_not_known_is_refused(tmp_path: Path, whole: Path) -> None:
     integers = {**tensors_of(theirs("llama"), "llama"), "output_norm.weight": np.ones(64, np.int32)}
     with pytest.raises(InputError, match="tensor output_norm.weight: Dequantization for I32"):
         AutoModelForCausalLM.from_pretrained(write(tmp_path / "g.gguf", "llama", integers))
+    content, name = bytearray(whole.read_bytes()), b"output_norm.weight"
+    kind = content.index(name) + len(name) + 4 + 8  # after the number of axes and the one there is
+    content[kind : kind + 4] = (999).to_bytes(4, "little")
+    (tmp_path / "h.gguf").write_bytes(content)
+    with pytest.raises(InputError, match=r"h\.gguf: type of numbers: .*999.*; accepted: those"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "h.gguf")
     with pytest.raises(InputError, match="there is no directory"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "absent.gguf")
 

@@ -193,3 +193,16 @@ def test_what_cannot_be_gone_on_with_is_refused(
     refused: Callable[..., str], decoder: Path, arguments: Any, said: str
 ) -> None:
     assert refused(f"model.path={decoder}", *arguments).startswith(said)
+
+
+def test_a_tokenizer_that_knows_more_than_the_model_is_refused(
+    refused: Callable[..., str], decoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(decoder)
+    model.resize_token_embeddings(40)
+    folder = tmp_path_factory.mktemp("small")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(decoder).save_pretrained(folder)
+    for job in (("job=generate", "input.prompt=a happy"), ("job=chat",)):
+        said = refused(f"model.path={folder}", *job)
+        assert said.startswith("tokenizer: has ") and ", the model 40 embeddings; " in said

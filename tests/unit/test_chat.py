@@ -197,6 +197,10 @@ def test_a_prompt_that_answers_do_not_go_on_from_is_refused(with_template: Any) 
             [USER, {"role": "robot", "content": ""}],
             r"messages\[1\]: role 'robot'; accepted: system",
         ),
+        (
+            [USER, {"role": "assistant", "content": None, "tool_calls": None}],
+            r"messages\[1\]: 'assistant' says nothing; accepted: content, a text",
+        ),
     ],
 )
 def test_messages_out_of_order_are_refused(with_template: Any, messages: Any, said: str) -> None:

@@ -38,7 +38,7 @@ def as_samples(
         return StackedSamples(dataset, list(inspect.signature(type(model).forward).parameters))
     if tokenizer is None:
         raise InputError(f"{where}: rows of text need a tokenizer")
-    _check_vocabulary(tokenizer, model)
+    check_vocabulary(tokenizer, model)
     if not hasattr(dataset, "column_names"):
         from datasets import Dataset
 
@@ -46,7 +46,7 @@ def as_samples(
     return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)
 
 
-def _check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
+def check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
     """Raise InputError where the tokenizer has ids that the model has no embeddings for."""
     if isinstance(model, PretrainedModel) and len(tokenizer) > model.config.vocab_size:
         raise InputError(

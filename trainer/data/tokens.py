@@ -239,6 +239,8 @@ def _arrays(
     arrays["sequence_offsets"] = _offsets(arrays.pop("sequence_lengths"))
     arrays["sample_offsets"] = _offsets(arrays.pop("sequences_per_sample"))
     if recipe.blocks is not None:
+        if len(arrays["input_ids"]) == len(arrays["rows"]):
+            raise InputError(f"{where}: no text has a token after its first; accepted: longer ones")
         arrays = blocks.cut(arrays, recipe.blocks)
     elif not counts["dropped"]:
         del arrays["rows"]

@@ -23,7 +23,7 @@ class GGUF:
     """An open file: what it says of its model and tokenizer, and its tensors.
 
     Raises InputError, one line, where the package gguf is not installed, and for a file that is
-    cut off, damaged or of another kind.
+    cut off, damaged, of another kind, or has numbers of a type that the package does not know.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,6 +34,9 @@ class GGUF:
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
             self._fields = dict(reader.fields)
         except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as e:
+            if "GGMLQuantizationType" in str(e):
+                accepted = "those that the installed package gguf knows; pip install -U gguf"
+                raise InputError(f"{file}: type of numbers: {e}; accepted: {accepted}") from None
             raise InputError(f"{file}: {what_it_is(file, 'GGUF', e)}") from None
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from trainer import hub
 from trainer.agreement import learn
 from trainer.data.rows import Splits
+from trainer.data.samples import check_vocabulary
 from trainer.errors import InputError
 from trainer.models.adapter_files import model_home, tokenizer_home
 from trainer.models.auto import TASKS, AutoConfig
@@ -104,6 +105,7 @@ def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
     precision = resolve_precision(wanted, device)
     tokenizer = load_tokenizer(run)
     model = load_model(run.model, Head("causal_lm"), run.seed)
+    check_vocabulary(tokenizer, model)
     ends = end_ids(model, tokenizer)
     return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
 

@@ -48,7 +48,7 @@ class PretrainedModel(nn.Module):
         self.pending: loading.Pending | loading.Drawn | None = None
         """Where weights that are still on the meta device come from."""
         self.generation_config: dict[str, Any] = {}
-        """The entries of generation_config.json, where the task is to write."""
+        """The entries of the file's generation_config.json, which a model that writes keeps."""
         self.config = config
         head = self.family_head
         self.body: Any = config.family.body(config, head.pooler)
@@ -93,8 +93,7 @@ class PretrainedModel(nn.Module):
         home = folder if adapter is None else adapter.base_folder(**options)
         if home.is_file():
             from trainer.interop.gguf import GGUFWeights as source
-        own = adapter is not None and (folder / "config.json").is_file()
-        described = folder if own else home
+        described = folder if adapter and (folder / "config.json").is_file() else home
         entries = read_config(described)
         config = ModelConfig(entries, config_overrides, where=str(described / "config.json"))
         model = cls._on_meta(config)
@@ -111,8 +110,7 @@ class PretrainedModel(nn.Module):
             elsewhere=whole,
         )
         model.source = (str(path), revision)
-        if cls.task == "causal_lm":
-            model.generation_config = read_generation_config(home)
+        model.generation_config = read_generation_config(home)
         if adapter is not None or not lazily:
             model.fill(model)
         if adapter is not None:

@@ -80,6 +80,9 @@ def _in_order(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
             accepted = ", ".join(FOLLOWERS[before])
             found = f"messages[{number}]: '{role}' {place}, out of order"
             raise RowError(row, f"{found}; accepted: {accepted}")
+        if message.get("content") is None and not message.get("tool_calls"):
+            accepted = "accepted: content, a text"
+            raise RowError(row, f"messages[{number}]: '{role}' says nothing; {accepted}")
         before = role
     if not any(message["role"] == "assistant" for message in messages):
         raise RowError(row, "messages: no answer (role assistant); accepted: one or more")

@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,7 +70,7 @@ def run(callback):
 def test_without_a_terminal_there_are_plain_lines_at_a_modest_rate(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     clock = iter([0.0, 0.0, 9.0, 10.0, 10.0, 11.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run(Progress())
     printed = capsys.readouterr()
     assert printed.err == "" and "\x1b" not in printed.out and "\r" not in printed.out

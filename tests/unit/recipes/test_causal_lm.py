@@ -116,3 +116,9 @@ def test_more_than_the_model_has_is_refused(turns_tokenizer: Any, tiny_llama: An
     tiny_llama.resize_token_embeddings(100)
     with pytest.raises(InputError, match="tokenizer: has 292 tokens, the model 100 embeddings"):
         Trainer(tiny_llama, CausalLM(max_length=64), **options)
+
+
+def test_texts_without_anything_to_tell_are_refused(turns_tokenizer: Any, tiny_llama: Any) -> None:
+    options = {"tokenizer": turns_tokenizer, "train_dataset": [{"text": ""}] * 3}
+    with pytest.raises(InputError, match=r"dataset\.train: no text has a token after its first"):
+        Trainer(tiny_llama, CausalLM(max_length=64), **options)
