@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class PlainText:
     """Files of running text (.txt, UTF-8): a row is a whole file, its column is `text`.
 
-    Where no validation files are given, the last lines of each training file are held out, as is
-    usual for a book: what follows a text is told apart from it best by its place.
+    Where no validation files are given, the last lines of each training file are held out: lines
+    from everywhere in a text would be told by their neighbours.
     """
 
     train: str | None = None
