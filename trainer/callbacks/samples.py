@@ -55,10 +55,10 @@ class Samples(Callback):
             self._write(step, texts)
 
     def _show(self, step: int, prompt: str, text: str) -> None:
-        from trainer.console import make_console, show
+        from trainer.console import make_console
         from trainer.rendering.lines import sample_lines
 
-        show(make_console(), sample_lines(step, prompt, text))
+        make_console().print(sample_lines(step, prompt, text), soft_wrap=True)
 
     def _write(self, step: int, texts: list[str]) -> None:
         if self._log is None:

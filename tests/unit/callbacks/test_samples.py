@@ -97,3 +97,10 @@ def test_what_cannot_be_gone_on_with_is_refused_before_the_first_step(tmp_path: 
     with pytest.raises(InputError, match="found BertForSequenceClassification; accepted: a causal"):
         classifier.fit()
     assert long.state.step == classifier.state.step == 0
+
+
+def test_what_was_written_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own lines, however long, and no markup."""
+    text = " return [bold]\n    " + "word " * 40 + "end"
+    samples()._show(7, "def f():", text)
+    assert capsys.readouterr().out == f"sample  step 7\ndef f():{text}\n"
