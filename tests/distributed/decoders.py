@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     world_size = CASES["blocks, llama"].trainer().ranks.world_size  # the first makes the group
     found: dict[str, Any] = {}
     for name in CASES:
-        for strategy in strategies(name, world_size):
+        for strategy in strategies(world_size):
             for accumulation in (1, 3):
                 key = f"{name}, {strategy}, {accumulation}"
                 own = folder / f"{world_size}, {key}"
@@ -37,9 +37,8 @@ def main(folder: Path) -> None:
         (folder / f"{world_size}.json").write_text(json.dumps(found))
 
 
-def strategies(name: str, world_size: int) -> tuple[str, ...]:
-    """Adapters are sent by ddp."""
-    return ("ddp",) if world_size == 1 or "adapters" in name else ("ddp", "fsdp")
+def strategies(world_size: int) -> tuple[str, ...]:
+    return ("ddp",) if world_size == 1 else ("ddp", "fsdp")
 
 
 def run(name: str, strategy: str, folder: Path, kill: int = 0, **settings: Any) -> Trainer:

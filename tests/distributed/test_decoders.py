@@ -14,7 +14,7 @@ from tests.distributed.decoders import strategies
 from tests.unit.text_runs import CASES
 
 pytestmark = pytest.mark.slow
-LAYOUTS = [(n, name, how) for n in (2, 4) for name in CASES for how in strategies(name, n)]
+LAYOUTS = [(n, name, how) for n in (2, 4) for name in CASES for how in strategies(n)]
 
 
 @pytest.fixture(scope="module")
