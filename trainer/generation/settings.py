@@ -37,6 +37,11 @@ class GenerationSettings:
         self._require("top_p", lambda v: 0 < v <= 1, "a number above 0, up to 1")
         self._require("min_p", lambda v: 0 <= v <= 1, "a number from 0 to 1")
         self._require("repetition_penalty", lambda v: v > 0, "a number above 0")
+        for name, idle in (("top_k", None), ("top_p", 1), ("min_p", 0)):
+            value = getattr(self, name)
+            if self.temperature == 0 and value != idle:
+                found = f"found {value!r} with temperature=0, which draws nothing"
+                raise InputError(f"generation.{name}: {found}; accepted: a temperature above 0")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InputError(f"generation.stop: found {self.stop!r}; accepted: texts, none empty")
 

@@ -15,6 +15,9 @@ WRONG = [
     ({"top_p": float("nan")}, "generation.top_p: found nan; accepted: a number above 0, up to 1"),
     ({"min_p": 2}, "generation.min_p: found 2; accepted: a number from 0 to 1"),
     ({"repetition_penalty": True}, "generation.repetition_penalty: found True; accepted: a number"),
+    ({"top_k": 5}, "generation.top_k: found 5 with temperature=0, which draws nothing; accepted: a"),
+    ({"top_p": 0.9}, "generation.top_p: found 0.9 with temperature=0"),
+    ({"min_p": 0.1}, "generation.min_p: found 0.1 with temperature=0"),
     ({"stop": [""]}, "generation.stop: found ['']; accepted: texts, none empty"),
 ]
 
