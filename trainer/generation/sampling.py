@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.errors import NumericsError
 from trainer.generation.settings import GenerationSettings
 
 
@@ -19,15 +20,20 @@ def choose(
     """The next token [B] of logits [B, V], after `place` tokens of the texts numbered `rows`.
 
     `seen` [B, V] bool are the tokens that are in the texts, for the repetition penalty. Ties go to
-    the lower id.
+    the lower id. Raises NumericsError where a text's largest logit is not finite.
     """
     logits = logits.float()
     if seen is not None:
         logits = penalized(logits, seen, settings.repetition_penalty)
+    peak = logits.amax(-1, keepdim=True)
+    if not peak.isfinite().all():
+        row = rows[int(peak.isfinite().int().argmin())]
+        raise NumericsError(f"generation: token {place} of text {row}: its logits are not finite")
     if settings.temperature == 0:
         return logits.argmax(-1)
-    scores = restricted(logits / settings.temperature, settings)
-    sums = scores.double().softmax(-1).cumsum(-1)
+    # near 0 a temperature makes all but the most probable -inf, and none NaN
+    scores = restricted((logits - peak).double() / settings.temperature, settings)
+    sums = scores.softmax(-1).cumsum(-1)
     draws = [uniform(settings.seed, row, place) for row in rows]
     target = torch.tensor(draws, dtype=sums.dtype, device=sums.device).unsqueeze(1) * sums[:, -1:]
     return torch.searchsorted(sums, target, right=True).squeeze(1)

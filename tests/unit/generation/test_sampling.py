@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.errors import InputError
+from trainer.errors import InputError, NumericsError
 from trainer.generation.sampling import choose, uniform
 from trainer.generation.settings import GenerationSettings
 
@@ -15,7 +15,10 @@ WRONG = [
     ({"top_p": float("nan")}, "generation.top_p: found nan; accepted: a number above 0, up to 1"),
     ({"min_p": 2}, "generation.min_p: found 2; accepted: a number from 0 to 1"),
     ({"repetition_penalty": True}, "generation.repetition_penalty: found True; accepted: a number"),
-    ({"top_k": 5}, "generation.top_k: found 5 with temperature=0, which draws nothing; accepted: a"),
+    (
+        {"top_k": 5},
+        "generation.top_k: found 5 with temperature=0, which draws nothing; accepted: a",
+    ),
     ({"top_p": 0.9}, "generation.top_p: found 0.9 with temperature=0"),
     ({"min_p": 0.1}, "generation.min_p: found 0.1 with temperature=0"),
     ({"stop": [""]}, "generation.stop: found ['']; accepted: texts, none empty"),
@@ -54,3 +57,18 @@ def test_a_draw_is_a_function_of_seed_row_and_place():
 def test_greedy_takes_the_first_of_equals():
     logits = torch.tensor([[1.0, 3.0, 3.0]])
     assert choose(logits, None, [0], 0, GenerationSettings()).tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-39, 1e-44, 1e-300, 5e-324])
+def test_next_to_no_temperature_takes_the_most_probable(temperature):
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5e4, -torch.inf, -6e4]])
+    settings = GenerationSettings(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1)
+    assert choose(logits, None, [0, 1], 0, settings).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_told(wrong, temperature):
+    logits = torch.stack((torch.zeros(4), torch.full((4,), wrong)))
+    with pytest.raises(NumericsError, match="^generation: token 3 of text 9: its logits are not"):
+        choose(logits, None, [7, 9], 3, GenerationSettings(temperature=temperature))
