@@ -5,11 +5,9 @@ from typing import Any, Literal
 
 from trainer.generation.decoding import Decoding, Past
 from trainer.generation.ends import end_ids as known_end_ids
+from trainer.generation.growing_text import GrowingText
 from trainer.generation.settings import GenerationSettings
 from trainer.tokenizer import Tokenizer
-
-UNFINISHED = "\ufffd"
-"""What bytes that are not yet a character are decoded to."""
 
 
 def generate(
@@ -73,39 +71,6 @@ def as_asked(
         return prompts
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-
-
-class GrowingText:
-    """Tokens as they come -> pieces of text that stay as they are."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self.stopped = False
-        """Whether a stop text came: nothing more is added"""
-        self._tokenizer = tokenizer
-        self._stop = stop
-        self._tokens: list[int] = []
-        self._told = 0
-
-    def add(self, token: int, last: bool = False) -> str:
-        """The piece that is sure now that `token` came; all that is held back if it is the last."""
-        self._tokens.append(token)
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        places = [place for stop in self._stop if (place := text.find(stop)) >= 0]
-        self.stopped = bool(places)
-        if self.stopped:
-            text = text[: min(places)]
-        elif not last:
-            text = text[: self._sure(text)]
-        piece, self._told = text[self._told :], max(self._told, len(text))
-        return piece
-
-    def _sure(self, text: str) -> int:
-        """Characters that no next token changes and that no stop text starts in."""
-        end = len(text.rstrip(UNFINISHED))
-        for stop in self._stop:
-            starts = (n for n in range(min(len(stop) - 1, end), 0, -1) if text.endswith(stop[:n]))
-            end = min(end, len(text) - next(starts, 0))
-        return end
 
 
 def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
-from trainer.generation.text import GrowingText, generate, stream
+from trainer.generation.text import generate, stream
 from trainer.models.auto import AutoConfig, AutoModelForCausalLM
 from trainer.tokenizer import Tokenizer
 
@@ -62,20 +62,6 @@ def test_a_stop_text_ends_its_row_alone(model, tokenizer):
     found = generate(model, tokenizer, PROMPTS, settings)
     assert found == [text.split(stop)[0] for text in whole]
     assert len(found[1]) < len(whole[1]) and max(map(len, found)) > 10
-
-
-@pytest.mark.parametrize("text", ["a € größer 日本 b", "textwrap textwra", "x</b></stop>y"])
-def test_pieces_never_change_what_was_told(tokenizer, text):
-    """Whatever is told is a prefix of the text so far, without half characters or stop texts."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    growing, told = GrowingText(tokenizer, ["</stop>"]), ""
-    for number, token in enumerate(ids):
-        told += growing.add(token, last=number == len(ids) - 1)
-        assert text.startswith(told) and "</s" not in told
-        if growing.stopped:
-            break
-    assert told == text.split("</stop>")[0]
-    assert growing.stopped == ("</stop>" in text)
 
 
 def test_prompts_that_do_not_fit_are_refused(model, tokenizer):
