@@ -105,7 +105,7 @@ class LaunchSettings:
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What predict and generate read besides a data set."""
+    """What predict, generate and chat read besides a data set."""
 
     text: str | None = None
     """One text, taken as the shell passed it; a JSON list is several; - is standard input."""
@@ -116,7 +116,9 @@ class InputSettings:
     file: str | None = None
     """A file of rows (jsonl, json, csv, tsv, parquet, txt: one text a line)."""
     chat: bool | Literal["auto"] = "auto"
-    """Whether a prompt is a user's message; auto: where the tokenizer has a chat template."""
+    """Whether a prompt is a user's message; auto: as trained, else if there is a chat template."""
+    system: str | None = None
+    """The system message where a chat has none; null: the one of the training; empty: none."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,74 @@ def test_a_chat_keeps_the_conversation(
         assert answer.out == wanted
 
 
+def asked(folder: Path, *messages: tuple[str, str]) -> list[int]:
+    """The ids of a conversation that awaits an answer."""
+    chat = [{"role": role, "content": content} for role, content in messages]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+
+
+def trained_with(folder: Path, **fields: Any) -> None:
+    (folder / "recipe.json").write_text(json.dumps({"recipe": "instruction", "fields": fields}))
+
+
+SYSTEM, USER = ("system", "a day, [1]: {x}"), ("user", "happy?")
+
+
+def test_a_system_message_is_the_users_or_that_of_the_training(
+    ask: Callable[..., Any], chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(chatty, tmp_path / "trained"))
+    trained_with(folder, system="function", chat=True)
+    given = f"input.system={SYSTEM[1]}"
+    for typed, before in (([given], [SYSTEM]), ([], [("system", "function")]), ([given[:13]], [])):
+        wanted = expected(chatty, [asked(chatty, *before, USER)])[0] + "\n"
+        answer = ask("job=generate", f"model.path={folder}", "input.prompt=happy?", *typed, *SHORT)
+        assert answer.out == wanted, answer.err
+        monkeypatch.setattr("sys.stdin", io.StringIO("happy?\n"))
+        assert ask("job=chat", f"model.path={folder}", *typed, *SHORT).out == wanted
+
+
+def test_rows_of_messages_are_answered(
+    ask: Callable[..., Any], refused: Callable[..., str], chatty: Path
+) -> None:
+    own = [("system", "what"), USER, ("assistant", "day"), ("user", "a")]
+    chats = [[USER], own]
+    rows = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
+    Path("in.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    common = ("job=generate", f"model.path={chatty}", "input.file=in.jsonl", *SHORT)
+    answer = ask(*common, f"input.system={SYSTEM[1]}")
+    assert answer.code == 0, answer.err
+    found = [json.loads(line) for line in answer.out.splitlines()]
+    prompts = [asked(chatty, SYSTEM, USER), asked(chatty, *own)]
+    assert [row["completion"] for row in found] == expected(chatty, prompts)
+    assert [row["messages"] for row in found] == rows
+    said = refused(*common, "input.chat=false")
+    assert said == "input.chat: found false for messages; accepted: true"
+    with Path("in.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": rows[1][:3]}) + "\n")
+    answer = ask(*common, "generation.batch_size=2")
+    said = "error: input row 2: messages: the last is an answer; accepted"
+    assert (answer.code, answer.err[: len(said)]) == (2, said)
+
+
+def test_a_model_trained_without_its_template_is_asked_without(
+    ask: Callable[..., Any], refused: Callable[..., str], chatty: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(chatty, tmp_path / "plain"))
+    trained_with(folder, system="unheard", chat=False)
+    common = ("job=generate", f"model.path={folder}", "input.prompt=happy?", *SHORT)
+    answer = ask(*common)
+    assert answer.out == expected(chatty, ["happy?"])[0] + "\n", answer.err
+    assert ask(*common, "input.chat=true", "input.system=").out == (
+        expected(chatty, [asked(chatty, USER)])[0] + "\n"
+    )
+    said = refused(*common, "input.system=a")
+    assert said == "input.chat: found false for a system message; accepted: true"
+    said = "input.chat: false, or the model was trained without a chat template; accepted"
+    assert refused("job=chat", f"model.path={folder}").startswith(said)
+
+
 def test_ends_are_those_of_model_tokenizer_folder_and_chats(chatty: Path, tmp_path: Path) -> None:
     model, tokenizer = (
         kind.from_pretrained(chatty) for kind in (AutoModelForCausalLM, AutoTokenizer)
@@ -183,7 +252,8 @@ def test_generation_stops_where_the_folder_says(
         (("job=generate", "input.prompt=a", "generation.topp=1"), "generation.topp: "),
         (("job=generate", "input.prompt=a", "input.chat=maybe"), "input.chat: found 'maybe'"),
         (("job=generate", "input.file=none.jsonl"), "input.file: "),
-        (("job=chat", "input.prompt=a"), "input.prompt: job=chat has no input"),
+        (("job=chat", "input.prompt=a"), "input.prompt: job=chat has no such input"),
+        (("job=predict", "input.system=a", "recipe=sequence_classification"), "input.system: job="),
         (("job=chat", "launch.num_processes=2"), "launch.num_processes: found 2 for job=chat"),
         (("generation.seed=1",), "generation.seed: job=train has no generation"),
         (("job=predict", "input.prompt=a", "recipe=causal_lm"), "recipe: CausalLM has no answers"),

@@ -42,7 +42,8 @@ class Samples(Callback):
             self._log.cut_back(facts.first_step or -1)
 
     def on_weights(self, step: int, model: Any, tokenizer: Any) -> None:
-        from trainer.generation.text import as_asked, generate
+        from trainer.generation.asking import as_asked
+        from trainer.generation.text import generate
 
         if getattr(model, "task", "") != "causal_lm" or tokenizer is None:
             found = f"found {getattr(model, 'architecture', type(model).__name__)}"

@@ -1,7 +1,7 @@
 """Texts generated from prompts, whole or piece by piece while they come."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from trainer.generation.decoding import Decoding, Past
 from trainer.generation.ends import end_ids as known_end_ids
@@ -58,19 +58,6 @@ def stream(
                 if piece:
                     yield row, piece
             decoding.finish({row for row in decoding.rows if texts[row].stopped})
-
-
-def as_asked(
-    tokenizer: Tokenizer, prompts: Sequence[str], chat: bool | Literal["auto"] = "auto"
-) -> Sequence[str | Sequence[int]]:
-    """The prompts as they are, or as messages of a user, in ids.
-
-    `chat` says which; auto: messages where the tokenizer has a chat template.
-    """
-    if not (tokenizer.chat_template is not None if chat == "auto" else chat):
-        return prompts
-    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
 def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:

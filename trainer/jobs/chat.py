@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from trainer.data.typed_texts import check_utf8
+from trainer.errors import InputError
 from trainer.run import Run
 
 EXIT = "/exit"
@@ -18,14 +19,21 @@ def prepare(run: Run) -> bool:
 
 def run(run: Run) -> int:
     """Answer message after message, each in view of all before it; /exit or Ctrl-D ends it."""
+    _refuse_other_input(run)
+    from trainer.generation.asking import opening
     from trainer.generation.decoding import Past
     from trainer.generation.text import stream
     from trainer.jobs.parts import load_generator
+    from trainer.launching.saved_recipe import manner_of_asking
 
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     model, tokenizer, ends = load_generator(run)
-    messages: list[dict[str, str]] = []
+    chat, system = manner_of_asking(run)
+    if chat is False:
+        found = "false, or the model was trained without a chat template"
+        raise InputError(f"input.chat: {found}; accepted: input.chat=true, or job=generate")
+    messages = opening(system)
     past = Past()
     for turn, text in enumerate(_said()):
         messages.append({"role": "user", "content": text})
@@ -36,6 +44,12 @@ def run(run: Run) -> int:
         pieces = stream(model, tokenizer, [asked], run.generation, ends, turn, past)
         messages.append({"role": "assistant", "content": _shown(pieces)})
     return 0
+
+
+def _refuse_other_input(run: Run) -> None:
+    for name in ("text", "text_pair", "prompt", "file"):
+        if getattr(run.input, name) is not None:
+            raise InputError(f"input.{name}: job=chat has no such input; accepted: standard input")
 
 
 def _said() -> Iterator[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from trainer.checkpoint.lines import write_lines
 from trainer.data.typed_texts import typed_texts
-from trainer.errors import InputError
+from trainer.errors import InputError, RowError
 from trainer.run import Run
 
-COLUMNS = ("prompt", "text")
+COLUMNS = ("prompt", "messages", "text")
 """Where a file's prompts are: the first of these that it has."""
 
 
@@ -54,16 +54,20 @@ def _rows(run: Run) -> tuple[Any, str]:
     column = next((name for name in COLUMNS if name in rows.column_names), None)
     if column is None or not len(rows):
         there = f"{len(rows)} rows, columns: {', '.join(rows.column_names)}"
-        raise InputError(f"input.file: {there}; accepted: rows with a column prompt, or text")
+        raise InputError(
+            f"input.file: {there}; accepted: rows with a column {' or '.join(COLUMNS)}"
+        )
     return rows, column
 
 
 def _stream(run: Run, prompt: str) -> None:
-    from trainer.generation.text import as_asked, stream
+    from trainer.generation.asking import as_asked
+    from trainer.generation.text import stream
     from trainer.jobs.parts import load_generator
+    from trainer.launching.saved_recipe import manner_of_asking
 
     model, tokenizer, ends = load_generator(run)
-    asked = as_asked(tokenizer, [prompt], run.input.chat)
+    asked = as_asked(tokenizer, [prompt], *manner_of_asking(run))
     for _, piece in stream(model, tokenizer, asked, run.generation, ends):
         print(piece, end="", flush=True)
     print()
@@ -71,22 +75,31 @@ def _stream(run: Run, prompt: str) -> None:
 
 def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
     """Each row with its completion, as JSON, a batch at a time."""
-    from trainer.generation.text import as_asked, generate
+    from trainer.generation.text import generate
     from trainer.jobs.parts import load_generator
+    from trainer.launching.saved_recipe import manner_of_asking
 
     model, tokenizer, ends = load_generator(run)
+    how = manner_of_asking(run)
     at_a_time = run.generation.batch_size
     for first in range(0, len(rows), at_a_time):
         batch = [rows[n] for n in range(first, min(first + at_a_time, len(rows)))]
-        prompts = [_text(row[column], first + n) for n, row in enumerate(batch)]
-        asked = as_asked(tokenizer, prompts, run.input.chat)
+        asked = _asked(tokenizer, [row[column] for row in batch], first, how)
         texts = generate(model, tokenizer, asked, run.generation, ends, first)
         for row, text in zip(batch, texts, strict=True):
             kept = {f"input_{k}" if k == "completion" else k: v for k, v in row.items()}
             yield json.dumps({**kept, "completion": text}, ensure_ascii=False, default=str)
 
 
-def _text(found: Any, row: int) -> str:
-    if not isinstance(found, str):
-        raise InputError(f"input row {row}: found the prompt {found!r:.40}; accepted: a text")
-    return found
+def _asked(tokenizer: Any, prompts: list[Any], first: int, how: Any) -> Any:
+    """What `as_asked` makes of a batch of rows, the first of which is number `first`."""
+    from trainer.generation.asking import as_asked
+
+    for row, prompt in enumerate(prompts, first):
+        if not isinstance(prompt, (str, list)):
+            accepted = "accepted: a text, or messages"
+            raise InputError(f"input row {row}: found the prompt {prompt!r:.40}; {accepted}")
+    try:
+        return as_asked(tokenizer, prompts, *how)
+    except RowError as error:
+        raise InputError(f"input row {first + error.row}: {error}") from None

@@ -50,6 +50,8 @@ def _rows(run: Run, recipe: Recipe) -> Any:
     given = run.input
     if given.prompt is not None:
         raise InputError("input.prompt: job=predict takes input.text; accepted: job=generate")
+    if given.system is not None:
+        raise InputError("input.system: job=predict asks nobody; accepted: job=generate, job=chat")
     if given.file is not None and given.text is not None:
         raise InputError("input: found both input.text and input.file; accepted: one of them")
     if given.file is not None:

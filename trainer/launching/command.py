@@ -19,7 +19,7 @@ FLAGS = {
     "-cn": "config_name",
     "--config-name": "config_name",
 }
-VERBATIM = ("input.text", "input.text_pair", "input.prompt")
+VERBATIM = ("input.text", "input.text_pair", "input.prompt", "input.system")
 """Keys whose value is what the shell passed, whatever it looks like."""
 
 PATHS = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer import hub
 from trainer.errors import InputError
@@ -14,6 +14,7 @@ from trainer.launching.target import OWN_PACKAGES, RECIPE, build
 from trainer.recipe import Recipe
 from trainer.run import Run, fitting_metrics
 
+FILE = "recipe.json"
 ARCHITECTURE = re.compile(r"For([A-Z]\w+)$")
 """The task in a hub's class name: BertForSequenceClassification."""
 
@@ -44,16 +45,38 @@ def recipe_of(
     return build(node, "recipe", RECIPE, trusted_packages)
 
 
+def manner_of_asking(run: Run) -> tuple[bool | Literal["auto"], str | None]:
+    """Whether prompts are a user's messages, and the system message of those that have none.
+
+    As the user says, else as the fields `chat` and `system` of the recipe in the model's folder do.
+    """
+    assert run.model.path is not None
+    folder = hub.find(run.model.path, revision=run.model.revision, what="model.path")
+    file = folder / FILE
+    trained = _name_and_fields(file)[1] if folder.is_dir() and file.is_file() else {}
+    chat, system = run.input.chat, run.input.system
+    if chat == "auto" and trained.get("chat") is False:
+        chat = False
+    if system is None and chat is not False:
+        system = trained.get("system")
+    return chat, system
+
+
 def _saved(folder: Path) -> dict[str, Any]:
     """The config node of a folder's recipe; what it holds is checked like what a user types."""
-    file = folder / "recipe.json"
+    file = folder / FILE
     if folder.is_file() or not file.is_file():
         return _of_architecture(folder)
+    name, fields = _name_and_fields(file)
+    return {**fields, "_target_": name if "." in name else _target(name, file)}
+
+
+def _name_and_fields(file: Path) -> tuple[str, dict[str, Any]]:
     found = _read(file)
     name, fields = found.get("recipe"), found.get("fields")
     if not isinstance(name, str) or not isinstance(fields, dict):
         raise InputError(f'{file}: found no recipe; accepted: {{"recipe": name, "fields": {{}}}}')
-    return {**fields, "_target_": name if "." in name else _target(name, file)}
+    return name, fields
 
 
 def _of_architecture(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from tests.unit.text_runs import CASES, KillAt, Killed, tokenizer, weights
 from trainer import AutoModelForCausalLM
 from trainer.callbacks.samples import Samples
 from trainer.errors import InputError
+from trainer.generation.asking import as_asked
 from trainer.generation.settings import GenerationSettings
-from trainer.generation.text import as_asked, generate
+from trainer.generation.text import generate
 from trainer.trainer import Trainer
 
 PROMPTS = ["hello", "why so? 'f(x), [1]'"]
