@@ -161,6 +161,38 @@ def test_a_system_message_is_the_users_or_that_of_the_training(
         assert ask("job=chat", f"model.path={folder}", *typed, *SHORT).out == wanted
 
 
+def test_a_chat_that_outgrows_the_model_goes_on(
+    ask: Callable[..., Any],
+    chatty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The oldest turns leave, the system message does not; what is too long is not answered."""
+    positions = 100
+    folder = tmp_path / "short"
+    AutoModelForCausalLM.from_pretrained(chatty, max_position_embeddings=positions).save_pretrained(
+        folder
+    )
+    AutoTokenizer.from_pretrained(chatty).save_pretrained(folder)
+    wanted, left = "", 0
+    turns: list[tuple[str, str]] = []
+    for said in ("happy?", "a day", "function what", "happy", "day"):
+        turns.append(("user", said))
+        while len(prompt := asked(folder, SYSTEM, *turns)) > positions - 9:
+            turns, left = turns[2:], left + 1
+        (text,) = expected(folder, [prompt])
+        turns.append(("assistant", text))
+        wanted += text + "\n"
+    assert left > 1
+    lines = ["happy?", "a day", "z" * positions, "function what", "happy", "day"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    answer = ask("job=chat", f"model.path={folder}", f"input.system={SYSTEM[1]}", *SHORT)
+    assert (answer.code, answer.out) == (0, wanted), answer.err
+    assert "chat: the oldest messages left; the model has 100 positions" in caplog.messages
+    assert any(line.startswith("chat: not answered: found 1") for line in caplog.messages)
+
+
 def test_rows_of_messages_are_answered(
     ask: Callable[..., Any], refused: Callable[..., str], chatty: Path
 ) -> None:

@@ -1,13 +1,20 @@
 """The chat job: a conversation in the terminal, or through a pipe, a message a line."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from trainer.data.typed_texts import check_utf8
 from trainer.errors import InputError
 from trainer.run import Run
+
+if TYPE_CHECKING:
+    from trainer.tokenizer import Tokenizer
+
+log = logging.getLogger("trainer")
 
 EXIT = "/exit"
 
@@ -25,6 +32,7 @@ def run(run: Run) -> int:
     from trainer.generation.text import stream
     from trainer.jobs.parts import load_generator
     from trainer.launching.saved_recipe import manner_of_asking
+    from trainer.models.pretrained import max_sequence_length
 
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
@@ -34,12 +42,12 @@ def run(run: Run) -> int:
         found = "false, or the model was trained without a chat template"
         raise InputError(f"input.chat: {found}; accepted: input.chat=true, or job=generate")
     messages = opening(system)
-    past = Past()
+    past, positions = Past(), max_sequence_length(model.config)
     for turn, text in enumerate(_said()):
         messages.append({"role": "user", "content": text})
-        asked = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
-        )
+        messages, asked = _fitting(tokenizer, messages, positions, run.generation.max_new_tokens)
+        if not asked:
+            continue
         # the draws depend on the prompt's number: it tells the turns apart
         pieces = stream(model, tokenizer, [asked], run.generation, ends, turn, past)
         messages.append({"role": "assistant", "content": _shown(pieces)})
@@ -70,6 +78,29 @@ def _said() -> Iterator[str]:
             return
         if line.strip():
             yield line
+
+
+def _fitting(
+    tokenizer: "Tokenizer", messages: list[dict[str, str]], positions: int, answer: int
+) -> tuple[list[dict[str, str]], list[int]]:
+    """The conversation and its ids; the oldest turns leave it until an answer has room.
+
+    That is of `answer` tokens, but at most half of the model's positions. Without its last message,
+    and no ids, where that alone is too long. Either is told.
+    """
+    kept, room = list(messages), positions - min(answer, positions // 2)
+    while True:
+        ids = tokenizer.apply_chat_template(kept, add_generation_prompt=True, return_dict=False)
+        asked = [place for place, message in enumerate(kept) if message["role"] == "user"]
+        if len(ids) <= room or len(asked) == 1:
+            break
+        del kept[asked[0] : asked[1]]
+    if len(ids) > positions:
+        log.warning("chat: not answered: found %d tokens; accepted: %d", len(ids), positions)
+        return messages[:-1], []
+    if len(kept) < len(messages):
+        log.warning("chat: the oldest messages left; the model has %d positions", positions)
+    return kept, ids
 
 
 def _shown(pieces: Iterator[tuple[int, str]]) -> str:
