@@ -62,6 +62,9 @@ def test_a_decoder_from_scratch_with_its_tokenizer(ask: Callable[..., Any], tabl
     results = json.loads(Path("run/results.json").read_text())
     assert {"eval_loss", "eval_perplexity", "eval_token_accuracy"} == results["metrics"].keys()
     assert "predict" not in results["commands"]
+    typed = results["commands"]["generate"].split()[2:]
+    assert "generation.temperature=0.8" in typed
+    assert ask(*typed).code == 0
     tokenizer = AutoTokenizer.from_pretrained("run/model")
     model = AutoModelForCausalLM.from_pretrained("run/model")
     assert model.config.vocab_size == len(tokenizer) <= 300

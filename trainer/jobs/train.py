@@ -102,7 +102,9 @@ def next_commands(run: Run, recipe: Recipe) -> dict[str, str]:
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
     predict = {"predict": " ".join([program, "job=predict", model, *texts])} if texts else {}
     if recipe.head.task == "causal_lm":
-        predict = {"generate": f"{program} job=generate {model} input.prompt='...'"}
+        # what was learnt of little repeats itself where it is greedy
+        drawn = " generation.temperature=0.8 generation.top_p=0.95" * run.model.from_scratch
+        predict = {"generate": f"{program} job=generate {model} input.prompt='...'{drawn}"}
     return {
         "evaluate": f"{program} {folder} job=evaluate",
         **predict,
