@@ -61,6 +61,26 @@ def test_every_format_teaches_the_answer(row: Any, turns_tokenizer: Any) -> None
     assert learnt([row], turns_tokenizer) == [ANSWERED]
 
 
+CALLING = (
+    "{% if tools %}<tools>{{ tools|tojson }}{% endif %}"
+    "{% for m in messages %}({{ m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.arguments|tojson }}{% endfor %})"
+    "{% endfor %}"
+)
+
+
+def called(**arguments: str) -> list[Any]:
+    function = {"name": "f", "arguments": arguments}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+    return [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]
+
+
+def test_calls_have_their_own_arguments_alone(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING)
+    rows = [{"messages": called(a="what")}, {"messages": called(b="why")}]
+    assert learnt(rows, turns_tokenizer) == ['({"a": "what"})|(four)', '({"b": "why"})|(four)']
+
+
 def test_what_is_trained_on_is_chosen(turns_tokenizer: Any) -> None:
     rows = [{"messages": CHAT}]
     both = ["four<|im_end|>|of course.<|im_end|>"]
