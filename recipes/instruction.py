@@ -12,6 +12,7 @@ from trainer.next_token import NextTokenRecipe
 from trainer.recipe import Axis
 
 if TYPE_CHECKING:
+    from trainer.data.batch import Samples
     from trainer.tokenizer import Tokenizer
     from trainer.tokenizer.turns import Supervised
 
@@ -100,6 +101,22 @@ class Instruction(NextTokenRecipe):
         }
         columns["dropped"] = [self._drops(each, row) for row, each in enumerate(columns["labels"])]
         return columns
+
+    def doubt(self, samples: "Samples", model: Any, tokenizer: "Tokenizer") -> str | None:
+        import numpy as np
+
+        from trainer.generation.ends import end_ids
+
+        labels = getattr(samples, "fields", {}).get("labels")
+        ends = end_ids(model, tokenizer)
+        if labels is None or np.isin(labels, ends).any():
+            return None
+        known = [number for number in ends if number < len(tokenizer)]
+        names = ", ".join(tokenizer.convert_ids_to_tokens(known)) or "there is none"
+        return (
+            f"no end token ({names}) is learnt, so the model will not stop; accepted: a chat "
+            "template that writes one after each answer, and answers that are not all cut off"
+        )
 
     def _texts(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"

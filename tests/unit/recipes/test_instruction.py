@@ -252,3 +252,21 @@ def test_a_model_learns_the_answers(turns_tokenizer: Any, tiny_llama: Any, tmp_p
     metrics = trainer.fit()["metrics"]
     assert metrics["eval_token_accuracy"] > 0.9 and metrics["eval_perplexity"] < 2
     assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # it was dropped
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", ""])
+def test_answers_without_an_end_are_told_of(
+    turns_tokenizer: Any, tiny_llama: Any, caplog: Any, monkeypatch: Any, end: str
+) -> None:
+    template = "{% for m in messages %}" + f"({{{{ m.content }}}}){end}" + "{% endfor %}"
+    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
+    Trainer(
+        tiny_llama,
+        Instruction(max_length=64),
+        TrainSettings(max_steps=1, global_batch_size=2),
+        tokenizer=turns_tokenizer,
+        train_dataset=[{"messages": CHAT}] * 2,
+    ).fit()
+    said = [m for m in caplog.messages if "is learnt, so the model will not stop" in m]
+    assert len(said) == (0 if end else 1)
+    assert all(m.startswith("dataset.train: no end token (") and "<|im_end|>" in m for m in said)
