@@ -1,5 +1,6 @@
 """Instruction tuning: chats, prompts with completions, or instructions with outputs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,6 +12,7 @@ from trainer.next_token import NextTokenRecipe
 from trainer.recipe import Axis
 
 if TYPE_CHECKING:
+    from trainer.data.batch import Samples
     from trainer.tokenizer import Tokenizer
     from trainer.tokenizer.turns import Supervised
 
@@ -43,9 +45,11 @@ class Instruction(NextTokenRecipe):
     """Learn to answer.
 
     The columns tell the format: `messages` (a list of {role, content}), ShareGPT's `conversations`
-    (of {from, value}), `prompt` and `completion`, or `instruction`, perhaps `input`, and `output`.
-    The tokenizer's chat template makes text of it. What is learnt is told by position, so that the
-    end of a turn is learnt even where its token is also the pad.
+    (of {from, value}), `prompt` and `completion` (two texts, or two lists of messages of which the
+    completion is learnt), or `instruction`, perhaps `input`, and `output`. Beside them `tools` (a
+    list, or JSON) and `system` are each row's own. The tokenizer's chat template makes text of it.
+    What is learnt is told by position, so that the end of a turn is learnt even where its token is
+    also the pad.
     """
 
     train_on: str = "assistant"
@@ -98,6 +102,22 @@ class Instruction(NextTokenRecipe):
         columns["dropped"] = [self._drops(each, row) for row, each in enumerate(columns["labels"])]
         return columns
 
+    def doubt(self, samples: "Samples", model: Any, tokenizer: "Tokenizer") -> str | None:
+        import numpy as np
+
+        from trainer.generation.ends import end_ids
+
+        labels = getattr(samples, "fields", {}).get("labels")
+        ends = end_ids(model, tokenizer)
+        if labels is None or np.isin(labels, ends).any():
+            return None
+        known = [number for number in ends if number < len(tokenizer)]
+        names = ", ".join(tokenizer.convert_ids_to_tokens(known)) or "there is none"
+        return (
+            f"no end token ({names}) is learnt, so the model will not stop; accepted: a chat "
+            "template that writes one after each answer, and answers that are not all cut off"
+        )
+
     def _texts(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
     ) -> "list[list[Supervised]]":
@@ -112,16 +132,36 @@ class Instruction(NextTokenRecipe):
                 f"recipe: no column to learn from, there are: {found}; accepted: {accepted} "
                 "(dataset.columns renames)"
             )
+        _refuse_unread(rows, ("history",) if self.chat else ("history", "tools", "system"))
         if not self.chat:
             return self._plain_texts(rows, kind, tokenizer)
-        chats = [self._with_system(chat) for chat in _chats(rows, kind)]
-        return supervised_texts(tokenizer, chats, self.train_on, self.date)  # type: ignore[arg-type]
+        chats = _chats(rows, kind)
+        systems = rows.get("system") or [None] * len(chats)
+        chats = [
+            self._with_system(chat, own, row)
+            for row, (chat, own) in enumerate(zip(chats, systems, strict=True))
+        ]
+        return supervised_texts(
+            tokenizer,
+            chats,
+            self.train_on,  # type: ignore[arg-type]
+            self.date,
+            tools=_tools(rows),
+            prompts=_prompt_sizes(rows, chats) if kind == "prompt" else None,
+        )
 
-    def _with_system(self, chat: Any) -> Any:
-        missing = isinstance(chat, list) and chat and _role(chat[0]) not in ("system", "developer")
-        if self.system is None or not missing:
+    def _with_system(self, chat: Any, own: str | None, row: int) -> Any:
+        """A chat that has no system message with the row's own, or with the recipe's."""
+        if not isinstance(chat, list) or not chat:
             return chat
-        return [{"role": "system", "content": self.system}, *chat]
+        if _role(chat[0]) not in ("system", "developer"):
+            content = own or self.system
+            return chat if content is None else [{"role": "system", "content": content}, *chat]
+        if own:
+            raise RowError(
+                row, "system: beside a system message in the chat; accepted: one of them"
+            )
+        return chat
 
     def _plain_texts(
         self, rows: Mapping[str, Sequence[Any]], kind: str, tokenizer: "Tokenizer"
@@ -181,14 +221,61 @@ def _chats(rows: Mapping[str, Sequence[Any]], kind: str) -> list[Any]:
     if kind == "conversations":
         found = label_column(rows, "conversations", "recipe")
         return [_from_sharegpt(chat, row) for row, chat in enumerate(found)]
-    if kind == "prompt" and isinstance(next(iter(rows["prompt"]), None), list):
-        prompts = label_column(rows, "prompt", "recipe")
-        answers = label_column(rows, "completion", "recipe")
-        return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    if kind == "prompt" and _of_messages(rows):
+        return _joined(rows)
     return [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         for prompt, answer in zip(*_prompts(rows, kind), strict=True)
     ]
+
+
+def _of_messages(rows: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether prompts and completions are lists of messages, or one of the two."""
+    return any(isinstance(e, list) for name in FORMATS["prompt"] for e in rows.get(name, ()))
+
+
+def _prompt_sizes(rows: Mapping[str, Sequence[Any]], chats: Sequence[Any]) -> list[int] | None:
+    """How many messages of each chat are its prompt; None where prompts are texts."""
+    if not _of_messages(rows):
+        return None
+    return [len(chat) - len(own) for chat, own in zip(chats, rows["completion"], strict=True)]
+
+
+def _joined(rows: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
+    """Prompts and completions that are lists of messages, each pair as one chat."""
+    for name in FORMATS["prompt"]:
+        for row, found in enumerate(label_column(rows, name, "recipe")):
+            if not isinstance(found, list):
+                accepted = "accepted: both texts, or both lists of messages"
+                raise RowError(row, f"'{name}' is {found!r:.60} beside a list; {accepted}")
+    return [[*p, *a] for p, a in zip(rows["prompt"], rows["completion"], strict=True)]
+
+
+def _tools(rows: Mapping[str, Sequence[Any]]) -> list[Any] | None:
+    """The tools of each row, which may be JSON; None where it has none."""
+    from trainer.tokenizer.chat import without_nulls
+
+    if "tools" not in rows:
+        return None
+    found = []
+    for row, tools in enumerate(rows["tools"]):
+        try:
+            own = json.loads(tools) if isinstance(tools, str) and tools else without_nulls(tools)
+        except ValueError as error:
+            raise RowError(row, f"tools: {error}; accepted: a list of tools, or its JSON") from None
+        if own and not isinstance(own, list):
+            raise RowError(row, f"tools: found {own!r:.60}; accepted: a list of tools, or its JSON")
+        found.append(own or None)
+    return found
+
+
+def _refuse_unread(rows: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> None:
+    """Refuse what other trainers would make a part of the text."""
+    for name in columns:
+        for row, found in enumerate(rows.get(name, ())):
+            if found:
+                accepted = "accepted: as messages, or no such column (dataset.columns renames)"
+                raise RowError(row, f"'{name}' is not read with these rows; {accepted}")
 
 
 def _prompts(rows: Mapping[str, Sequence[Any]], kind: str) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Agreement: of rows, recipe and model, checked before the first step."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger("trainer")
 
 
 def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"] = ()) -> Recipe:
@@ -70,6 +73,14 @@ def check_run(
     for name in ("load_best_model_at_end", "trackers"):
         if getattr(settings, name) and not has_folder:
             raise InputError(f"trainer.{name}: needs an output_dir to write to")
+
+
+def tell_doubt(recipe: Recipe, train: Samples, model: nn.Module, tokenizer: Any) -> None:
+    """Log what speaks against training this model on these samples, if the recipe knows a thing."""
+    if not isinstance(model, PretrainedModel) or tokenizer is None:
+        return
+    if doubt := recipe.doubt(train, model, tokenizer):
+        log.warning("dataset.train: %s", doubt)
 
 
 def check_metrics(recipe: Recipe, metrics: Mapping[str, Metric]) -> None:

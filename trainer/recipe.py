@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from trainer.data.batch import Batch
+    from trainer.data.batch import Batch, Samples
     from trainer.data.blocks import Blocks
     from trainer.tokenizer import Tokenizer
 
@@ -97,6 +97,10 @@ class Recipe:
         RowError for a row that cannot be used.
         """
         raise AssertionError(f"{type(self).__name__} does not make features")
+
+    def doubt(self, samples: "Samples", model: Any, tokenizer: "Tokenizer") -> str | None:
+        """What speaks against training on these samples, which can be done; told to the user."""
+        return None
 
     @property
     def head(self) -> Head:

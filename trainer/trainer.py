@@ -19,6 +19,7 @@ from trainer.agreement import (
     check_run,
     check_set_names,
     learn,
+    tell_doubt,
 )
 from trainer.allocator import keep_few_kernels, keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback
@@ -361,6 +362,8 @@ class Trainer:
         check_run(
             self.settings, self.recipe, self.train_samples, self.eval_samples, bool(self.folder)
         )
+        if self.ranks.is_main:
+            tell_doubt(self.recipe, self.train_samples, self.model, self.tokenizer)
         keep_freed_memory()
         use_deterministic_kernels(self.settings.deterministic)
         settings = self.settings

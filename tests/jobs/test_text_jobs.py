@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trainer import AutoModelForCausalLM, AutoTokenizer
+from trainer.tokenizer import Tokenizer
 
 CHAT = [{"role": "user", "content": "day?"}, {"role": "assistant", "content": "happy day"}]
 SCRATCH = (
@@ -75,6 +76,27 @@ def test_a_decoder_from_scratch_with_its_tokenizer(ask: Callable[..., Any], tabl
     assert found["eval_loss"] == pytest.approx(results["metrics"]["eval_loss"], rel=1e-6)
     done = ask(*SCRATCH, *DATA, *FAST, "output_dir=run")
     assert done.code == 0 and "nothing to do" in done.out
+
+
+def test_a_decoder_from_scratch_takes_the_ids_of_any_tokenizer(
+    ask: Callable[..., Any], table: Path
+) -> None:
+    texts = [f"happy day {n}" for n in range(9)]
+    tokens = ["<a>", "<b>", "<c>", "<end>"]
+    tokenizer = Tokenizer.train(texts, vocab_size=300, kind="gpt2", special_tokens=tokens)
+    tokenizer.eos_token, tokenizer.bos_token = "<end>", "<b>"
+    tokenizer.save_pretrained("tok")
+    scratch = (*SCRATCH[:1], *SCRATCH[3:], "tokenizer.path=tok")
+    fast = ("trainer.max_steps=1", "trainer.global_batch_size=8", "callbacks=none")
+    for folder, more in (("one", ()), ("two", ("model.config.bos_token_id=7",))):
+        answer = ask(*scratch, *more, *DATA, *fast, f"output_dir={folder}")
+        assert answer.code == 0, answer.err
+    config = AutoModelForCausalLM.from_pretrained("one/model").config
+    assert config.vocab_size == len(tokenizer)
+    assert config.eos_token_id == tokenizer.eos_token_id != 2
+    assert config.bos_token_id == tokenizer.bos_token_id != 7
+    config = AutoModelForCausalLM.from_pretrained("two/model").config
+    assert config.bos_token_id == 7 and config.eos_token_id == tokenizer.eos_token_id
 
 
 def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:

@@ -46,8 +46,9 @@ def load_model(
     """The model that the settings name, with the head that the recipe needs, in fp32.
 
     What is not in its files is drawn from `seed`; a model from scratch has as many embeddings, and
-    the special ids, of the `vocabulary` that was learnt for it. Where a `strategy` may
-    shard it, the Trainer reads or draws its weights. Raises InputError for files that do not fit.
+    the special ids, of the `vocabulary`, if one that is not its own is given, unless the settings
+    say others. Where a `strategy` may shard it, the Trainer reads or draws its weights. Raises
+    InputError for files that do not fit.
     """
     import torch
 

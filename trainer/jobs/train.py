@@ -60,9 +60,10 @@ def build_trainer(run: Run) -> "Trainer":
     from trainer.trainer import Trainer
 
     recipe, tokenizer, splits = load_data(run)
-    learnt = tokenizer if run.tokenizer.train else None
+    its_own = run.tokenizer.path is None and not run.tokenizer.train
+    vocabulary = None if its_own else tokenizer
     return Trainer(
-        model=load_model(run.model, recipe.head, run.seed, learnt, run.launch.strategy),
+        model=load_model(run.model, recipe.head, run.seed, vocabulary, run.launch.strategy),
         recipe=recipe,
         settings=run.trainer,
         tokenizer=tokenizer,

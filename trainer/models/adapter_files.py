@@ -42,8 +42,11 @@ OTHER_KINDS = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "rank_pattern", "alpha_pattern"),
     *("layer_replication", "trainable_token_indices", "target_parameters"),
     *("alora_invocation_tokens", "arrow_config", "velora_config", "monteclora_config"),
+    "kasa_config",
 )
 """Entries of adapter_config.json that make other sums than LoRA's."""
+BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+"""Values of init_lora_weights that leave the base as it is; PiSSA's and OLoRA's change it."""
 
 
 class AdapterWeights(WeightFiles):
@@ -89,24 +92,11 @@ class SavedAdapter:
 
         Raises InputError where the base is another one.
         """
-        family, task = model.config.family, model.task
-        ours = {
-            keys.short_hub_name(name, family, task): name for name, _ in model.named_parameters()
-        }
         with AdapterWeights(self.folder) as found:
-            layers: set[str] = set()
-            whole: set[str] = set()
-            for short, name in _short_names(found, family.prefix).items():
-                weight = short.rpartition(".lora_")[0] + ".weight" if _is_matrix(short) else short
-                if weight not in ours:
-                    raise InputError(
-                        f"{found.folder}: tensor {name}: this model has nothing of the kind (an "
-                        f"adapter of another base?){nearest(weight, ours)}"
-                    )
-                (layers if _is_matrix(short) else whole).add(ours[weight])
+            layers, whole = _adapted(model, found)
         attach(
             model,
-            [name.removesuffix(".weight") for name in layers],
+            layers,
             rank=self.rank,
             scaling=self.scaling,
             dropout=self.dropout,
@@ -132,6 +122,9 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
     for name in OTHER_KINDS:
         if config.get(name):
             raise InputError(f"{file}: {name}: found {config[name]!r:.40}; accepted: plain LoRA")
+    if (found := config.get("init_lora_weights", True)) not in BEGINNINGS:
+        accepted = ", ".join(json.dumps(each).strip('"') for each in BEGINNINGS)
+        raise InputError(f"{file}: init_lora_weights: found {found!r:.40}; accepted: {accepted}")
     if config.get("bias", "none") != "none":
         raise InputError(f"{file}: bias: found {config['bias']!r:.40}; accepted: none")
     rank, alpha = _number(config, "r", 8, file), _number(config, "lora_alpha", 8, file)
@@ -146,6 +139,59 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
         raise InputError(f"{file}: names no model that it adapts; accepted: {accepted}")
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return SavedAdapter(folder, base, revision, int(rank), scaling, float(dropout))
+
+
+def _adapted(model: "PretrainedModel", found: AdapterWeights) -> tuple[list[str], set[str]]:
+    """Our names of the layers that a folder has adapters for, and of the tensors it has whole."""
+    family, task = model.config.family, model.task
+    ours = {keys.short_hub_name(name, family, task): name for name, _ in model.named_parameters()}
+    named = _short_names(found, family.prefix)
+    _refuse_adapted_outputs(model, found, named)
+    _check_ties(model, found, named)
+    layers: set[str] = set()
+    whole: set[str] = set()
+    for short, name in named.items():
+        weight = short.rpartition(".lora_")[0] + ".weight" if _is_matrix(short) else short
+        if weight in ours:
+            (layers if _is_matrix(short) else whole).add(ours[weight])
+        elif short not in model.tied:
+            raise InputError(
+                f"{found.folder}: tensor {name}: this model has nothing of the kind (an "
+                f"adapter of another base?){nearest(weight, ours)}"
+            )
+    return [name.removesuffix(".weight") for name in layers], whole
+
+
+def _refuse_adapted_outputs(
+    model: "PretrainedModel", found: AdapterWeights, named: Mapping[str, str]
+) -> None:
+    """Output weights are multiplied with by the loss, past any adapter beside them."""
+    for weight in (name for name in model.family_head.tied if name.endswith(".weight")):
+        layer = weight.removesuffix(".weight")
+        for short, name in named.items():
+            if short != weight and short.startswith(f"{layer}."):
+                raise InputError(
+                    f"{found.folder}: tensor {name}: an adapter on {layer}, the output weights; "
+                    "accepted: adapters on layers of the body"
+                )
+
+
+def _check_ties(model: "PretrainedModel", found: AdapterWeights, named: Mapping[str, str]) -> None:
+    """Refuse one of two tied weights without the other: PEFT takes the base's for that one."""
+    for second, first in _tied_weights(model).items():
+        there = [named[name] for name in (second, first) if name in named]
+        if not there:
+            continue
+        if len(there) == 1 or not torch.equal(found.read(there[0]), found.read(there[1])):
+            raise InputError(
+                f"{found.folder}: tensor {there[0]}: {first} and {second} are one tensor in this "
+                "model (tie_word_embeddings); accepted: both of them, and equal"
+            )
+
+
+def _tied_weights(model: "PretrainedModel") -> dict[str, str]:
+    """The hub's short names of output weights that are the embeddings -> the embeddings'."""
+    return {second: first for second, first in model.tied.items() if second.endswith(".weight")}
 
 
 def model_home(folder: Path) -> Path:
@@ -173,6 +219,10 @@ def save_adapter(
     assert model.lora is not None
     values = dict(model.named_parameters()) if weights is None else weights
     tensors = {name: values[own].detach() for own, name in saved_names(model).items()}
+    for second, first in _tied_weights(model).items():
+        embeddings = f"{PREFIX}{model.config.family.prefix}.{first}"
+        if embeddings in tensors:  # whoever trains and loads them apart needs both
+            tensors[PREFIX + second] = tensors[embeddings]
     metadata = {"format": "pt", "base_digest": model.lora.base_digest}
     files.make_folder(directory)
     files.write_json(directory / "config.json", config_entries(model))
@@ -276,10 +326,12 @@ def _whole_modules(model: "PretrainedModel") -> list[str]:
     """The hub's names of the modules that are saved whole: a head's first parts."""
     assert model.lora is not None
     modules = set()
+    second = {first: name for name, first in _tied_weights(model).items()}
     for name in model.lora.whole:
         short = keys.short_hub_name(name, model.config.family, model.task)
         head = name.startswith(keys.HEAD)
         modules.add(short.partition(".")[0] if head else short.rpartition(".")[0])
+        modules.update([second[short].rpartition(".")[0]] if short in second else [])
     return sorted(modules)
 
 

@@ -102,9 +102,10 @@ def renderings(
 
 
 def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
-    """A conversation's messages without their null entries: templates would print "None".
+    """A conversation's messages without null entries, at any depth: templates would print "None".
 
-    Raises RowError where it is empty or no list of messages.
+    A table gives each row the keys of all rows, in the arguments of tool calls too. Raises RowError
+    where it is empty or no list of messages.
     """
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise RowError(row, f"messages: found {found!r:.60}; accepted: a list of messages")
@@ -114,7 +115,16 @@ def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             accepted = "{role: ..., content: ...}"
             raise RowError(row, f"messages[{number}]: found {message!r:.60}; accepted: {accepted}")
-    return [{key: v for key, v in message.items() if v is not None} for message in found]
+    return [without_nulls(message) for message in found]
+
+
+def without_nulls(found: Any) -> Any:
+    """The same without the entries of its mappings that are null."""
+    if isinstance(found, Mapping):
+        return {key: without_nulls(value) for key, value in found.items() if value is not None}
+    if isinstance(found, list | tuple):
+        return [without_nulls(each) for each in found]
+    return found
 
 
 def _open_ended(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,8 +40,13 @@ def supervised_texts(
     conversations: Sequence[Any],
     train_on: TrainOn,
     today: str | None = None,
+    tools: Sequence[Any] | None = None,
+    prompts: Sequence[int] | None = None,
 ) -> list[list[Supervised]]:
     """What to train on of each conversation: one text, or several.
+
+    `tools` are those of each conversation; `prompts` tells how many messages each begins with of
+    which no answer is trained on.
 
     An answer is what stands between the text of the messages before it, with the generation
     prompt, and the text with it: what the model writes when it is asked, its end of turn included.
@@ -50,15 +57,12 @@ def supervised_texts(
     RowError for messages out of order, without an answer, and where a template's generation prompt
     is not how its answers begin.
     """
-    checked = [_in_order(messages_of(found, row), row) for row, found in enumerate(conversations)]
-    plans = [_plan(messages, train_on) for messages in checked]
-    found = renderings(
-        tokenizer,
-        plans,
-        template=chosen_template(tokenizer),
-        variables={"tools": None, "documents": None},
-        today=today,
-    )
+    prompts = prompts or [0] * len(conversations)
+    plans = [
+        _plan(_in_order(messages_of(found, row), row, prompt), train_on, prompt)
+        for row, (found, prompt) in enumerate(zip(conversations, prompts, strict=True))
+    ]
+    found = _rendered(tokenizer, plans, tools or [None] * len(plans), today)
     if train_on == "all":
         return [[Supervised(whole.text, [(0, len(whole.text))])] for (whole,) in found]
     ends = [token for token in tokenizer.get_added_vocab() if token.strip()]
@@ -68,7 +72,29 @@ def supervised_texts(
     ]
 
 
-def _in_order(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
+def _rendered(
+    tokenizer: "Tokenizer",
+    plans: Sequence[Sequence[Request]],
+    tools: Sequence[Any],
+    today: str | None,
+) -> list[list[Rendering]]:
+    """All plans' renderings; neighbours with the same tools go together."""
+    found: list[list[Rendering]] = []
+    for own, group in groupby(zip(plans, tools, strict=True), key=itemgetter(1)):
+        try:
+            found += renderings(
+                tokenizer,
+                [plan for plan, _ in group],
+                template=chosen_template(tokenizer, tools=own),
+                variables={"tools": own, "documents": None},
+                today=today,
+            )
+        except RowError as error:
+            raise RowError(len(found) + error.row, str(error)) from None
+    return found
+
+
+def _in_order(messages: list[dict[str, Any]], row: int, prompt: int) -> list[dict[str, Any]]:
     before: str | None = None
     for number, message in enumerate(messages):
         role = message["role"]
@@ -84,28 +110,28 @@ def _in_order(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
             accepted = "accepted: content, a text"
             raise RowError(row, f"messages[{number}]: '{role}' says nothing; {accepted}")
         before = role
-    if not any(message["role"] == "assistant" for message in messages):
-        raise RowError(row, "messages: no answer (role assistant); accepted: one or more")
+    if not any(message["role"] == "assistant" for message in messages[prompt:]):
+        after = " after the prompt" if prompt else ""
+        raise RowError(row, f"messages: no answer (role assistant){after}; accepted: one or more")
     return messages
 
 
-def _plan(messages: list[dict[str, Any]], train_on: TrainOn) -> list[Request]:
+def _plan(messages: list[dict[str, Any]], train_on: TrainOn, prompt: int) -> list[Request]:
     """The renderings to ask for: before and after each answer that is trained on, in order."""
     if train_on == "all":
         return [(messages, False)]
-    places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    places = [n for n in range(prompt, len(messages)) if messages[n]["role"] == "assistant"]
     chosen = places[-1:] if train_on == "last" else places
     return [part for n in chosen for part in ((messages[:n], True), (messages[: n + 1], False))]
 
 
 def _marked(parts: list[Rendering], row: int) -> list[Supervised]:
     """The whole text with the template's own marks; none where it has no such marks."""
-    before, whole = parts[-2:]
+    before, whole = parts[0], parts[-1]
     if not whole.generated:
         return []
-    # a single answer is the last one: what the text before it has marked is not asked for
-    skipped = len(before.generated) if len(parts) == 2 else 0
-    return [Supervised(whole.text, whole.generated[skipped:])]
+    # what the text before the first answer that is asked for has marked is not asked for
+    return [Supervised(whole.text, whole.generated[len(before.generated) :])]
 
 
 def _answers(parts: list[Rendering], row: int) -> list[Supervised]:

@@ -14,7 +14,7 @@ from tests.unit.models.test_training import CASES, batch_of, small
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from tests.unit.test_trainer import KillAt, Killed
 from trainer.errors import InputError
-from trainer.models.auto import TASKS, AutoModelForCausalLM
+from trainer.models.auto import TASKS, AutoConfig, AutoModelForCausalLM
 from trainer.models.gpt2 import Projection
 from trainer.models.lora import adapted_layers
 from trainer.models.lora_settings import LoRASettings
@@ -192,7 +192,8 @@ def test_an_adapters_folder_gives_the_adapted_model(saved: Path, tmp_path: Path)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (saved / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
     model.save_pretrained(tmp_path / "again", merge=True)
-    assert {p.name for p in (tmp_path / "again").iterdir()} == {"config.json", "model.safetensors"}
+    whole = {"config.json", "generation_config.json", "model.safetensors"}
+    assert {file.name for file in (tmp_path / "again").iterdir()} == whole
     model.save_pretrained(tmp_path / "base")  # where a whole model was
     assert not (tmp_path / "base" / "model.safetensors").exists()
     with pytest.raises(InputError, match="tf_model.h5 has no adapters"):
@@ -232,6 +233,12 @@ def changed_config(saved: Path, **entries: Any) -> None:
         ({"peft_type": "IA3"}, "accepted: a JSON object with the peft_type LORA"),
         ({"use_dora": True}, "use_dora: found True; accepted: plain LoRA"),
         ({"rank_pattern": {"q_proj": 3}}, "rank_pattern: found"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config: found"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights: found 'pissa_niter_4'; accepted: true, false, gaussian, orthogonal",
+        ),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: found 'olora'"),
         ({"bias": "all"}, "bias: found 'all'; accepted: none"),
         ({"r": 0}, "r: found 0; accepted: a whole number from 1"),
         ({"r": "2"}, "r: found '2'; accepted: a number"),
@@ -261,6 +268,57 @@ def test_another_base_is_refused(saved: Path, tmp_path: Path) -> None:
     (saved / "config.json").unlink()
     with pytest.raises(InputError, match="nothing of the kind .an adapter of another base"):
         AutoModelForCausalLM.from_pretrained(saved)
+
+
+def rebase(saved: Path, **config: Any) -> Any:
+    """Another base in the place of an adapter's own, which is told of nowhere else."""
+    (saved / "config.json").unlink()
+    folder = saved.parent / "base"
+    base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **config))
+    base.save_pretrained(folder)
+    file = saved / "adapter_model.safetensors"
+    save_file(load_file(file), file)  # without the digest of the old one
+    return base
+
+
+EMBEDDINGS = "base_model.model.model.embed_tokens.weight"
+OUTPUTS = "base_model.model.lm_head.weight"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_on_the_output_weights_is_refused(saved: Path, tied: bool) -> None:
+    rebase(saved, tie_word_embeddings=tied)
+    file = saved / "adapter_model.safetensors"
+    layer = OUTPUTS.removesuffix(".weight")
+    matrices = {f"{layer}.lora_A.weight": torch.ones(2, 16)}
+    for more in (matrices, {f"{layer}.base_layer.weight": torch.ones(20, 16), **matrices}):
+        save_file({**load_file(file), **more}, file)
+        with pytest.raises(InputError, match="an adapter on lm_head, the output weights"):
+            AutoModelForCausalLM.from_pretrained(saved)
+
+
+def test_tied_embeddings_come_twice_and_equal(saved: Path, tmp_path: Path) -> None:
+    base = rebase(saved, tie_word_embeddings=True)
+    file = saved / "adapter_model.safetensors"
+    matrices = load_file(file)
+    trained = base.get_input_embeddings().weight.detach() * 2
+    for wrong in ({EMBEDDINGS: trained}, {OUTPUTS: trained}):
+        save_file({**matrices, **wrong}, file)
+        with pytest.raises(InputError, match="are one tensor in this model .tie_word_embeddings"):
+            AutoModelForCausalLM.from_pretrained(saved)
+    save_file({**matrices, EMBEDDINGS: trained, OUTPUTS: trained + 1}, file)
+    with pytest.raises(InputError, match="accepted: both of them, and equal"):
+        AutoModelForCausalLM.from_pretrained(saved)
+    save_file({**matrices, EMBEDDINGS: trained, OUTPUTS: trained.clone()}, file)
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    assert torch.equal(model.output_weight, trained) and model.output_weight.requires_grad
+    model.save_pretrained(tmp_path / "again")
+    again = tmp_path / "again"
+    assert load_file(again / "adapter_model.safetensors").keys() == load_file(file).keys()
+    modules = json.loads((again / "adapter_config.json").read_text())["modules_to_save"]
+    assert modules == ["embed_tokens", "lm_head"]
+    other = AutoModelForCausalLM.from_pretrained(again)
+    assert torch.equal(other.output_weight, trained)
 
 
 def test_files_that_are_not_whole_are_refused(saved: Path) -> None:

@@ -1,5 +1,6 @@
 """Instruction tuning: every format, what is learnt of it, what is cut off and what is dropped."""
 
+import json
 from typing import Any
 
 import pytest
@@ -61,6 +62,78 @@ def test_every_format_teaches_the_answer(row: Any, turns_tokenizer: Any) -> None
     assert learnt([row], turns_tokenizer) == [ANSWERED]
 
 
+CALLING = (
+    "{% if tools %}<tools>{{ tools|tojson }}{% endif %}"
+    "{% for m in messages %}({{ m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.arguments|tojson }}{% endfor %})"
+    "{% endfor %}"
+)
+
+
+def called(**arguments: str) -> list[Any]:
+    function = {"name": "f", "arguments": arguments}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+    return [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]
+
+
+def test_calls_have_their_own_arguments_alone(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING)
+    rows = [{"messages": called(a="what")}, {"messages": called(b="why")}]
+    assert learnt(rows, turns_tokenizer) == ['({"a": "what"})|(four)', '({"b": "why"})|(four)']
+
+
+def test_tools_are_each_rows_own(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING)
+    tools = [[{"name": "f", "a": 1}], [{"name": "g", "b": 2}], None]
+    wanted = ['<tools>[{"name": "f", "a": 1}]', '<tools>[{"name": "g", "b": 2}]', ""]
+    chat = "(what is two and two?)(four)"
+    for columns in (tools, [json.dumps(each) for each in tools], ["", *map(json.dumps, tools)]):
+        rows = [{"messages": CHAT[:2], "tools": each} for each in columns]
+        found = learnt(rows, turns_tokenizer, train_on="all")
+        assert found == [start + chat for start in ["", *wanted][-len(rows) :]]
+    for wrong in ("[", '{"name": "f"}'):
+        rows = [{"messages": CHAT[:2], "tools": each} for each in ("[]", wrong)]
+        with pytest.raises(InputError, match="rows row 1: tools: .*accepted: a list of tools, or"):
+            learnt(rows, turns_tokenizer)
+
+
+def test_a_fault_among_other_tools_names_its_row(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    failing = "{% if tools %}{{ raise_exception('no tools') }}{% endif %}"
+    monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING + failing)
+    rows = [{"messages": CHAT[:2], "tools": each} for each in ("", "", "[1]")]
+    with pytest.raises(InputError, match="rows row 2: chat_template line 1: no tools"):
+        learnt(rows, turns_tokenizer)
+
+
+def test_a_rows_own_system_message_comes_first(turns_tokenizer: Any) -> None:
+    rows = [
+        {"conversations": SHAREGPT[:2], "system": own, "history": []} for own in ("why so?", None)
+    ]
+    own, general = learnt(rows, turns_tokenizer, train_on="all", system="what?")
+    assert own.startswith("<|im_start|>system\nwhy so?<|im_end|>\n<|im_start|>user")
+    assert general.startswith("<|im_start|>system\nwhat?<|im_end|>\n<|im_start|>user")
+    both = [{"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"}]
+    with pytest.raises(InputError, match="row 0: system: beside a system message in the chat"):
+        learnt(both, turns_tokenizer)
+
+
+def test_of_a_prompt_of_messages_nothing_is_learnt(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    rows = [
+        {"prompt": CHAT[:3], "completion": CHAT[3:]},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+    ]
+    wanted = ["of course.<|im_end|>", "four<|im_end|>|of course.<|im_end|>"]
+    assert learnt(rows, turns_tokenizer) == wanted
+    assert learnt(rows, turns_tokenizer, system="why?") == wanted
+    assert learnt(rows, turns_tokenizer, train_on="last") == [wanted[0]] * 2
+    marking = (
+        "{% for m in messages %}{% if m.role == 'user' %}({{ m.content }})"
+        "{% else %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(turns_tokenizer, "chat_template", marking)
+    assert learnt(rows, turns_tokenizer) == ["of course.", "four|of course."]
+
+
 def test_what_is_trained_on_is_chosen(turns_tokenizer: Any) -> None:
     rows = [{"messages": CHAT}]
     both = ["four<|im_end|>|of course.<|im_end|>"]
@@ -87,6 +160,8 @@ def test_plain_texts_have_no_template(turns_tokenizer: Any) -> None:
     # a token that begins in the prompt and ends in the answer is learnt: it cannot be halved
     shifted = [{"prompt": "two and two: ", "completion": "four"}]
     assert learnt(shifted, turns_tokenizer, chat=False) == [" four<|im_end|>"]
+    with pytest.raises(InputError, match="'system' is not read with these rows"):
+        learnt([{**rows[0], "system": "why?"}], turns_tokenizer, chat=False)
     with pytest.raises(InputError, match="recipe.chat: false, but the rows are chats"):
         learnt([{"messages": CHAT}], turns_tokenizer, chat=False)
 
@@ -133,6 +208,13 @@ def test_a_chat_of_several_texts_is_one_sample(turns_tokenizer: Any, monkeypatch
         ({"conversations": [{"from": "alien", "value": "x"}]}, r"conversations\[0\]: from 'alien'"),
         ({"prompt": "a"}, "no column 'completion'"),
         ({"prompt": "a", "completion": None}, "'completion' is null"),
+        ({"prompt": CHAT[:1], "completion": "four"}, "row 0: 'completion' is 'four' beside a list"),
+        ({"prompt": "two?", "completion": CHAT[1:2]}, "row 0: 'prompt' is 'two.' beside a list"),
+        ({"prompt": CHAT[:2], "completion": CHAT[2:3]}, "no answer .* after the prompt"),
+        (
+            {"instruction": "a", "output": "b", "history": [["c", "d"]]},
+            "row 0: 'history' is not read with these rows; accepted: as messages",
+        ),
         ({"text": "a"}, "no column to learn from, there are: text; accepted: messages; conv"),
     ],
 )
@@ -170,3 +252,21 @@ def test_a_model_learns_the_answers(turns_tokenizer: Any, tiny_llama: Any, tmp_p
     metrics = trainer.fit()["metrics"]
     assert metrics["eval_token_accuracy"] > 0.9 and metrics["eval_perplexity"] < 2
     assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # it was dropped
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", ""])
+def test_answers_without_an_end_are_told_of(
+    turns_tokenizer: Any, tiny_llama: Any, caplog: Any, monkeypatch: Any, end: str
+) -> None:
+    template = "{% for m in messages %}" + f"({{{{ m.content }}}}){end}" + "{% endfor %}"
+    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
+    Trainer(
+        tiny_llama,
+        Instruction(max_length=64),
+        TrainSettings(max_steps=1, global_batch_size=2),
+        tokenizer=turns_tokenizer,
+        train_dataset=[{"messages": CHAT}] * 2,
+    ).fit()
+    said = [m for m in caplog.messages if "is learnt, so the model will not stop" in m]
+    assert len(said) == (0 if end else 1)
+    assert all(m.startswith("dataset.train: no end token (") and "<|im_end|>" in m for m in said)
