@@ -89,7 +89,7 @@ def place(
         model.fill(model)
     _prepare(model, settings)
     if sharded:
-        shard(model, device, cpu_offload)
+        shard(model, device, precision, cpu_offload)
         return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
 
