@@ -41,23 +41,40 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         log_to_file(run.output_dir, place.rank)
     check_device(place)
     store = _find_store(place, run.launch.timeout)
-    machines = _meet(store, place, run)
-    if not is_worker():
-        _prepare(store, place, run, prepare, machines)
-    _warn_of_idle_ranks(place, run)
-    _open_group(store, place, run.launch.timeout)
+    with _lost_store_told(place):
+        machines = _meet(store, place, run)
+        if not is_worker():
+            _prepare(store, place, run, prepare, machines)
+        _warn_of_idle_ranks(place, run)
+        _open_group(store, place, run.launch.timeout)
     from trainer.ranks import Ranks
 
     with Ranks().faults_told():
         yield
 
 
+@contextmanager
+def _lost_store_told(place: Place) -> Iterator[None]:
+    """Within it, a store that is gone is a LostRank of one line."""
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except DistError as error:
+        holder = "the launcher" if _has_host() else "rank 0"
+        gone = f"{holder}, which holds the store, is gone, or another rank does not answer"
+        raise LostRank(f"rank {place.rank}: {gone}") from error
+
+
+def _has_host() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _find_store(place: Place, timeout: float) -> "Store":
     """The store of our launcher or of torchrun's agent; without either, rank 0 opens one."""
     from torch.distributed import PrefixStore
 
-    has_host = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    open_or_visit = meeting.host if place.rank == 0 and not has_host else meeting.visit
+    open_or_visit = meeting.host if place.rank == 0 and not _has_host() else meeting.visit
     store = open_or_visit(place.address, place.port, timeout, "MASTER_ADDR:MASTER_PORT")
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"tempering/{attempt}", store)
