@@ -77,7 +77,7 @@ def _find_store(place: Place, timeout: float) -> "Store":
     open_or_visit = meeting.host if place.rank == 0 and not _has_host() else meeting.visit
     store = open_or_visit(place.address, place.port, timeout, "MASTER_ADDR:MASTER_PORT")
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"tempering/{attempt}", store)
+    return PrefixStore(f"tempering/{place.job}/{attempt}", store)
 
 
 def _meet(store: "Store", place: Place, run: Run) -> int:

@@ -20,6 +20,8 @@ class Place:
     local_rank: int
     address: str
     port: int
+    job: str = ""
+    """What Slurm calls the step that we are a task of, so that no other step is taken for ours."""
 
 
 def find_place(launch: LaunchSettings) -> Place | None:
@@ -28,7 +30,9 @@ def find_place(launch: LaunchSettings) -> Place | None:
     Slurm's variables are translated into those that torch and Accelerate read. Raises InputError
     where variables are missing, contradict each other, or contradict launch.num_processes.
     """
-    if _is_task_of_srun():
+    job = ""
+    if is_task_of_srun():
+        job = f"{_slurm('JOB_ID', 'JOBID')}.{_step()}"
         _translate_slurm(launch)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if not given:
@@ -43,8 +47,8 @@ def find_place(launch: LaunchSettings) -> Place | None:
     _check_number(launch, world_size)
     if world_size == 1:
         return Place(0, 1, 0, "", 0)
-    local_rank = _number("LOCAL_RANK")
-    return Place(rank, world_size, local_rank, _text("MASTER_ADDR"), _number("MASTER_PORT"))
+    address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
+    return Place(rank, world_size, _number("LOCAL_RANK"), address, port, job)
 
 
 def is_worker() -> bool:
@@ -103,7 +107,7 @@ def _check_number(launch: LaunchSettings, world_size: int) -> None:
 # --- Slurm ---
 
 
-def _is_task_of_srun() -> bool:
+def is_task_of_srun() -> bool:
     """One of several tasks; a batch script has srun's variables too, but no step."""
     names = os.environ.keys()
     several = _slurm("STEP_NUM_TASKS", "NTASKS", "NPROCS") not in ("", "1")
@@ -137,7 +141,7 @@ def _slurm(*names: str) -> str:
 
 
 def _meeting_point(launch: LaunchSettings) -> tuple[str, str]:
-    """The first node, and a port that the tasks of this job alone agree on."""
+    """The first node, and a port that the tasks of this step alone agree on."""
     if launch.rendezvous is not None:
         host, port = launch.meeting_point
         return host, str(port)
@@ -145,7 +149,13 @@ def _meeting_point(launch: LaunchSettings) -> tuple[str, str]:
     if not nodes and "MASTER_ADDR" not in os.environ:
         accepted = "accepted: what srun sets, or launch.rendezvous=HOST:PORT"
         raise InputError(f"SLURM_JOB_NODELIST: not set, though there are several tasks; {accepted}")
-    return first_host(nodes), str(15000 + int(_slurm("JOB_ID", "JOBID") or 0) % 15000)
+    # jobs on one node have numbers close to each other, and so have their steps
+    number = int(_slurm("JOB_ID", "JOBID") or 0) + 1009 * _step()
+    return first_host(nodes), str(15000 + number % 15000)
+
+
+def _step() -> int:
+    return int(_slurm("STEP_ID", "STEPID") or 0)
 
 
 def first_host(nodes: str) -> str:

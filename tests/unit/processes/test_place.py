@@ -63,11 +63,17 @@ def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     port = 15000 + 4000017 % 15000
-    assert place_in(monkeypatch, SRUN) == Place(5, 7, 1, "gpu03", port)
+    assert place_in(monkeypatch, SRUN) == Place(5, 7, 1, "gpu03", port, "4000017.0")
     assert os.environ["RANK"] == "5" and os.environ["LOCAL_WORLD_SIZE"] == "3"
     assert os.environ["OMP_NUM_THREADS"] == str(threads_of_each(3))
     chosen = place_in(monkeypatch, SRUN, rendezvous="head:7777")
     assert chosen is not None and (chosen.address, chosen.port) == ("head", 7777)
+
+
+def test_steps_of_one_job_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [place_in(monkeypatch, {**SRUN, "SLURM_STEP_ID": str(step)}) for step in range(9)]
+    assert len({place.port for place in places if place}) == 9
+    assert len({place.job for place in places if place}) == 9
 
 
 @pytest.mark.parametrize(
