@@ -36,6 +36,7 @@ def find_place(launch: LaunchSettings) -> Place | None:
         _translate_slurm(launch)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if not given:
+        _leave_no_traces()
         return None
     if len(given) == 1:
         missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
@@ -80,6 +81,15 @@ def check_device(place: Place) -> None:
         return
     found = f"local rank {place.local_rank} was started on a machine with {devices} GPUs"
     raise InputError(f"launch: {found}; accepted: a GPU for each rank, or none at all")
+
+
+def _leave_no_traces() -> None:
+    """Refuse what Accelerate would take for a launcher, and drop what it would take for a rank."""
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if os.environ.get(name, "1") != "1":
+            found = f"found {os.environ[name]} without RANK and WORLD_SIZE"
+            raise InputError(f"{name}: {found}; accepted: torchrun, srun, or python launch.py")
+    os.environ.pop("LOCAL_RANK", None)
 
 
 def _text(name: str) -> str:

@@ -53,6 +53,11 @@ def test_nobody_started_us(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in(monkeypatch, {**batch_script, "SLURM_PROCID": "0"}) is None
 
 
+def test_a_local_rank_alone_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place_in(monkeypatch, {"LOCAL_RANK": "0", "PMI_SIZE": "1"}) is None
+    assert "LOCAL_RANK" not in os.environ  # Accelerate would look for MASTER_ADDR
+
+
 def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Place(3, 8, 1, "gpu01", 29500)
     for number in ("auto", 2, 8):
@@ -92,6 +97,8 @@ def test_first_host(nodes: str, host: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE: found 2 without RANK and WORLD_SIZE; "),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE: found 4 without RANK"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE: found 2 without RANK"),
         ({"RANK": "0"}, "RANK: found 0 without WORLD_SIZE"),
         ({**TORCHRUN, "RANK": "8"}, "RANK: found 8; accepted: 0 to 7"),
