@@ -59,9 +59,7 @@ def is_worker() -> bool:
 
 def threads_of_each(processes: int) -> int:
     """CPU threads of each of `processes` on this machine."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that we may use
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, _cores() // processes)
 
 
 def count_devices() -> int:
@@ -90,6 +88,12 @@ def _leave_no_traces() -> None:
             found = f"found {os.environ[name]} without RANK and WORLD_SIZE"
             raise InputError(f"{name}: {found}; accepted: torchrun, srun, or python launch.py")
     os.environ.pop("LOCAL_RANK", None)
+
+
+def _cores() -> int:
+    """Those that we may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _text(name: str) -> str:
@@ -138,11 +142,17 @@ def _translate_slurm(launch: LaunchSettings) -> None:
         "LOCAL_WORLD_SIZE": str(local),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        "OMP_NUM_THREADS": str(threads_of_each(local)),
+        "OMP_NUM_THREADS": _slurm("CPUS_PER_TASK") or str(_threads_of_task(local)),
         "OMP_WAIT_POLICY": "passive",
     }
     for name, value in found.items():
         os.environ.setdefault(name, value)
+
+
+def _threads_of_task(local: int) -> int:
+    """Where a task may not use all cores, srun has bound it to some of its own."""
+    cores = _cores()
+    return cores if cores < (os.cpu_count() or 1) else threads_of_each(local)
 
 
 def _slurm(*names: str) -> str:

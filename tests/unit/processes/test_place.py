@@ -70,9 +70,18 @@ def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     port = 15000 + 4000017 % 15000
     assert place_in(monkeypatch, SRUN) == Place(5, 7, 1, "gpu03", port, "4000017.0")
     assert os.environ["RANK"] == "5" and os.environ["LOCAL_WORLD_SIZE"] == "3"
-    assert os.environ["OMP_NUM_THREADS"] == str(threads_of_each(3))
     chosen = place_in(monkeypatch, SRUN, rendezvous="head:7777")
     assert chosen is not None and (chosen.address, chosen.port) == ("head", 7777)
+
+
+def test_threads_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    for bound, asked, expected in ((12, {}, "4"), (5, {}, "5"), (5, {"CPUS_PER_TASK": "2"}, "2")):
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=bound: set(range(n)), raising=False
+        )
+        place_in(monkeypatch, {**SRUN, **{f"SLURM_{k}": v for k, v in asked.items()}})
+        assert os.environ["OMP_NUM_THREADS"] == expected
 
 
 def test_steps_of_one_job_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
