@@ -11,7 +11,6 @@ from trainer.processes.place import (
     check_device,
     find_place,
     first_host,
-    threads_of_each,
 )
 from trainer.run import LaunchSettings
 
