@@ -171,11 +171,11 @@ def test_a_rank_that_never_comes_is_named(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_rank_whose_store_is_gone_says_so(bench: Bench, port: int) -> None:
-    store = meeting.host("127.0.0.1", port, 60, "here")
+    stores = [meeting.host("127.0.0.1", port, 60, "here")]
     place = (f"launch.rendezvous=127.0.0.1:{port}", "output_dir=gone")
     task = srun(bench, *SHORT, *place, procid=1)
-    assert meeting.wait(lambda: store.num_keys() > 1, 60)  # it is here, and waits for rank 0
-    del store
+    assert meeting.wait(lambda: stores[0].num_keys() > 1, 60)  # it is here, and waits for rank 0
+    stores.clear()
     code, _, err = finished(task)
     assert code == 3
     assert err.startswith("error: rank 1: rank 0, which holds the store, is gone, or another")
