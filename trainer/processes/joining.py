@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import InputError, LostRank
 from trainer.processes import meeting
 from trainer.processes.identity import difference, identity
-from trainer.processes.place import Place, check_device, is_worker
+from trainer.processes.place import Place, check_device, count_devices, is_worker
 from trainer.processes.rank_log import log_to_file
 from trainer.run import Run
 
@@ -46,6 +46,7 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         if not is_worker():
             _prepare(store, place, run, prepare, machines)
         _warn_of_idle_ranks(place, run)
+        warn_of_idle_devices(place)
         _open_group(store, place, run.launch.timeout)
     from trainer.ranks import Ranks
 
@@ -116,6 +117,14 @@ def _warn_of_idle_ranks(place: Place, run: Run) -> None:
         idle = place.world_size - size
         text = "trainer.global_batch_size is %d: %d of %d ranks have nothing to do"
         logger.warning(text, size, idle, place.world_size)
+
+
+def warn_of_idle_devices(place: Place) -> None:
+    """Say so where this machine has more GPUs than other launchers have started ranks for."""
+    local, devices = os.environ.get("LOCAL_WORLD_SIZE", ""), count_devices()
+    if place.local_rank == 0 and local.isdecimal() and int(local) < devices and not is_worker():
+        text = "%s of the %d GPUs of this machine are used: a process was started for each of them"
+        logger.warning(text, local, devices)
 
 
 def _open_group(store: "Store", place: Place, timeout: float) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainer.errors import InputError
+from trainer.processes.joining import warn_of_idle_devices
 from trainer.processes.place import (
     Place,
     check_device,
@@ -138,3 +139,17 @@ def test_a_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["LOCAL_RANK"] == "0"
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     check_device(place)
+
+
+def test_gpus_without_a_process_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+    for tasks, warned in (("1,1", True), ("8,8", False)):
+        caplog.clear()
+        task = {**SRUN, "SLURM_LOCALID": "0", "SLURM_TASKS_PER_NODE": tasks}
+        place = place_in(monkeypatch, task)
+        assert place is not None
+        warn_of_idle_devices(place)
+        assert ("1 of the 8 GPUs of this machine are used" in caplog.text) == warned
