@@ -46,7 +46,7 @@ from trainer.processes.joining import joined
 from trainer.processes.last_words import leave
 from trainer.processes.launcher import num_processes, run_ranks
 from trainer.processes.lifeline import hold_on
-from trainer.processes.place import WORKER, find_place, is_worker
+from trainer.processes.place import WORKER, find_place, is_task_of_srun, is_worker
 from trainer.run import Run
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -455,7 +455,7 @@ def sweep(command: Command) -> int:
     All of them are checked before the first starts; a table at the end compares them. Raises
     InputError.
     """
-    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ or is_task_of_srun():
         accepted = "python launch.py -m ..., which starts the processes of each job itself"
         raise InputError(f"-m: found within torchrun or its like; accepted: {accepted}")
     jobs = list(_jobs(command))

@@ -66,6 +66,18 @@ def room_told_of() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def evaluation_in(max_tokens: int) -> Iterator[None]:
+    """Within it a lack of memory for batches of so many tokens is said in one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            f"evaluation: out of memory in batches of up to {max_tokens} tokens; accepted: a "
+            "smaller trainer.max_tokens_per_micro_batch"
+        ) from error
+
+
 def largest_budget(
     fits: Callable[[np.ndarray], bool], lengths: np.ndarray, num_samples: int, ranks: Ranks
 ) -> int:

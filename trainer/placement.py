@@ -15,7 +15,7 @@ from torch import nn
 from trainer.errors import EnvironmentFault, InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.outcome import flat
-from trainer.precision import keep_masters_in_fp32, resolve_precision
+from trainer.precision import check_same_precision, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
 from trainer.sharding import chosen_strategy, shard
@@ -83,13 +83,14 @@ def place(
     if ranks.world_size != accelerator.num_processes:
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
+    check_same_precision(ranks.gather(precision))
     chosen = chosen_strategy(strategy, model, settings, device, cpu_offload)
     sharded = chosen == "fsdp" and (ranks.world_size > 1 or cpu_offload)
     if isinstance(model, PretrainedModel) and not sharded:
         model.fill(model)
     _prepare(model, settings)
     if sharded:
-        shard(model, device, cpu_offload)
+        shard(model, device, precision, cpu_offload)
         return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
 

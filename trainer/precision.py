@@ -1,5 +1,6 @@
 """Number formats: which a device is fast at, and fp32 masters for what is trained."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +22,14 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     if wanted == "fp16" and device.type != "cuda":
         raise InputError("trainer.precision: fp16 needs a CUDA GPU; accepted here: fp32, bf16")
     return wanted
+
+
+def check_same_precision(found: Sequence[str]) -> None:
+    """Raise InputError where ranks, whose devices may differ, have resolved auto differently."""
+    for rank, precision in enumerate(found):
+        if precision != found[0]:
+            said = f"auto is {found[0]} on rank 0 and {precision} on rank {rank}"
+            raise InputError(f"trainer.precision: {said}; accepted: bf16, fp32")
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -63,7 +63,8 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.sum(torch.zeros((), device=self.device))
+        # on a GPU the sum is only queued: reading it is what waits
+        self.sum(torch.zeros((), device=self.device)).item()
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's JSON value, in rank order, on every rank."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import files
-from trainer.checkpoint.lock import RunLock
-from trainer.checkpoint.publish import checkpoint_path, publish, published, together
+from trainer.checkpoint.lock import LOCK, RunLock
+from trainer.checkpoint.publish import check_seen, checkpoint_path, publish, published, together
 from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
@@ -69,7 +69,10 @@ class RunFolder:
 
     @contextmanager
     def opened(self, resume: str, ranks: Ranks) -> Iterator[Path | None]:
-        """Make and lock the folder; gives every rank the checkpoint to resume from, or None."""
+        """Make and lock the folder; gives every rank the checkpoint to resume from, or None.
+
+        Raises EnvironmentFault where the ranks do not all see it: their work could not be saved.
+        """
         words = ("auto", "never", "must")
         if resume not in words and not (Path(resume) / MANIFEST).is_file():
             accepted = f"{', '.join(words)}, or a checkpoint's folder"
@@ -79,6 +82,7 @@ class RunFolder:
         with ExitStack() as stack:
             main = ranks.is_main
             found = together(ranks, lambda: self._lock(stack, resume) if main else None)[0]
+            together(ranks, lambda: check_seen(self.path / LOCK))
             yield None if found is None else Path(found)
 
     def _lock(self, stack: ExitStack, resume: str) -> str | None:

@@ -7,13 +7,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
 from trainer.errors import InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.sharded import is_sharded
-from trainer.precision import keep_masters_in_fp32
+from trainer.precision import DTYPES, keep_masters_in_fp32
 from trainer.settings import TrainSettings
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -61,26 +67,31 @@ def chosen_strategy(
     return "fsdp" if not why_not and _too_large(model, settings, device) else "ddp"
 
 
-def shard(model: nn.Module, device: torch.device, cpu_offload: bool = False) -> None:
+def shard(
+    model: nn.Module, device: torch.device, precision: str = "fp32", cpu_offload: bool = False
+) -> None:
     """Leave each rank its rows of every parameter: torch's `fully_shard` (arXiv:2304.11277).
 
     Weights that were not read yet are read for one layer after the other, so that neither host nor
     device ever holds the whole model. Each layer is gathered while it runs; what is in no layer
     stays gathered from the forward to the backward pass, since losses may read the output weights.
-    Gradients are means over ranks, as under DDP, in the parameters' own type, and are reduced
-    after every micro batch: kept until the last, they would be whole. With `cpu_offload` the rows
-    and their gradients are in host memory, and so is what an optimizer adds to them.
+    In bf16 a layer is gathered in bf16: of fp32 weights, autocast would keep copies of its own, of
+    the whole model, for the backward pass. Gradients are means over ranks, as under DDP, in the
+    parameters' own type, and are reduced after every micro batch: kept until the last, they would
+    be whole. With `cpu_offload` the rows and their gradients are in host memory, and so is what an
+    optimizer adds to them.
     """
     if not dist.is_initialized():  # a process of its own, whose weights are to be on the host
         dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = _host_memory(device) if cpu_offload else OffloadPolicy()
+    offload = _host_memory(device) if cpu_offload else OffloadPolicy()
     assert isinstance(model, PretrainedModel)
     model.fill(model.body.embeddings)  # in the order of the parameters, as random ones are drawn
     for part in (*model.body.layers, model):
         model.fill(part)
         keep_masters_in_fp32(part)
-        sharded = fully_shard(part, mesh=mesh, offload_policy=policy)
+        numbers = MixedPrecisionPolicy() if part is model else _numbers(precision)
+        sharded = fully_shard(part, mesh=mesh, mp_policy=numbers, offload_policy=offload)
         sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
 
 
@@ -117,6 +128,13 @@ def whole_weights(
         if dist.get_rank() == 0:
             weights[name] = whole.cpu()
     return weights
+
+
+def _numbers(precision: str) -> MixedPrecisionPolicy:
+    """A layer's: gathered as autocast would cast it; gradients are added up in fp32."""
+    if precision == "fp32":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(DTYPES[precision], torch.float32, cast_forward_inputs=False)
 
 
 def _host_memory(device: torch.device) -> CPUOffloadPolicy:

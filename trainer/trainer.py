@@ -32,7 +32,13 @@ from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.interruption import Interruption
-from trainer.memory import largest_budget, room_for_moments, room_told_of, smaller_budget
+from trainer.memory import (
+    evaluation_in,
+    largest_budget,
+    room_for_moments,
+    room_told_of,
+    smaller_budget,
+)
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
 from trainer.models.sharded import Rows, is_sharded
@@ -559,15 +565,15 @@ class Trainer:
 
     def _evaluation(self, samples: Any, metrics: Mapping[str, Metric]) -> Evaluation:
         """One evaluation of the weights that would be shipped."""
-        training = self.model.training
+        training, tokens = self.model.training, self._token_budget(samples)
         self.wrapped.eval()
-        with self._shipped_weights(), calls_outside_training(self.model):
+        with self._shipped_weights(), calls_outside_training(self.model), evaluation_in(tokens):
             found = evaluate(
                 self._forward,
                 self.recipe,
                 samples,
                 metrics,
-                max_tokens=self._token_budget(samples),
+                max_tokens=tokens,
                 ranks=self.ranks,
                 in_step=is_sharded(self.model),
             )

@@ -81,6 +81,11 @@ def test_outer_launcher_sets_the_processes(
     refusal = ask("launch.num_processes=2")
     assert refusal.code == 2 and "but 1 were started on this machine" in refusal.err
     assert "-m: found within torchrun" in ask("-m", "seed=1,2").err
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    for name, value in (("PROCID", "0"), ("NTASKS", "2"), ("STEP_ID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert "-m: found within torchrun" in ask("-m", "seed=1,2").err  # srun sets neither
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from tests.distributed.heads import CASES
 from tests.distributed.layouts import KillAt, Killed
@@ -16,10 +18,12 @@ from trainer.models.auto import TASKS
 from trainer.models.config import ModelConfig
 from trainer.models.lora_settings import LoRASettings
 from trainer.models.sharded import local
+from trainer.precision import autocast
 from trainer.settings import TrainSettings
 from trainer.sharding import ELEMENTWISE, whole_weights
 from trainer.trainer import Trainer
 
+CPU = torch.device("cpu")
 STEPS = 20
 ADAPTED = ("token_classification", "masked_lm")
 OFFLOADED = ("token_classification", "causal_lm, tied")
@@ -47,6 +51,7 @@ def main(folder: Path) -> None:
     if world_size == 2:
         found |= resumed(folder)
         found |= by_optimizer()
+        found |= in_bf16()
         found |= {f"drawn {how}": drawn(how) for how in ("lazily", "at once")}
         found |= {f"read {how}": read(folder / "2 masked_lm", how) for how in ("lazily", "at once")}
     if trainer.ranks.is_main:
@@ -63,9 +68,13 @@ def build(
     folder: Path | None = None,
     cpu_offload: bool = False,
     lora: LoRASettings | None = None,
+    wide: bool = True,
     **settings: Any,
 ) -> Trainer:
-    """45 ragged samples in global batches of 11, the last one of a single sample."""
+    """45 ragged samples in global batches of 11, the last one of a single sample.
+
+    `wide`: the weights are in fp64, else in fp32.
+    """
     case = CASES[head]
     world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     values = {
@@ -80,7 +89,7 @@ def build(
         "eval_steps": 8,
         "save_steps": 0,
     }
-    model = case.model()
+    model = case.model() if wide else case.model().float()
     if lora is not None:
         model.add_lora(lora)
     return Trainer(
@@ -213,6 +222,34 @@ def by_optimizer() -> dict[str, Any]:
             trainer.fit()
             found[f"{name} {strategy}"] = flat(trainer)
     return found
+
+
+def in_bf16() -> dict[str, Any]:
+    """Trainings in bf16, and the bytes of gathered layers that a forward pass leaves behind."""
+    found = {}
+    for head in OFFLOADED:
+        for strategy in ("ddp", "fsdp"):
+            trainer = build(head, strategy, 3, precision="bf16", learning_rate=0.02, wide=False)
+            trainer.fit()
+            found[f"{head} {strategy} bf16"] = flat(trainer)
+        for recomputed in (1, 3):
+            trainer = build(head, "fsdp", recomputed, precision="bf16", wide=False)
+            found[f"{head} bytes, {recomputed}"] = bytes_left(trainer)
+    return found
+
+
+def bytes_left(trainer: Trainer) -> int:
+    """What a forward pass keeps, for the backward pass, of tensors as large as layers' weights."""
+    layers = trainer.model.body.layers
+    sizes = {p.numel() for p in layers.parameters() if p.dim() == 2}
+    kept: list[Tensor] = []
+    trainer.model.train()
+    inputs = trainer.train_samples.placeholder().inputs()  # one token: its own tensors are small
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t), autocast("bf16", CPU):
+        trainer.model(**inputs)
+    storages = [t.untyped_storage() for t in kept if t.numel() in sizes]
+    assert storages or trainer.settings.gradient_checkpointing
+    return sum(storage.nbytes() for storage in storages)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.jobs.conftest import DATA, tiny, write_tables  # noqa: F401 (a fixture)
+from trainer.processes import meeting
 
 EXACT = ("trainer.optimizer=sgd", "trainer.learning_rate=0.1", "trainer.precision=fp32")
 SHORT = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=2")
@@ -166,6 +167,19 @@ def test_a_rank_that_never_comes_is_named(bench: Bench) -> None:
     code, _, err = finished(task)
     assert code == 3
     assert err.startswith("error: launch: rank 1 of 2 did not come within 2 s")
+
+
+@pytest.mark.slow
+def test_a_rank_whose_store_is_gone_says_so(bench: Bench, port: int) -> None:
+    stores = [meeting.host("127.0.0.1", port, 60, "here")]
+    place = (f"launch.rendezvous=127.0.0.1:{port}", "output_dir=gone")
+    task = srun(bench, *SHORT, *place, procid=1)
+    assert meeting.wait(lambda: stores[0].num_keys() > 1, 60)  # it is here, and waits for rank 0
+    stores.clear()
+    code, _, err = finished(task)
+    assert code == 3
+    assert err.startswith("error: rank 1: rank 0, which holds the store, is gone, or another")
+    assert err.count("\n") == 1
 
 
 # --- ends that nobody planned ---

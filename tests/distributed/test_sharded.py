@@ -145,3 +145,14 @@ def test_optimizers_step_over_rows_as_over_wholes(name: str, found: dict[int, An
 @pytest.mark.parametrize("how", ["read", "drawn"])
 def test_a_model_that_comes_layer_by_layer_is_the_same(how: str, found: dict[int, Any]) -> None:
     assert found[2][f"{how} lazily"] == found[2][f"{how} at once"]
+
+
+@pytest.mark.parametrize("head", OFFLOADED)
+def test_in_bf16_no_layer_stays_gathered(head: str, found: dict[int, Any]) -> None:
+    assert found[2][f"{head} bytes, 1"] == found[2][f"{head} bytes, 3"] == 0
+
+
+@pytest.mark.parametrize("head", OFFLOADED)
+def test_in_bf16_sharding_changes_little(head: str, found: dict[int, Any]) -> None:
+    """Beside ddp only the norms and biases of layers are rounded while they run."""
+    assert 0 < far(found[2][f"{head} fsdp bf16"], found[2][f"{head} ddp bf16"]) <= 1e-4

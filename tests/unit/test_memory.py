@@ -13,12 +13,12 @@ from trainer.step import Stepper
 from trainer.trainer import Trainer
 
 
-def limited_model(most: int):
-    """A model that lacks the memory for a training pass of more tokens."""
+def limited_model(most: int, always: bool = False):
+    """A model that lacks the memory for a training pass, or any, of more tokens."""
     model = tiny_model()
 
     def before(module, inputs):
-        if module.training and len(inputs[0]) > most:
+        if (module.training or always) and len(inputs[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model.body.layers[1].register_forward_pre_hook(before)
@@ -69,6 +69,15 @@ def test_memory_for_not_even_one_token_is_told_in_one_line() -> None:
     trainer = Trainer(limited_model(0), recipe, settings, train_dataset=ragged_table(16))
     with pytest.raises(EnvironmentFault, match="^step 1: out of memory .* accepted: a smaller"):
         trainer.fit()
+
+
+def test_an_evaluation_that_does_not_fit_is_told_in_one_line() -> None:
+    settings = TrainSettings(precision="fp32", max_tokens_per_micro_batch=50)
+    trainer = Trainer(limited_model(40, always=True), RECIPES["single_label"], settings)
+    said = "^evaluation: out of memory in batches of up to 50 tokens; accepted: a smaller trainer"
+    for job in (trainer.evaluate, trainer.predict):
+        with pytest.raises(EnvironmentFault, match=said):
+            job(ragged_table(16))
 
 
 def test_a_search_without_room_for_the_optimizer_ends_in_one_line(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import InputError
+from trainer.precision import check_same_precision
 from trainer.settings import TrainSettings
 
 
@@ -55,3 +56,9 @@ def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         TrainSettings(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_ranks_that_resolved_auto_differently_are_refused() -> None:
+    check_same_precision(["bf16", "bf16"])
+    with pytest.raises(InputError, match="auto is bf16 on rank 0 and fp32 on rank 2; accepted: "):
+        check_same_precision(["bf16", "bf16", "fp32"])

@@ -111,6 +111,12 @@ def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
     return [part for _, part in reports]
 
 
+def check_seen(path: Path) -> None:
+    """Raise EnvironmentFault where what another rank has made is not on this machine's disk."""
+    if not path.exists():
+        raise EnvironmentFault(f"{path}: this machine does not see it; use a shared filesystem")
+
+
 def repair(folder: Path) -> None:
     """Finish or undo what a crash left half done in a folder that nobody else writes to."""
     names = [path.name for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]
@@ -160,8 +166,7 @@ def _replaceable(final: Path) -> bool:
 
 
 def _fill(staging: Path, fill: Callable[[Path], None]) -> None:
-    if not staging.is_dir():
-        raise EnvironmentFault(f"{staging}: this machine does not see it; use a shared filesystem")
+    check_seen(staging)
     with files.operation("fill", staging):
         fill(staging)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import InputError, LostRank
 from trainer.processes import meeting
 from trainer.processes.identity import difference, identity
-from trainer.processes.place import Place, check_device, is_worker
+from trainer.processes.place import Place, check_device, count_devices, is_worker
 from trainer.processes.rank_log import log_to_file
 from trainer.run import Run
 
@@ -41,26 +41,44 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         log_to_file(run.output_dir, place.rank)
     check_device(place)
     store = _find_store(place, run.launch.timeout)
-    machines = _meet(store, place, run)
-    if not is_worker():
-        _prepare(store, place, run, prepare, machines)
-    _warn_of_idle_ranks(place, run)
-    _open_group(store, place, run.launch.timeout)
+    with _lost_store_told(place):
+        machines = _meet(store, place, run)
+        if not is_worker():
+            _prepare(store, place, run, prepare, machines)
+        _warn_of_idle_ranks(place, run)
+        warn_of_idle_devices(place)
+        _open_group(store, place, run.launch.timeout)
     from trainer.ranks import Ranks
 
     with Ranks().faults_told():
         yield
 
 
+@contextmanager
+def _lost_store_told(place: Place) -> Iterator[None]:
+    """Within it, a store that is gone is a LostRank of one line."""
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except DistError as error:
+        holder = "the launcher" if _has_host() else "rank 0"
+        gone = f"{holder}, which holds the store, is gone, or another rank does not answer"
+        raise LostRank(f"rank {place.rank}: {gone}") from error
+
+
+def _has_host() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _find_store(place: Place, timeout: float) -> "Store":
     """The store of our launcher or of torchrun's agent; without either, rank 0 opens one."""
     from torch.distributed import PrefixStore
 
-    has_host = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    open_or_visit = meeting.host if place.rank == 0 and not has_host else meeting.visit
+    open_or_visit = meeting.host if place.rank == 0 and not _has_host() else meeting.visit
     store = open_or_visit(place.address, place.port, timeout, "MASTER_ADDR:MASTER_PORT")
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"tempering/{attempt}", store)
+    return PrefixStore(f"tempering/{place.job}/{attempt}", store)
 
 
 def _meet(store: "Store", place: Place, run: Run) -> int:
@@ -99,6 +117,14 @@ def _warn_of_idle_ranks(place: Place, run: Run) -> None:
         idle = place.world_size - size
         text = "trainer.global_batch_size is %d: %d of %d ranks have nothing to do"
         logger.warning(text, size, idle, place.world_size)
+
+
+def warn_of_idle_devices(place: Place) -> None:
+    """Say so where this machine has more GPUs than other launchers have started ranks for."""
+    local, devices = os.environ.get("LOCAL_WORLD_SIZE", ""), count_devices()
+    if place.local_rank == 0 and local.isdecimal() and int(local) < devices and not is_worker():
+        text = "%s of the %d GPUs of this machine are used: a process was started for each of them"
+        logger.warning(text, local, devices)
 
 
 def _open_group(store: "Store", place: Place, timeout: float) -> None:

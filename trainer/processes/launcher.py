@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from trainer.errors import InputError
 from trainer.interruption import EXIT_CODES
 from trainer.processes import meeting
-from trainer.processes.end import End, conclude
+from trainer.processes.end import STOPPED, End, conclude
 from trainer.processes.lifeline import PARENT
 from trainer.processes.place import WORKER, count_devices, threads_of_each
 from trainer.processes.team import Team, assemble_team
@@ -103,19 +103,23 @@ class LocalRanks:
             logs_specs=DefaultLogsSpecs(folder, silent),
         )
         self.context = cast("SubprocessContext", context)
-        self.first = team.first_rank
+        self.team = team
         self.codes: dict[int, int | None] = {}
 
     def wait(self, told: Sequence[int]) -> None:
-        """Until all have ended; once one has failed, GRACE for the others unless we were `told`.
+        """Until all have ended; once one has failed, on any machine, GRACE for the others.
 
-        What is told to stop saves, and takes the time that this needs.
+        What was `told` to stop saves, takes the time that this needs, and has not failed.
         """
         failed_at = math.inf
         while None in self._look().values():
-            if failed_at == math.inf and any(self.codes.values()):
+            well = {None, 0, *STOPPED} if told else {None, 0}
+            if failed_at == math.inf and not well.issuperset(self.codes.values()):
+                self.team.tell_of_failure()
                 failed_at = time.monotonic()
-            if not told and time.monotonic() > failed_at + GRACE:
+            elif failed_at == math.inf and self.team.has_failed():
+                failed_at = time.monotonic()
+            if time.monotonic() > failed_at + GRACE:
                 return
             time.sleep(meeting.PAUSE)
 
@@ -131,12 +135,14 @@ class LocalRanks:
 
     def errors_of(self, rank: int) -> str:
         """What a rank wrote to standard error; nothing for rank 0, which wrote to ours."""
-        file = self.context.stderrs[rank - self.first]
+        file = self.context.stderrs[rank - self.team.first_rank]
         return Path(file).read_text(errors="replace") if file else ""
 
     def _look(self) -> dict[int, int | None]:
         handlers = self.context.subprocess_handlers
-        self.codes = {self.first + i: handler.proc.poll() for i, handler in handlers.items()}
+        self.codes = {
+            self.team.first_rank + i: handler.proc.poll() for i, handler in handlers.items()
+        }
         return self.codes
 
 

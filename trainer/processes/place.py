@@ -20,6 +20,8 @@ class Place:
     local_rank: int
     address: str
     port: int
+    job: str = ""
+    """What Slurm calls the step that we are a task of, so that no other step is taken for ours."""
 
 
 def find_place(launch: LaunchSettings) -> Place | None:
@@ -28,10 +30,13 @@ def find_place(launch: LaunchSettings) -> Place | None:
     Slurm's variables are translated into those that torch and Accelerate read. Raises InputError
     where variables are missing, contradict each other, or contradict launch.num_processes.
     """
-    if _is_task_of_srun():
+    job = ""
+    if is_task_of_srun():
+        job = f"{_slurm('JOB_ID', 'JOBID')}.{_step()}"
         _translate_slurm(launch)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if not given:
+        _leave_no_traces()
         return None
     if len(given) == 1:
         missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
@@ -43,8 +48,8 @@ def find_place(launch: LaunchSettings) -> Place | None:
     _check_number(launch, world_size)
     if world_size == 1:
         return Place(0, 1, 0, "", 0)
-    local_rank = _number("LOCAL_RANK")
-    return Place(rank, world_size, local_rank, _text("MASTER_ADDR"), _number("MASTER_PORT"))
+    address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
+    return Place(rank, world_size, _number("LOCAL_RANK"), address, port, job)
 
 
 def is_worker() -> bool:
@@ -54,9 +59,7 @@ def is_worker() -> bool:
 
 def threads_of_each(processes: int) -> int:
     """CPU threads of each of `processes` on this machine."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores that we may use
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, _cores() // processes)
 
 
 def count_devices() -> int:
@@ -76,6 +79,21 @@ def check_device(place: Place) -> None:
         return
     found = f"local rank {place.local_rank} was started on a machine with {devices} GPUs"
     raise InputError(f"launch: {found}; accepted: a GPU for each rank, or none at all")
+
+
+def _leave_no_traces() -> None:
+    """Refuse what Accelerate would take for a launcher, and drop what it would take for a rank."""
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if os.environ.get(name, "1") != "1":
+            found = f"found {os.environ[name]} without RANK and WORLD_SIZE"
+            raise InputError(f"{name}: {found}; accepted: torchrun, srun, or python launch.py")
+    os.environ.pop("LOCAL_RANK", None)
+
+
+def _cores() -> int:
+    """Those that we may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _text(name: str) -> str:
@@ -103,7 +121,7 @@ def _check_number(launch: LaunchSettings, world_size: int) -> None:
 # --- Slurm ---
 
 
-def _is_task_of_srun() -> bool:
+def is_task_of_srun() -> bool:
     """One of several tasks; a batch script has srun's variables too, but no step."""
     names = os.environ.keys()
     several = _slurm("STEP_NUM_TASKS", "NTASKS", "NPROCS") not in ("", "1")
@@ -124,11 +142,17 @@ def _translate_slurm(launch: LaunchSettings) -> None:
         "LOCAL_WORLD_SIZE": str(local),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        "OMP_NUM_THREADS": str(threads_of_each(local)),
+        "OMP_NUM_THREADS": _slurm("CPUS_PER_TASK") or str(_threads_of_task(local)),
         "OMP_WAIT_POLICY": "passive",
     }
     for name, value in found.items():
         os.environ.setdefault(name, value)
+
+
+def _threads_of_task(local: int) -> int:
+    """Where a task may not use all cores, srun has bound it to some of its own."""
+    cores = _cores()
+    return cores if cores < (os.cpu_count() or 1) else threads_of_each(local)
 
 
 def _slurm(*names: str) -> str:
@@ -137,7 +161,7 @@ def _slurm(*names: str) -> str:
 
 
 def _meeting_point(launch: LaunchSettings) -> tuple[str, str]:
-    """The first node, and a port that the tasks of this job alone agree on."""
+    """The first node, and a port that the tasks of this step alone agree on."""
     if launch.rendezvous is not None:
         host, port = launch.meeting_point
         return host, str(port)
@@ -145,7 +169,13 @@ def _meeting_point(launch: LaunchSettings) -> tuple[str, str]:
     if not nodes and "MASTER_ADDR" not in os.environ:
         accepted = "accepted: what srun sets, or launch.rendezvous=HOST:PORT"
         raise InputError(f"SLURM_JOB_NODELIST: not set, though there are several tasks; {accepted}")
-    return first_host(nodes), str(15000 + int(_slurm("JOB_ID", "JOBID") or 0) % 15000)
+    # jobs on one node have numbers close to each other, and so have their steps
+    number = int(_slurm("JOB_ID", "JOBID") or 0) + 1009 * _step()
+    return first_host(nodes), str(15000 + number % 15000)
+
+
+def _step() -> int:
+    return int(_slurm("STEP_ID", "STEPID") or 0)
 
 
 def first_host(nodes: str) -> str:

@@ -1,5 +1,6 @@
 """Team: the machines of a run, each with its launcher, and the ranks that each of them starts."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,18 @@ class Team:
     def port(self) -> int:
         """Where the store listens."""
         return self.store.port
+
+    def tell_of_failure(self) -> None:
+        """A rank of this machine has failed: nobody is to wait for it."""
+        with suppress(RuntimeError):
+            self.store.add("failed", 1)
+
+    def has_failed(self) -> bool:
+        """Whether a rank of another machine has, or the machine that holds the store is gone."""
+        try:
+            return self.num_nodes > 1 and self.store.add("failed", 0) > 0
+        except RuntimeError:
+            return True
 
     def all_words(self, patience: float) -> list[LastWords]:
         """The last words of all machines' ranks; waits `patience` seconds for machines to end."""

@@ -14,6 +14,7 @@ from trainer.checkpoint import files
 from trainer.checkpoint.publish import checkpoint_path, publish, published
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, InputError, NumericsError
+from trainer.run_folder import RunFolder
 
 
 def write(text: str) -> Callable[[Path], None]:
@@ -131,6 +132,10 @@ class Thread:
     meeting: threading.Barrier
     table: list[Any]
 
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
     def gather(self, value: Any) -> list[Any]:
         self.table[self.rank] = value
         self.meeting.wait(10)
@@ -195,4 +200,17 @@ def test_a_rank_on_another_disk(tmp_path):
     shared, elsewhere = on_every_rank(2, work)
     assert "this machine does not see it; use a shared filesystem" in str(elsewhere)
     assert "rank 1: " in str(shared)
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_ranks_on_two_disks_are_told_before_they_begin(tmp_path):
+    def work(ranks: Thread) -> str:
+        here = tmp_path / ("shared" if ranks.rank == 0 else "elsewhere")
+        with RunFolder(here).opened("auto", ranks):
+            return "begun"
+
+    shared, elsewhere = on_every_rank(2, work)
+    lock = tmp_path / "elsewhere" / ".lock"
+    assert str(elsewhere) == f"{lock}: this machine does not see it; use a shared filesystem"
+    assert str(shared) == f"rank 1: {elsewhere}"
     assert list((tmp_path / "shared").iterdir()) == []

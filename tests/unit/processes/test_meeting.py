@@ -1,13 +1,16 @@
 """Processes that find each other through a store, and words that are left there."""
 
 import os
+import signal
 import socket
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from trainer.errors import EnvironmentFault, InputError
-from trainer.processes import last_words, meeting
+from trainer.processes import last_words, launcher, meeting
 from trainer.processes.team import Team, assemble_team
 from trainer.run import LaunchSettings
 
@@ -96,3 +99,45 @@ def test_a_launcher_that_is_gone_hears_nothing(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(os, "environ", {**os.environ, **place})
     monkeypatch.setattr(last_words, "PATIENCE", 0.2)
     assert not last_words.leave("lost", 3, is_cause=True)
+
+
+SLEEPS, STOPS = "time.sleep(60)", "time.sleep(rank); os._exit(143)"
+FAILS = "os._exit(7) if rank == 0 else time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("work", "told", "elsewhere", "left"),
+    [
+        (SLEEPS, [], "failed", [None, None]),
+        (SLEEPS, [signal.SIGTERM], "failed", [None, None]),
+        (SLEEPS, [signal.SIGTERM], "gone", [None, None]),
+        (FAILS, [], "", [7, None]),
+        (FAILS, [signal.SIGTERM], "", [7, None]),
+        (STOPS, [signal.SIGTERM], "", [143, 143]),
+    ],
+)
+def test_no_machine_waits_for_what_is_gone(
+    work: str,
+    told: list[int],
+    elsewhere: str,
+    left: list[int | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher, "GRACE", 0.3)
+    hosts = [meeting.host("127.0.0.1", 0, 5, "here")]
+    store = meeting.visit("127.0.0.1", hosts[0].port, 5, "here")
+    team = Team(2, 1, 2, 2, 4, "127.0.0.1", store)
+    script = f"import os, time; rank = int(os.environ['LOCAL_RANK']); {work}"
+    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "", str(tmp_path))
+    if elsewhere == "failed":
+        Team(2, 0, 0, 2, 4, "127.0.0.1", hosts[0]).tell_of_failure()
+    elif elsewhere == "gone":
+        hosts.clear()
+    try:
+        ranks.wait(told)
+        assert list(ranks.codes.values()) == left
+        if not elsewhere:
+            assert team.has_failed() == (left[0] == 7)
+    finally:
+        ranks.close()

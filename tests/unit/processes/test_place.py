@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from trainer.errors import InputError
+from trainer.processes.joining import warn_of_idle_devices
 from trainer.processes.place import (
     Place,
     check_device,
     find_place,
     first_host,
-    threads_of_each,
 )
 from trainer.run import LaunchSettings
 
@@ -53,6 +53,11 @@ def test_nobody_started_us(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_in(monkeypatch, {**batch_script, "SLURM_PROCID": "0"}) is None
 
 
+def test_a_local_rank_alone_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place_in(monkeypatch, {"LOCAL_RANK": "0", "PMI_SIZE": "1"}) is None
+    assert "LOCAL_RANK" not in os.environ  # Accelerate would look for MASTER_ADDR
+
+
 def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Place(3, 8, 1, "gpu01", 29500)
     for number in ("auto", 2, 8):
@@ -63,11 +68,26 @@ def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     port = 15000 + 4000017 % 15000
-    assert place_in(monkeypatch, SRUN) == Place(5, 7, 1, "gpu03", port)
+    assert place_in(monkeypatch, SRUN) == Place(5, 7, 1, "gpu03", port, "4000017.0")
     assert os.environ["RANK"] == "5" and os.environ["LOCAL_WORLD_SIZE"] == "3"
-    assert os.environ["OMP_NUM_THREADS"] == str(threads_of_each(3))
     chosen = place_in(monkeypatch, SRUN, rendezvous="head:7777")
     assert chosen is not None and (chosen.address, chosen.port) == ("head", 7777)
+
+
+def test_threads_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    for bound, asked, expected in ((12, {}, "4"), (5, {}, "5"), (5, {"CPUS_PER_TASK": "2"}, "2")):
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=bound: set(range(n)), raising=False
+        )
+        place_in(monkeypatch, {**SRUN, **{f"SLURM_{k}": v for k, v in asked.items()}})
+        assert os.environ["OMP_NUM_THREADS"] == expected
+
+
+def test_steps_of_one_job_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [place_in(monkeypatch, {**SRUN, "SLURM_STEP_ID": str(step)}) for step in range(9)]
+    assert len({place.port for place in places if place}) == 9
+    assert len({place.job for place in places if place}) == 9
 
 
 @pytest.mark.parametrize(
@@ -86,6 +106,8 @@ def test_first_host(nodes: str, host: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE: found 2 without RANK and WORLD_SIZE; "),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE: found 4 without RANK"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE: found 2 without RANK"),
         ({"RANK": "0"}, "RANK: found 0 without WORLD_SIZE"),
         ({**TORCHRUN, "RANK": "8"}, "RANK: found 8; accepted: 0 to 7"),
@@ -117,3 +139,17 @@ def test_a_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["LOCAL_RANK"] == "0"
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     check_device(place)
+
+
+def test_gpus_without_a_process_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+    for tasks, warned in (("1,1", True), ("8,8", False)):
+        caplog.clear()
+        task = {**SRUN, "SLURM_LOCALID": "0", "SLURM_TASKS_PER_NODE": tasks}
+        place = place_in(monkeypatch, task)
+        assert place is not None
+        warn_of_idle_devices(place)
+        assert ("1 of the 8 GPUs of this machine are used" in caplog.text) == warned
