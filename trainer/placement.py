@@ -12,6 +12,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from trainer.allocator import keep_few_kernels
 from trainer.errors import EnvironmentFault, InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.outcome import flat
@@ -64,6 +65,7 @@ def place(
     to keep its weights on the host (`cpu_offload`). `timeout` are the seconds that a rank waits for
     another; None: torch's default.
     """
+    keep_few_kernels()
     waits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     # on a CPU Accelerate wraps for many processes only if it is told that this is one
     device = PartialState(cpu=not torch.accelerator.is_available(), **waits).device

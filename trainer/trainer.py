@@ -21,7 +21,7 @@ from trainer.agreement import (
     learn,
     tell_doubt,
 )
-from trainer.allocator import keep_few_kernels, keep_freed_memory
+from trainer.allocator import keep_freed_memory
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.state import read_progress
@@ -102,7 +102,6 @@ class Trainer:
     ) -> None:
         if (recipe is None) == (loss is None):
             raise InputError("Trainer: give either a recipe or a loss")
-        keep_few_kernels()
         self.settings = settings or TrainSettings()
         self.seed = seed
         self.config = dict(config or {})
