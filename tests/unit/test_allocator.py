@@ -1,0 +1,56 @@
+"""What a process keeps: few kernels, whatever number of shapes it has seen."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trainer.allocator import KERNELS, keep_few_kernels
+
+PRODUCTS = """
+import torch
+import torch.nn.functional as F
+
+from trainer.allocator import keep_few_kernels
+
+if BOUNDED:
+    keep_few_kernels()
+
+def resident() -> int:
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * 4096
+
+def products(sizes: range) -> None:
+    for size in sizes:
+        F.linear(torch.ones(size, 64).bfloat16(), torch.ones(128, 64).bfloat16())
+
+products(range(100, 400))
+before = resident()
+products(range(400, 700))
+print(resident() - before)
+"""
+
+
+def growth(bounded: bool) -> int:
+    """Bytes that 300 more shapes of products add to a process that has seen 300."""
+    program = PRODUCTS.replace("BOUNDED", str(bounded))
+    command = [sys.executable, "-c", program]
+    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_new_shapes_do_not_fill_the_memory() -> None:
+    allowed = 32 << 20
+    if growth(bounded=False) < 2 * allowed:
+        pytest.skip("this machine's kernels are small")
+    assert growth(bounded=True) < allowed
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    keep_few_kernels()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(KERNELS)
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
