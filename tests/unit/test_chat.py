@@ -108,8 +108,9 @@ def test_the_row_that_fails_is_named_and_the_others_do_not_matter() -> None:
 
 def test_a_renderer_that_was_killed_is_started_again() -> None:
     once("x")
-    templates._process().kill()
-    templates._process().wait()
+    renderer = templates._process()  # asked for once: it starts another where this one is dead
+    renderer.kill()
+    renderer.wait()
     assert once("{{ messages[0].content }}") == "Hi"
 
 
