@@ -11,7 +11,7 @@ import torch
 
 from trainer import hub
 from trainer.checkpoint import files
-from trainer.errors import InputError, nearest
+from trainer.errors import InputError
 from trainer.models import keys
 from trainer.models.loading import finite
 from trainer.models.lora import (
@@ -155,11 +155,20 @@ def _adapted(model: "PretrainedModel", found: AdapterWeights) -> tuple[list[str]
         if weight in ours:
             (layers if _is_matrix(short) else whole).add(ours[weight])
         elif short not in model.tied:
-            raise InputError(
-                f"{found.folder}: tensor {name}: this model has nothing of the kind (an "
-                f"adapter of another base?){nearest(weight, ours)}"
-            )
+            raise InputError(f"{found.folder}: tensor {name}: {_stranger(short)}")
     return [name.removesuffix(".weight") for name in layers], whole
+
+
+def _stranger(short: str) -> str:
+    """What is wrong with a tensor that the model has no place for."""
+    for mark in (".lora_embedding_", ".base_layer."):  # PEFT saves adapted embeddings beside theirs
+        layer, adapter, _ = short.rpartition(mark)
+        if adapter:
+            return (
+                f"an adapter on {layer}, which are embeddings; accepted: adapters on linear layers "
+                "(target_modules), and embeddings trained whole (modules_to_save)"
+            )
+    return "this model has nothing of the kind (an adapter of another base?)"
 
 
 def _refuse_adapted_outputs(

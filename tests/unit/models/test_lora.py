@@ -297,6 +297,19 @@ def test_an_adapter_on_the_output_weights_is_refused(saved: Path, tied: bool) ->
             AutoModelForCausalLM.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("name", ["lora_embedding_A", "lora_embedding_B", "base_layer.weight"])
+def test_an_adapter_on_the_embeddings_is_refused_as_what_it_is(saved: Path, name: str) -> None:
+    file = saved / "adapter_model.safetensors"
+    tensor = EMBEDDINGS.removesuffix("weight") + name
+    save_file({**load_file(file), tensor: torch.ones(2, 20)}, file)
+    said = (
+        f"tensor {tensor}: an adapter on .*embed_tokens, which are embeddings; accepted: adapters"
+    )
+    with pytest.raises(InputError, match=said) as caught:
+        AutoModelForCausalLM.from_pretrained(saved)
+    assert "did you mean" not in str(caught.value)
+
+
 def test_tied_embeddings_come_twice_and_equal(saved: Path, tmp_path: Path) -> None:
     base = rebase(saved, tie_word_embeddings=True)
     file = saved / "adapter_model.safetensors"
