@@ -76,6 +76,11 @@ class Instruction(NextTokenRecipe):
                 raise InputError(f"recipe.{name}: found '{found}'; accepted: {', '.join(accepted)}")
         if self.max_length < 2:
             raise InputError(f"recipe.max_length: found {self.max_length}; accepted: 2 or more")
+        if self.system is not None and not self.chat:
+            raise InputError(
+                "recipe.system: found beside recipe.chat=false; accepted: recipe.chat=true, or "
+                "recipe.system=null"
+            )
         try:
             date.fromisoformat(self.date)
         except ValueError:

@@ -52,6 +52,8 @@ def _rows(run: Run, recipe: Recipe) -> Any:
         raise InputError("input.prompt: job=predict takes input.text; accepted: job=generate")
     if given.system is not None:
         raise InputError("input.system: job=predict asks nobody; accepted: job=generate, job=chat")
+    if given.chat != "auto":
+        raise InputError("input.chat: job=predict asks nobody; accepted: job=generate, job=chat")
     if given.file is not None and given.text is not None:
         raise InputError("input: found both input.text and input.file; accepted: one of them")
     if given.file is not None:

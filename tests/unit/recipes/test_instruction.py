@@ -229,6 +229,10 @@ def test_wrong_rows_are_refused(row: Any, said: str, turns_tokenizer: Any) -> No
         ({"train_on": "user"}, "recipe.train_on: found 'user'; accepted: assistant, last, all"),
         ({"without_target": "keep"}, "recipe.without_target: found 'keep'; accepted: error, drop"),
         ({"max_length": 0}, "recipe.max_length: found 0"),
+        (
+            {"chat": False, "system": "a"},
+            "recipe.system: found beside recipe.chat=false; accepted: recipe.chat=true, or",
+        ),
         ({"date": "today"}, "recipe.date: found 'today'; accepted: 2024-07-26"),
     ],
 )
