@@ -588,7 +588,7 @@ class Trainer:
             autocast(self.placement.precision, self.ranks.device),
         ):
             for callback in self.callbacks:
-                callback.on_weights(self.state.step, self.model, self.tokenizer)
+                callback.on_weights(self.state.step, self.model, self.tokenizer, self.recipe)
         self.wrapped.train()
 
     def _forward(self, batch: Batch) -> Any:

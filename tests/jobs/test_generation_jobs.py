@@ -161,6 +161,27 @@ def test_a_system_message_is_the_users_or_that_of_the_training(
         assert ask("job=chat", f"model.path={folder}", *typed, *SHORT).out == wanted
 
 
+def test_a_template_sees_the_day_of_the_training(
+    ask: Callable[..., Any], chatty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(chatty, tmp_path / "dated"))
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }}\n" + TEMPLATE
+    tokenizer.save_pretrained(folder)
+    trained_with(folder, chat=True, date="2019-08-07")
+    messages = [{"role": "user", "content": "happy?"}]
+    tokenizer.chat_template = "2019-08-07\n" + TEMPLATE
+    asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    wanted = expected(chatty, [asked])[0] + "\n"
+    answer = ask("job=generate", f"model.path={folder}", "input.prompt=happy?", *SHORT)
+    assert answer.out == wanted, answer.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("happy?\n"))
+    assert ask("job=chat", f"model.path={folder}", *SHORT).out == wanted
+    (folder / "recipe.json").unlink()  # nobody says when it was trained
+    today = ask("job=generate", f"model.path={folder}", "input.prompt=happy?", *SHORT)
+    assert today.code == 0 and today.out != wanted
+
+
 def test_a_chat_that_outgrows_the_model_goes_on(
     ask: Callable[..., Any],
     chatty: Path,
@@ -286,6 +307,8 @@ def test_generation_stops_where_the_folder_says(
         (("job=generate", "input.file=none.jsonl"), "input.file: "),
         (("job=chat", "input.prompt=a"), "input.prompt: job=chat has no such input"),
         (("job=predict", "input.system=a", "recipe=sequence_classification"), "input.system: job="),
+        (("job=predict", "input.chat=true", "recipe=sequence_classification"), "input.chat: job="),
+        (("job=predict", "input.chat=false", "recipe=sequence_classification"), "input.chat: job="),
         (("job=chat", "launch.num_processes=2"), "launch.num_processes: found 2 for job=chat"),
         (("generation.seed=1",), "generation.seed: job=train has no generation"),
         (("job=predict", "input.prompt=a", "recipe=causal_lm"), "recipe: CausalLM has no answers"),

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Callback:
     def on_step_end(self, step: int, total_steps: int) -> Ask | None:
         """After each optimizer step; `step` counts from 1."""
 
-    def on_weights(self, step: int, model: Any, tokenizer: Any) -> None:
+    def on_weights(self, step: int, model: Any, tokenizer: Any, recipe: "Recipe") -> None:
         """Before the first step, and at each evaluation: look at the weights that it measures.
 
         Only within the call; they and what is random in training stay as they are. All ranks must

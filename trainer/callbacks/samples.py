@@ -9,6 +9,7 @@ from trainer.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from trainer.checkpoint.record import StepLog
+    from trainer.recipe import Recipe
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Samples(Callback):
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     """How, as for job=generate."""
     chat: bool | Literal["auto"] = "auto"
-    """Whether a prompt is a user's message; auto: where the tokenizer has a chat template."""
+    """Whether a prompt is a user's message; auto: as trained, else if there is a chat template."""
 
     def __post_init__(self) -> None:
         self._is_main = False
@@ -41,15 +42,15 @@ class Samples(Callback):
             self._log = StepLog(facts.output_dir / "samples.jsonl")
             self._log.cut_back(facts.first_step or -1)
 
-    def on_weights(self, step: int, model: Any, tokenizer: Any) -> None:
-        from trainer.generation.asking import as_asked
+    def on_weights(self, step: int, model: Any, tokenizer: Any, recipe: "Recipe") -> None:
+        from trainer.generation.asking import as_asked, as_trained
         from trainer.generation.text import generate
 
         if getattr(model, "task", "") != "causal_lm" or tokenizer is None:
             found = f"found {getattr(model, 'architecture', type(model).__name__)}"
             accepted = "accepted: a causal language model with its tokenizer"
             raise InputError(f"callbacks.samples: {found}; {accepted}")
-        asked = as_asked(tokenizer, self.prompts, self.chat)
+        asked = as_asked(tokenizer, self.prompts, as_trained(self.chat, None, vars(recipe)))
         texts = generate(model, tokenizer, asked, self.generation)
         if self._is_main:
             self._show(step, self.prompts[0] + "\n" * (asked is not self.prompts), texts[0])

@@ -37,15 +37,16 @@ def run(run: Run) -> int:
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     model, tokenizer, ends = load_generator(run)
-    chat, system = manner_of_asking(run)
-    if chat is False:
+    manner = manner_of_asking(run)
+    if manner.chat is False:
         found = "false, or the model was trained without a chat template"
         raise InputError(f"input.chat: {found}; accepted: input.chat=true, or job=generate")
-    messages = opening(system)
+    messages = opening(manner.system)
     past, positions = Past(), max_sequence_length(model.config)
     for turn, text in enumerate(_said()):
         messages.append({"role": "user", "content": text})
-        messages, asked = _fitting(tokenizer, messages, positions, run.generation.max_new_tokens)
+        room = positions - min(run.generation.max_new_tokens, positions // 2)
+        messages, asked = _fitting(tokenizer, messages, manner.date, positions, room)
         if not asked:
             continue
         # the draws depend on the prompt's number: it tells the turns apart
@@ -81,16 +82,22 @@ def _said() -> Iterator[str]:
 
 
 def _fitting(
-    tokenizer: "Tokenizer", messages: list[dict[str, str]], positions: int, answer: int
+    tokenizer: "Tokenizer",
+    messages: list[dict[str, str]],
+    date: str | None,
+    positions: int,
+    room: int,
 ) -> tuple[list[dict[str, str]], list[int]]:
-    """The conversation and its ids; the oldest turns leave it until an answer has room.
+    """The conversation and its ids; the oldest turns leave it until it fits the `room`.
 
-    That is of `answer` tokens, but at most half of the model's positions. Without its last message,
-    and no ids, where that alone is too long. Either is told.
+    Without its last message, and no ids, where that alone takes more than all positions. Either is
+    told.
     """
-    kept, room = list(messages), positions - min(answer, positions // 2)
+    from trainer.generation.asking import awaiting_ids
+
+    kept = list(messages)
     while True:
-        ids = tokenizer.apply_chat_template(kept, add_generation_prompt=True, return_dict=False)
+        (ids,) = awaiting_ids(tokenizer, [kept], date)
         asked = [place for place, message in enumerate(kept) if message["role"] == "user"]
         if len(ids) <= room or len(asked) == 1:
             break

@@ -67,7 +67,7 @@ def _stream(run: Run, prompt: str) -> None:
     from trainer.launching.saved_recipe import manner_of_asking
 
     model, tokenizer, ends = load_generator(run)
-    asked = as_asked(tokenizer, [prompt], *manner_of_asking(run))
+    asked = as_asked(tokenizer, [prompt], manner_of_asking(run))
     for _, piece in stream(model, tokenizer, asked, run.generation, ends):
         print(piece, end="", flush=True)
     print()
@@ -100,6 +100,6 @@ def _asked(tokenizer: Any, prompts: list[Any], first: int, how: Any) -> Any:
             accepted = "accepted: a text, or messages"
             raise InputError(f"input row {row}: found the prompt {prompt!r:.40}; {accepted}")
     try:
-        return as_asked(tokenizer, prompts, *how)
+        return as_asked(tokenizer, prompts, how)
     except RowError as error:
         raise InputError(f"input row {first + error.row}: {error}") from None

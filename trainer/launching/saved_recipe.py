@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trainer import hub
 from trainer.errors import InputError
 from trainer.launching.target import OWN_PACKAGES, RECIPE, build
 from trainer.recipe import Recipe
 from trainer.run import Run, fitting_metrics
+
+if TYPE_CHECKING:
+    from trainer.generation.asking import Manner
 
 FILE = "recipe.json"
 ARCHITECTURE = re.compile(r"For([A-Z]\w+)$")
@@ -45,21 +48,15 @@ def recipe_of(
     return build(node, "recipe", RECIPE, trusted_packages)
 
 
-def manner_of_asking(run: Run) -> tuple[bool | Literal["auto"], str | None]:
-    """Whether prompts are a user's messages, and the system message of those that have none.
+def manner_of_asking(run: Run) -> "Manner":
+    """How to ask the run's model: as the user says, else as the recipe in its folder does."""
+    from trainer.generation.asking import as_trained
 
-    As the user says, else as the fields `chat` and `system` of the recipe in the model's folder do.
-    """
     assert run.model.path is not None
     folder = hub.find(run.model.path, revision=run.model.revision, what="model.path")
     file = folder / FILE
     trained = _name_and_fields(file)[1] if folder.is_dir() and file.is_file() else {}
-    chat, system = run.input.chat, run.input.system
-    if chat == "auto" and trained.get("chat") is False:
-        chat = False
-    if system is None and chat is not False:
-        system = trained.get("system")
-    return chat, system
+    return as_trained(run.input.chat, run.input.system, trained)
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import InputError, RowError, nearest
@@ -59,14 +60,18 @@ def chat_text(
     tokenizer: "Tokenizer",
     conversations: Sequence[Sequence[Message]],
     *,
-    tools: Sequence[Mapping[str, Any]] | None,
-    documents: Sequence[Mapping[str, Any]] | None,
-    chat_template: str | None,
-    add_generation_prompt: bool,
-    continue_final_message: bool,
-    variables: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    chat_template: str | None = None,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] = MappingProxyType({}),
+    today: str | None = None,
 ) -> list[str]:
-    """The text of each conversation, as `Tokenizer.apply_chat_template` describes it."""
+    """The text of each conversation, as `Tokenizer.apply_chat_template` describes it.
+
+    `today` is as in `render`.
+    """
     if add_generation_prompt and continue_final_message:
         raise InputError(
             "add_generation_prompt: found beside continue_final_message; accepted: one of them"
@@ -79,6 +84,7 @@ def chat_text(
         [[(messages, add_generation_prompt)] for messages in plain],
         template=chosen_template(tokenizer, chat_template, tools),
         variables={"tools": tools, "documents": documents, **variables},
+        today=today,
     )
     texts = [only.text for (only,) in found]
     return (

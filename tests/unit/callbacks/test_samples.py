@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from recipes.instruction import Instruction
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
-from tests.unit.text_runs import CASES, KillAt, Killed, tokenizer, weights
+from tests.unit.text_runs import CASES, Case, KillAt, Killed, tokenizer, weights
 from trainer import AutoModelForCausalLM
 from trainer.callbacks.samples import Samples
 from trainer.errors import InputError
@@ -50,6 +51,31 @@ def test_they_tell_of_the_weights_that_are_shipped_and_change_nothing(
     shown = "\nhello\n" if case.startswith("chats") else "\nhello"
     assert all(f"sample  step {step}{shown}" in printed for step in (0, 2, 4, 6))
     assert PROMPTS[1] not in printed
+
+
+@pytest.mark.parametrize(
+    "fields", [{"chat": False}, {"system": "so?", "date": "2019-08-07"}, {"date": "2020-01-01"}]
+)
+@pytest.mark.parametrize("chat", ["auto", True])
+def test_prompts_are_asked_as_the_recipe_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], chat: Any
+) -> None:
+    dated = "{{ strftime_now('%Y-%m-%d') }}" + str(tokenizer().chat_template)
+    monkeypatch.setattr(tokenizer(), "chat_template", dated)
+    rows_ = [{"prompt": "what is two", "completion": " and two?"}] * 5
+    case = Case(Instruction(max_length=96, **fields), rows_, CASES["chats, llama"].entries)
+    run = case.trainer(tmp_path, [Samples(PROMPTS, HOW, chat)], max_steps=1, num_epochs=1)
+    asked: Any = PROMPTS
+    if chat is True or fields.get("chat") is not False:
+        before = [{"role": "system", "content": fields["system"]}] if "system" in fields else []
+        template = dated.replace("{{ strftime_now('%Y-%m-%d') }}", run.recipe.date)
+        chats = [[*before, {"role": "user", "content": prompt}] for prompt in PROMPTS]
+        asked = tokenizer().apply_chat_template(
+            chats, chat_template=template, add_generation_prompt=True, return_dict=False
+        )
+    wanted = generate(run.model.eval(), tokenizer(), asked, HOW)
+    run.fit()
+    assert [row["text"] for row in rows(tmp_path)[:2]] == wanted
 
 
 def test_the_shipped_model_says_what_the_last_row_says(tmp_path: Path) -> None:
