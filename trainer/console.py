@@ -11,13 +11,14 @@ PLAIN_WIDTH = 100
 """Columns of standard output where it is not a terminal."""
 
 
-def make_console() -> "Console":
-    """Standard output; without a terminal it gets no colours and no cursor movements."""
+def make_console(stderr: bool = False) -> "Console":
+    """Standard output, or error; without a terminal it gets no colours and no cursor movements."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
-        return Console(highlight=False, markup=False, emoji=False)
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     return Console(
+        stderr=stderr,
         force_terminal=False,
         color_system=None,
         width=PLAIN_WIDTH,

@@ -37,20 +37,28 @@ def evaluate(
     max_tokens: int,
     ranks: Ranks,
     in_step: bool = False,
+    told: Callable[[int, float], None] = lambda done, share: None,
 ) -> Evaluation:
     """Every sample once, whatever the number of ranks: sums and counts, added in batch order.
 
     The batches depend on the data set and the token budget alone; whole ones are dealt to ranks.
     `forward` takes a batch that is on its device. With `in_step`, which a sharded model needs, all
-    ranks call it equally often: who has fewer batches runs placeholders.
+    ranks call it equally often: who has fewer batches runs placeholders. `told` hears how many
+    samples are done, and the share of all tokens, by this rank's count of batches and without
+    waiting for the device.
     """
     batches = evaluation_batches(samples.lengths, max_tokens)
     mine = range(ranks.rank, len(batches), ranks.world_size)
     parts = []
+    done = np.cumsum([0, *map(len, batches)])
+    tokens = np.cumsum([0, *(samples.lengths[batch].sum() for batch in batches)])
+    told(0, 0.0)
     for number in mine:
         batch = samples.collate(batches[number]).to(ranks.device)
         outputs = forward(batch)
         parts.append(_measure(recipe, outputs, batch, ranks.widest))
+        past = min(number + ranks.world_size, len(batches))
+        told(int(done[past]), tokens[past] / max(tokens[-1], 1))
     if in_step and len(mine) < -(-len(batches) // ranks.world_size):
         forward(samples.placeholder().to(ranks.device))
     gathered = ranks.gather_arrays(_joined(parts, list(mine)))

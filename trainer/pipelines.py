@@ -8,6 +8,7 @@ from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from trainer.callbacks.callback import Callback
     from trainer.tokenizer import Tokenizer
 
 TASKS = {
@@ -50,14 +51,19 @@ class Pipeline:
     """A model, its recipe and its tokenizer: call it with one text or many."""
 
     def __init__(
-        self, model: Any, recipe: Recipe, tokenizer: "Tokenizer", settings: TrainSettings
+        self,
+        model: Any,
+        recipe: Recipe,
+        tokenizer: "Tokenizer",
+        settings: TrainSettings,
+        callbacks: "Sequence[Callback]" = (),
     ) -> None:
         from trainer.trainer import Trainer
 
         self.recipe = recipe
         self.model = model
         self.tokenizer = tokenizer
-        self._trainer = Trainer(model, recipe, settings, tokenizer=tokenizer)
+        self._trainer = Trainer(model, recipe, settings, tokenizer=tokenizer, callbacks=callbacks)
 
     def __call__(
         self, inputs: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]]

@@ -575,9 +575,15 @@ class Trainer:
                 max_tokens=tokens,
                 ranks=self.ranks,
                 in_step=is_sharded(self.model),
+                told=lambda done, share: self._tell_evaluated(done, len(samples), share),
             )
         self.wrapped.train(training)
         return found
+
+    def _tell_evaluated(self, done: int, total: int, share: float) -> None:
+        if self.ranks.is_main:
+            for callback in self.callbacks:
+                callback.on_evaluation_batch(done, total, share)
 
     def _show_weights(self) -> None:
         """Let callbacks look at the weights that would be shipped, in the run's precision."""

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from trainer import AutoModelForSequenceClassification, AutoTokenizer
+from trainer.jobs import predict
+from trainer.rendering import evaluation_progress
 
 Ask = Callable[..., Any]
 
@@ -120,6 +122,30 @@ def test_predict_many_in_order(trained: Path, ask: Ask, monkeypatch: Any) -> Non
     assert [row["label"] for row in written] == labels
     scores = [row["score"] for row in written]
     assert np.allclose(scores, [row["score"] for row in listed], atol=1e-6)
+
+
+def test_a_long_evaluation_says_how_far_it_is(
+    trained: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every job: beside its results where these go to a file, else on standard error."""
+    monkeypatch.setattr(evaluation_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(predict, "ROWS_AT_A_TIME", 32)
+    model = f"model.path={trained / 'model'}"
+    small = "trainer.max_tokens_per_micro_batch=64"
+    train = ask("from=run", "output_dir=told", small, "trainer.max_steps=1")
+    measured = ask(
+        "job=evaluate", model, "dataset.validation=dev.jsonl", "output_dir=told-too", small
+    )
+    for answer in (train, measured):
+        told = [line for line in answer.out.splitlines() if line.startswith("evaluating")]
+        places = [int(line.split("samples ")[1].split("/40")[0]) for line in told]
+        assert answer.code == 0 and len(places) > 3 and places == sorted(set(places)), answer
+    answer = ask("job=predict", model, "input.file=dev.jsonl", small)
+    told = answer.err.splitlines()
+    places = [int(line.split("samples ")[1].split("/40")[0]) for line in told]
+    assert all(line.startswith("evaluating  samples ") for line in told)
+    assert len(places) > 3 and places == sorted(set(places)) and places[-1] > 32
+    assert len(predicted(answer)) == 40  # standard output has nothing but answers
 
 
 def test_a_foreign_model_tells_its_task(ask: Ask, tiny: Path, table: Path) -> None:

@@ -74,6 +74,9 @@ class Callback:
     def on_log(self, row: Mapping[str, Any]) -> None:
         """A row was added to metrics.jsonl (training or evaluation)."""
 
+    def on_evaluation_batch(self, done: int, total: int, share: float) -> None:
+        """In the course of an evaluation, from 0 on: samples measured, of all; of their tokens."""
+
     def on_evaluate(self, step: int, metrics: Mapping[str, float], improved: bool) -> Ask | None:
         """After an evaluation; `improved`: the metric for the best model is the best so far."""
 

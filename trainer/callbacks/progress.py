@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trainer.callbacks.callback import Ask, Callback, RunFacts
+from trainer.rendering.evaluation_progress import EvaluationProgress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +19,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass
 class Progress(Callback):
-    """Summaries, a line for each evaluation, and a bar; plain lines where there is no terminal."""
+    """Summaries, a line for each evaluation, and bars; plain lines where there is no terminal."""
 
     def __post_init__(self) -> None:
         self._facts: RunFacts | None = None
         self._bar: Bar | None = None
+        self._evaluation: EvaluationProgress | None = None
         self._last_line = -SECONDS_BETWEEN_LINES
 
     @cached_property
@@ -41,6 +43,7 @@ class Progress(Callback):
         if self._console.is_interactive:
             self._bar = training_bar(self._console, facts.first_step, facts.total_steps)
             self._bar.start()
+        self._evaluation = EvaluationProgress(self._console, self._bar)
 
     def on_step_end(self, step: int, total_steps: int) -> Ask | None:
         if self._bar:
@@ -61,6 +64,10 @@ class Progress(Callback):
             self._last_line = time.monotonic()
             show(self._console, training_line(row, self._facts.total_steps))
 
+    def on_evaluation_batch(self, done: int, total: int, share: float) -> None:
+        if self._evaluation:
+            self._evaluation.on_evaluation_batch(done, total, share)
+
     def on_evaluate(self, step: int, metrics: Mapping[str, float], improved: bool) -> Ask | None:
         if self._facts is None:
             return None  # not the main process
@@ -79,6 +86,8 @@ class Progress(Callback):
         show(console, end_summary(summary, console.width, report=console.is_terminal))
 
     def on_close(self) -> None:
+        if self._evaluation:
+            self._evaluation.on_close()
         if self._bar:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._evaluation = None

@@ -22,13 +22,16 @@ def prepare(run: Run) -> bool:
 def run(run: Run) -> int:
     """Measure the model; writes evaluation.json and evaluation-predictions.jsonl to output_dir."""
     from trainer.checkpoint import files
+    from trainer.console import make_console
     from trainer.data.tokens import default_cache_dir
     from trainer.jobs.parts import load_model, load_tokenizer
     from trainer.outcome import evaluation_results, prediction_lines
+    from trainer.rendering.evaluation_progress import EvaluationProgress
     from trainer.trainer import Trainer
 
     if run.recipe is None:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
+    progress = EvaluationProgress(make_console())
     tokenizer = load_tokenizer(run)
     held_out = _held_out(run)
     trainer = Trainer(
@@ -38,12 +41,16 @@ def run(run: Run) -> int:
         tokenizer=tokenizer,
         eval_dataset=held_out,
         metrics=run.metrics,
+        callbacks=[progress],
         seed=run.seed,
         cache_dir=default_cache_dir(),
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
     )
-    trainer.evaluate()
+    try:
+        trainer.evaluate()
+    finally:
+        progress.on_close()
     if not trainer.ranks.is_main:
         return 0
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)

@@ -97,18 +97,23 @@ def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, s
 
 
 def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
+    from trainer.console import make_console
     from trainer.jobs.parts import load_model, load_tokenizer
     from trainer.pipelines import Pipeline
+    from trainer.rendering.evaluation_progress import EvaluationProgress
 
     tokenizer = load_tokenizer(run)
     model = load_model(run.model, recipe.head, run.seed)
-    pipeline = Pipeline(model, recipe, tokenizer, run.trainer)
+    progress = EvaluationProgress(make_console(stderr=True), total=len(rows))
+    pipeline = Pipeline(model, recipe, tokenizer, run.trainer, [progress])
     for start in range(0, len(rows), ROWS_AT_A_TIME):
-        piece = _piece(rows, start)
+        piece, progress.before = _piece(rows, start), start
         try:
             answers = pipeline.answers(piece)
         except RowError as error:
             raise InputError(f"input row {start + error.row}: {error}") from error
+        finally:
+            progress.on_close()
         for row, answer in zip(piece, answers, strict=True):
             kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
             yield json.dumps({**kept, **answer}, ensure_ascii=False, default=str)

@@ -41,6 +41,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def pace(done: int, share: float, seconds: float) -> tuple[str, str]:
+    """Speed and time left, where `done` samples, this share of the work, took so many seconds."""
+    left = duration(seconds * (1 - share) / share) if share else "-"
+    return speed({"samples_per_second": done / max(seconds, 1e-9)}), left
+
+
 def speed(row: Any) -> str:
     """Samples a second, or tokens where a sample takes longer than that; '' where unknown."""
     samples, tokens = row.get("samples_per_second"), row.get("tokens_per_second")

@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from trainer.callbacks.callback import RunFacts
-from trainer.rendering.figures import measure, speed
+from trainer.rendering.figures import measure, pace, speed
 
 
 def training_line(row: Mapping[str, Any], total_steps: int) -> Text:
@@ -36,6 +36,15 @@ def evaluation_lines(
     for name, metrics in sets.items():
         line.append(f"\n      {name:<{width}}  ").append_text(_measures(metrics))
     return line
+
+
+def evaluating_line(done: int, total: int, share: float, seconds: float) -> Text:
+    """`evaluating  samples 1,024/2,000  31 samples/s  32.0 s left`; `share` of the work is done."""
+    rate, left = pace(done, share, seconds)
+    line = Text.assemble(("evaluating", "bold"), "  ")
+    return line.append_text(_pairs({"samples": f"{done:,}/{total:,}"})).append(
+        f"  {rate}  {left} left"
+    )
 
 
 def sample_lines(step: int, prompt: str, text: str) -> Text:

@@ -12,6 +12,9 @@ import pytest
 from trainer.callbacks import progress
 from trainer.callbacks.callback import RunFacts
 from trainer.callbacks.progress import Progress
+from trainer.console import make_console
+from trainer.rendering import evaluation_progress
+from trainer.rendering.evaluation_progress import EvaluationProgress
 
 FACTS = RunFacts(
     output_dir=Path("runs/a"),
@@ -56,6 +59,8 @@ def run(callback):
     callback.on_start(FACTS)
     for step in range(1, 41):
         callback.on_step_end(step, 40)
+        if step == 20:
+            evaluate(callback, 0)
         if step % 10 == 0:
             where = {"step": step, "epoch": step / 20}
             callback.on_log(where | {"loss": 1 / step, "samples_per_second": 312.4})
@@ -80,6 +85,36 @@ def test_without_a_terminal_there_are_plain_lines_at_a_modest_rate(capsys, monke
     assert "eval  step 40/40  epoch 2.00  loss 0.6000" in lines
     assert "predict  " + SUMMARY["commands"]["predict"] in lines
     assert "[red]" not in printed.out  # the numbers by class are for terminals and results.json
+
+
+def evaluate(callback, seconds=1):
+    """An evaluation of 400 samples in four batches, the longest first, a few seconds each."""
+    for done, share in ((0, 0.0), (100, 0.5), (200, 0.75), (300, 0.9), (400, 1.0)):
+        callback.on_evaluation_batch(done, 400, share)
+        CLOCK[0] += seconds
+
+
+CLOCK = [0.0]
+
+
+def test_without_a_terminal_a_long_evaluation_says_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_progress, "time", SimpleNamespace(monotonic=lambda: CLOCK[0]))
+    evaluate(EvaluationProgress(make_console()), 9)
+    assert capsys.readouterr() == ("", "")  # it took 27 s and ended
+    evaluate(EvaluationProgress(make_console()), 16)
+    assert capsys.readouterr() == (
+        "evaluating  samples 200/400  6.2 samples/s  10.7 s left\n",
+        "",
+    )
+    one_of_two = EvaluationProgress(make_console(stderr=True), total=800)
+    for one_of_two.before in (0, 400):
+        evaluate(one_of_two, 20)
+    assert capsys.readouterr() == (
+        "",
+        "evaluating  samples 200/800  5.0 samples/s  1 min 7 s left\n"
+        "evaluating  samples 400/800  4.0 samples/s  1 min 40 s left\n"
+        "evaluating  samples 600/800  4.3 samples/s  20.0 s left\n",
+    )
 
 
 def test_a_rank_that_was_not_told_of_the_start_is_silent(capsys):
@@ -126,8 +161,42 @@ def test_a_failed_run_gives_the_cursor_back():
     assert _in_a_terminal(80, ["fail"]).rindex("\x1b[?25h") > 0
 
 
+def test_an_evaluations_bar_takes_the_trainings_place_for_a_while():
+    output = _in_a_terminal(100, ["evaluate"])
+    evaluating = output.index("evaluating")
+    assert "300/400" in output[evaluating:] and "10/40" in output[:evaluating]
+    assert "11/40" in output[output.rindex("evaluating") :]
+    assert output.endswith("over\r\n") and "\x1b[?25h" in output[output.rindex("11/40") :]
+
+
+def test_a_failed_evaluation_gives_the_cursor_back():
+    output = _in_a_terminal(100, ["evaluate", "fail"])
+    assert output.rindex("\x1b[?25h") > output.rindex("100/400")
+
+
+def evaluate_within(failing):
+    """Ten steps, and a long evaluation."""
+    callback = Progress()
+    callback.on_start(FACTS)
+    callback.on_step_end(10, 40)
+    callback._bar.refresh()
+    evaluation_progress.time = SimpleNamespace(monotonic=lambda: CLOCK[0])
+    if failing:
+        callback.on_evaluation_batch(0, 400, 0.0)
+        CLOCK[0] += 2
+        callback.on_evaluation_batch(100, 400, 0.5)
+    else:
+        evaluate(callback, 2)
+        callback.on_step_end(11, 40)
+        callback._bar.refresh()
+    callback.on_close()
+    print("over")
+
+
 if __name__ == "__main__":
-    if "fail" in sys.argv:
+    if "evaluate" in sys.argv:
+        evaluate_within("fail" in sys.argv)
+    elif "fail" in sys.argv:
         failing = Progress()
         failing.on_start(FACTS)
         failing.on_close()
