@@ -594,7 +594,9 @@ class Trainer:
             autocast(self.placement.precision, self.ranks.device),
         ):
             for callback in self.callbacks:
-                callback.on_weights(self.state.step, self.model, self.tokenizer, self.recipe)
+                callback.on_weights(
+                    self.state.step, self.model, self.tokenizer, self.recipe, self.eval_samples
+                )
         self.wrapped.train()
 
     def _forward(self, batch: Batch) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainer.data.batch import Samples
     from trainer.recipe import Recipe
 
 
@@ -64,7 +65,14 @@ class Callback:
     def on_step_end(self, step: int, total_steps: int) -> Ask | None:
         """After each optimizer step; `step` counts from 1."""
 
-    def on_weights(self, step: int, model: Any, tokenizer: Any, recipe: "Recipe") -> None:
+    def on_weights(
+        self,
+        step: int,
+        model: Any,
+        tokenizer: Any,
+        recipe: "Recipe",
+        eval_samples: "Mapping[str, Samples]",
+    ) -> None:
         """Before the first step, and at each evaluation: look at the weights that it measures.
 
         Only within the call; they and what is random in training stay as they are. All ranks must

@@ -109,12 +109,40 @@ def test_without_an_evaluation_set_or_a_folder_they_are_printed_all_the_same(
     assert steps == [f"sample  step {step}" for step in (0, 3, 6)]
 
 
+@pytest.mark.parametrize("case", ["chats, llama", "blocks, llama"])
+def test_by_default_it_goes_on_with_what_is_evaluated(tmp_path: Path, case: str) -> None:
+    run = CASES[case].trainer(tmp_path, [Samples(generation=HOW)], **SETTINGS)
+    run.fit()
+    prompts = []
+    for number in range(3):
+        batch = run.eval_samples[""].collate([number])
+        ids, length = batch.inputs()["input_ids"], int(batch.sequence_lengths[0])
+        if case.startswith("chats"):
+            given = int((batch["labels"] != -100).nonzero()[0])
+            assert tokenizer().decode(ids[:given]).endswith("<|im_start|>assistant\n")
+        else:  # a block begins with what the one before it ends with
+            given = int(batch["context"][0]) or min(32, length // 2)
+        prompts.append(ids[:given].tolist())
+    found = rows(tmp_path)
+    shown = tokenizer().batch_decode(prompts, skip_special_tokens=True)
+    assert [row["prompt"] for row in found] == shown * 4
+    with run._shipped_weights():
+        wanted = generate(run.model, tokenizer(), prompts, HOW)
+    assert [row["text"] for row in found[-3:]] == wanted
+
+
 def test_what_cannot_be_gone_on_with_is_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"callbacks\.samples\.prompts: found none; accepted"):
         Samples([])
     long = CASES["blocks, llama"].trainer(tmp_path / "a", [Samples(["hello", "so " * 300])])
     with pytest.raises(InputError, match=r"prompt 1: found \d+ tokens; accepted: 1 to 256"):
         long.fit()
+    room = GenerationSettings(max_new_tokens=256)
+    for sets in (long.eval_samples, {}):
+        full = CASES["blocks, llama"].trainer(tmp_path / "b", [Samples(generation=room)])
+        full.eval_samples = sets
+        with pytest.raises(InputError, match="prompts: found null; accepted: prompts, or an eval"):
+            full.fit()
     classifier = Trainer(
         tiny_model(),
         RECIPES["single_label"],
