@@ -5,6 +5,7 @@ heads.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -92,23 +93,31 @@ def _gradients(
 
 
 def _blocks(q: Tensor, window: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Of q [b, K, L, G, C]: a block's rows, the keys that they see, and a mask [rows x G, keys].
+    """Of q [b, K, L, G, C]: a block's rows, the keys that they see, and `_mask` of its last keys.
 
-    The mask is -inf where a row does not see a key and 0 elsewhere, for the last keys, as many as
-    it has columns; what is before them is seen by all.
+    What is before those is seen by all rows.
     """
     length, queries_per_key = q.shape[2:4]
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        first = 0 if window is None else max(0, start - window)
-        rows = torch.arange(start, end, device=q.device).unsqueeze(1)
-        columns = torch.arange(start if window is None else first, end, device=q.device)
-        hidden = columns > rows
-        if window is not None:
-            hidden |= columns < rows - window
-        mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device)
-        mask = mask.masked_fill_(hidden, -torch.inf).repeat_interleave(queries_per_key, 0)
-        yield slice(start, end), slice(first, end), mask
+        before = 0 if window is None else min(start, window)
+        mask = _mask(end - start, before, window, queries_per_key, q.dtype)
+        yield slice(start, end), slice(0 if window is None else start - before, end), mask
+
+
+@lru_cache(maxsize=256)
+def _mask(rows: int, before: int, window: int | None, copies: int, dtype: torch.dtype) -> Tensor:
+    """[rows x copies, before + rows]: -inf where a row does not see a key, 0 elsewhere.
+
+    The keys are the `before` in front of the first row, and the rows themselves. Layers share it.
+    """
+    row = torch.arange(before, before + rows).unsqueeze(1)
+    key = torch.arange(before + rows)
+    hidden = key > row
+    if window is not None:
+        hidden |= key < row - window
+    mask = torch.zeros(hidden.shape, dtype=dtype)
+    return mask.masked_fill_(hidden, -torch.inf).repeat_interleave(copies, 0)
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Layout:
     def length_groups(self) -> "list[Group]":
         """The sequences in groups of similar lengths: no grid is much larger than what it holds."""
         if self.equal_lengths:
-            return [Group((self.num_sequences, self.longest))]
+            return [Group((self.num_sequences, self.longest), slice(None))]
         lengths, order = self.lengths.sort(descending=True, stable=True)
         cuts, longest = [0], int(lengths[0])
         for place, length in enumerate(lengths.tolist()):
@@ -160,6 +160,9 @@ class Layout:
         lengths = self.lengths[sequences].unsqueeze(1)
         place = torch.arange(int(lengths.max()))
         starts = (self.lengths.cumsum(0) - self.lengths)[sequences].unsqueeze(1)
+        if len(sequences) == 1:
+            start, length = int(starts), len(place)
+            return Group((1, length), slice(start, start + length))
         kept = (place < lengths).to(self.device, non_blocking=True)
         rows = (starts + place.minimum(lengths - 1)).to(self.device, non_blocking=True)
         return Group(tuple(rows.shape), rows, kept)
@@ -227,15 +230,15 @@ class Group:
     """Some sequences of a flat batch as a grid [b, l]; where one has ended it goes on in pads."""
 
     shape: tuple[int, ...]
-    rows: Tensor | None = None
-    """[b, l], each cell's row; None: the batch is the grid, as it lies"""
+    rows: Tensor | slice
+    """[b, l], each cell's row; a slice: the grid as it lies"""
     kept: Tensor | None = None
-    """[b, l] bool, False at pads, whose row is their sequence's last"""
+    """[b, l] bool, False at pads, whose row is their sequence's last; None: there are none"""
 
     def take(self, x: Tensor, pads: float | None = None) -> Tensor:
         """x [T, ...] -> [b, l, ...]; pads repeat a row, or are filled."""
-        if self.rows is None or self.kept is None:
-            return x.view(*self.shape, *x.shape[1:])
+        if self.kept is None:
+            return x[self.rows].view(*self.shape, *x.shape[1:])
         grid = x[self.rows]
         if pads is not None:
             grid[~self.kept] = pads
@@ -243,9 +246,10 @@ class Group:
 
     def put(self, x: Tensor, grid: Tensor) -> None:
         """grid [b, l, ...] into x [T, ...], without the pads."""
-        if self.rows is None or self.kept is None:
-            x.view(*self.shape, *x.shape[1:]).copy_(grid)
+        if self.kept is None:
+            x[self.rows].view_as(grid).copy_(grid)
         else:
+            assert isinstance(self.rows, Tensor), "only gathered rows have pads"
             x[self.rows[self.kept]] = grid[self.kept]
 
 
