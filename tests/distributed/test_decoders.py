@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.decoders import strategies
+from tests.distributed.decoders import cases, strategies
 from tests.unit.text_runs import CASES
 
 pytestmark = pytest.mark.slow
-LAYOUTS = [(n, name, how) for n in (2, 4) for name in CASES for how in strategies(n)]
+LAYOUTS = [(n, name, how) for n in (2, 4) for name in cases(n) for how in strategies(n)]
 
 
 @pytest.fixture(scope="module")
