@@ -24,7 +24,8 @@ from trainer.sharding import ELEMENTWISE, whole_weights
 from trainer.trainer import Trainer
 
 CPU = torch.device("cpu")
-STEPS = 20
+STEPS = 12
+"""Two epochs, each ending with a short batch, and two steps more."""
 ADAPTED = ("token_classification", "masked_lm")
 OFFLOADED = ("token_classification", "causal_lm, tied")
 MOMENTUM = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "learning_rate": 0.05}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.heads import CASES
-from tests.distributed.sharded import ADAPTED, OFFLOADED
+from tests.distributed.sharded import ADAPTED, OFFLOADED, STEPS
 from trainer.sharding import ELEMENTWISE
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_adapters_of_a_sharded_model(
     alone, wanted = found[1][name]
     assert far(weights, alone) <= 1e-12
     assert facts == pytest.approx(wanted, rel=1e-6)
-    checkpoint = folder / f"{world_size} {name} run" / "checkpoint-20"
+    checkpoint = folder / f"{world_size} {name} run" / f"checkpoint-{STEPS}"
     assert not (checkpoint / "model.safetensors").exists()
     assert (checkpoint / "adapter_model.safetensors").exists()
     file = "model.safetensors" if merge else "adapter_model.safetensors"
