@@ -138,9 +138,8 @@ def _run(run: Run) -> int:
     number = num_processes(run)
     if number * run.launch.num_nodes == 1:
         return job.run(run)
-    if not job.prepare(run):
-        return 0
-    end = run_ranks(run, number, [sys.executable, __file__], yaml.safe_dump(run.origin))
+    command, config = [sys.executable, __file__], yaml.safe_dump(run.origin)
+    end = run_ranks(run, number, job.prepare, command, config)
     return complain(end.line, end.code) if end.line else end.code
 
 

@@ -129,11 +129,12 @@ def test_other_launchers_give_the_same(
     check_same_as_two(bench, run)
 
 
-def srun(bench: Bench, *arguments: str, procid: int) -> Any:
-    """One of two tasks, as srun starts them."""
+def srun(bench: Bench, *arguments: str, procid: int, path: str = "", **others: str) -> Any:
+    """One of two tasks, as srun starts them; `path` is Python's."""
     slurm = {"PROCID": str(procid), "LOCALID": str(procid), "NTASKS": "2", "STEP_ID": "0"}
-    slurm |= {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "127.0.0.[1-2]"}
-    return bench.start(*arguments, **{f"SLURM_{name}": value for name, value in slurm.items()})
+    slurm |= {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "127.0.0.[1-2]", **others}
+    variables = {f"SLURM_{name}": value for name, value in slurm.items()}
+    return bench.start(*arguments, PYTHONPATH=path or str(bench.repository), **variables)
 
 
 @pytest.mark.slow
@@ -180,6 +181,35 @@ def test_a_rank_whose_store_is_gone_says_so(bench: Bench, port: int) -> None:
     assert code == 3
     assert err.startswith("error: rank 1: rank 0, which holds the store, is gone, or another")
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_machine_that_dies_as_it_prepares(bench: Bench) -> None:
+    """Two machines of one task each: the one that does not hold the store is killed."""
+    (bench.folder / "rows.py").write_text(
+        "import os, pathlib, time\n"
+        "from dataclasses import dataclass\n"
+        "from trainer.data.rows import Files\n"
+        "@dataclass(frozen=True)\n"
+        "class Rows(Files):\n"
+        "    def load(self):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            pathlib.Path('loading').mkdir()\n"
+        "            time.sleep(3600)\n"
+        "        return super().load()\n"
+    )
+    path = f"{bench.repository}{os.pathsep}{bench.folder}"
+    own = ("trusted_packages=[rows]", "dataset._target_=rows.Rows")
+    own += ("output_dir=dies", "launch.timeout=4")
+    alone = {"LOCALID": "0", "NNODES": "2", "TASKS_PER_NODE": "1(x2)"}
+    tasks = [srun(bench, *SHORT, *own, procid=n, path=path, **alone) for n in (0, 1)]
+    bench.wait_for("loading", tasks[1])
+    tasks[1].kill()
+    code, _, err = finished(tasks[0])
+    assert code == 3
+    said = "error: launch: nothing was heard of rank 1 for 4 s while the data were prepared\n"
+    assert err.endswith(said) and err.count("error: ") == 1
+    finished(tasks[1])
 
 
 # --- ends that nobody planned ---
@@ -341,6 +371,9 @@ def test_two_machines_give_the_same(bench: Bench, machine: Callable[..., Any]) -
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert ends[0][1:] == ("", "")
     check_same_as_two(bench, "machines")
+    again = [machine(node, *SHORT, "output_dir=machines") for node in (0, 1)]
+    for code, out, err in map(finished, again):  # neither leaves before the other has come
+        assert (code, err) == (0, "") and "nothing to do" in out
 
 
 @pytest.mark.slow

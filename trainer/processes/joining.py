@@ -3,17 +3,17 @@
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainer.errors import InputError, LostRank
+from trainer.errors import InputError
 from trainer.processes import meeting
 from trainer.processes.identity import difference, identity
 from trainer.processes.place import Place, check_device, count_devices, is_worker
+from trainer.processes.preparing import prepare_together
 from trainer.processes.rank_log import log_to_file
 from trainer.run import Run
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 logger = logging.getLogger("trainer")
-Job = Callable[[Run], Any]
+Job = Callable[[Run], bool]
 
 
 @contextmanager
@@ -41,10 +41,12 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         log_to_file(run.output_dir, place.rank)
     check_device(place)
     store = _find_store(place, run.launch.timeout)
-    with _lost_store_told(place):
-        machines = _meet(store, place, run)
+    holder = "the launcher" if _has_host() else "rank 0"
+    with meeting.lost_store_told(f"rank {place.rank}: {holder}"):
+        first_ranks = _meet(store, place, run)
         if not is_worker():
-            _prepare(store, place, run, prepare, machines)
+            own, timeout = f"rank {place.rank}", run.launch.timeout
+            prepare_together(store, first_ranks, own, lambda: prepare(run), timeout)
         _warn_of_idle_ranks(place, run)
         warn_of_idle_devices(place)
         _open_group(store, place, run.launch.timeout)
@@ -52,19 +54,6 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
 
     with Ranks().faults_told():
         yield
-
-
-@contextmanager
-def _lost_store_told(place: Place) -> Iterator[None]:
-    """Within it, a store that is gone is a LostRank of one line."""
-    from torch.distributed import DistError
-
-    try:
-        yield
-    except DistError as error:
-        holder = "the launcher" if _has_host() else "rank 0"
-        gone = f"{holder}, which holds the store, is gone, or another rank does not answer"
-        raise LostRank(f"rank {place.rank}: {gone}") from error
 
 
 def _has_host() -> bool:
@@ -81,8 +70,8 @@ def _find_store(place: Place, timeout: float) -> "Store":
     return PrefixStore(f"tempering/{place.job}/{attempt}", store)
 
 
-def _meet(store: "Store", place: Place, run: Run) -> int:
-    """Wait for all ranks, and refuse those that are not like rank 0; returns how many machines."""
+def _meet(store: "Store", place: Place, run: Run) -> list[str]:
+    """Wait for all ranks, refuse those unlike rank 0; returns the first one of each machine."""
     own = json.dumps(identity(run))
     store.set(f"identity {place.rank}", own)
     told = json.dumps([hashlib.sha256(own.encode()).hexdigest(), place.local_rank])
@@ -94,21 +83,7 @@ def _meet(store: "Store", place: Place, run: Run) -> int:
             first, other = (json.loads(store.get(f"identity {r}")) for r in (0, rank))
             accepted = "accepted: one command and one version on all ranks"
             raise InputError(f"launch: on rank {rank} {difference(first, other)}; {accepted}")
-    return sum(local_rank == 0 for _, local_rank in found)
-
-
-def _prepare(store: "Store", place: Place, run: Run, prepare: Job, machines: int) -> None:
-    """Let the first rank of each machine prepare, for as long as that takes, and wait for them."""
-    if place.local_rank == 0:
-        try:
-            prepare(run)
-        except BaseException:
-            store.add("failed", 1)
-            raise
-        store.add("prepared", 1)
-    meeting.wait(lambda: store.add("failed", 0) + store.add("prepared", 0) >= machines, math.inf)
-    if store.add("failed", 0):
-        raise LostRank("the first rank of a machine could not prepare the data")
+    return [name for name, (_, local_rank) in zip(names, found, strict=True) if local_rank == 0]
 
 
 def _warn_of_idle_ranks(place: Place, run: Run) -> None:

@@ -56,13 +56,19 @@ def num_processes(run: Run) -> int:
     return number
 
 
-def run_ranks(run: Run, number: int, command: Sequence[str], config: str) -> End:
+def run_ranks(
+    run: Run, number: int, prepare: Callable[[Run], bool], command: Sequence[str], config: str
+) -> End:
     """Run `command` as `number` ranks, which find `config` in WORKER, and wait for all of them.
 
-    With launch.num_nodes the other machines do the same. Whatever happens to a rank or to us, none
-    is left behind. SIGTERM, SIGUSR1 and SIGINT are handed on to each rank, once each.
+    First `prepare` is called; where it says that nothing is left to do, that is all. With
+    launch.num_nodes the other machines do the same, once all have met. Whatever happens to a rank
+    or to us, none is left behind. SIGTERM, SIGUSR1 and SIGINT are handed on to each rank, once
+    each.
     """
     team = assemble_team(run.launch, number)
+    if not team.prepare(lambda: prepare(run), run.launch.timeout):
+        return End()
     with tempfile.TemporaryDirectory(prefix="tempering-") as folder, _signals() as signals:
         ranks = LocalRanks(team, command, config, folder)
         try:
@@ -70,7 +76,7 @@ def run_ranks(run: Run, number: int, command: Sequence[str], config: str) -> End
             ranks.wait(signals.got)
         finally:
             ranks.close()
-        words = team.all_words(GRACE)
+        words = team.all_words()
         end = conclude(ranks.codes, team.world_size, words, signals.got)
         if end.show is not None:
             sys.stderr.write(ranks.errors_of(end.show))

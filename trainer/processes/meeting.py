@@ -3,11 +3,12 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from trainer.errors import EnvironmentFault, InputError
+from trainer.errors import EnvironmentFault, InputError, LostRank
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
@@ -73,6 +74,18 @@ def arrive(store: "Store", names: list[str], own: str, text: str, timeout: float
             "launch.timeout says how long to wait"
         )
     return [left.decode() for left in store.multi_get(names)]
+
+
+@contextmanager
+def lost_store_told(holder: str) -> Iterator[None]:
+    """Within it, a store that is gone, or hangs, is a LostRank of one line."""
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except DistError as error:
+        gone = "which holds the store, is gone, or another rank does not answer"
+        raise LostRank(f"{holder}, {gone}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -53,7 +53,7 @@ def machine(launch: LaunchSettings, number: int, found: dict[int, object]) -> No
     try:
         team = assemble_team(launch, number)
         found[launch.node_rank] = team
-        team.all_words(5)
+        team.all_words()
     except (InputError, EnvironmentFault) as error:
         found[launch.node_rank] = error
 
@@ -90,7 +90,7 @@ def test_words_are_heard_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None
     for rank, line in ((1, "first"), (0, "second")):
         monkeypatch.setattr(os, "environ", {**os.environ, **place, "RANK": str(rank)})
         assert last_words.leave(line, 3, is_cause=True)
-    heard = team.all_words(5)
+    heard = team.all_words()
     assert [(said.rank, said.line) for said in heard] == [(1, "first"), (0, "second")]
 
 
