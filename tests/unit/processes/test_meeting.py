@@ -135,9 +135,21 @@ def test_no_machine_waits_for_what_is_gone(
     elif elsewhere == "gone":
         hosts.clear()
     try:
-        ranks.wait(told)
+        assert ranks.wait(told, 60)
         assert list(ranks.codes.values()) == left
         if not elsewhere:
             assert team.has_failed() == (left[0] == 7)
     finally:
         ranks.close()
+
+
+def test_a_rank_that_hangs_when_it_is_told_to_stop_is_not_waited_for(tmp_path: Path) -> None:
+    team = assemble_team(LaunchSettings(timeout=5), 2)
+    script = "import os, time; os._exit(143) if os.environ['RANK'] == '0' else time.sleep(60)"
+    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "", str(tmp_path))
+    try:
+        assert not ranks.wait([signal.SIGTERM], 2)
+        assert ranks.codes == {0: 143, 1: None}
+    finally:
+        ranks.close()
+    assert all(h.proc.poll() is not None for h in ranks.context.subprocess_handlers.values())
