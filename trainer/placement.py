@@ -19,7 +19,7 @@ from trainer.outcome import flat
 from trainer.precision import check_same_precision, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
-from trainer.sharding import chosen_strategy, shard
+from trainer.sharding import agreed_strategy, chosen_strategy, shard
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def place(
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
     check_same_precision(ranks.gather(precision))
-    chosen = chosen_strategy(strategy, model, settings, device, cpu_offload)
+    own = chosen_strategy(strategy, model, settings, device, cpu_offload)
+    chosen = agreed_strategy(ranks.gather(own))
     sharded = chosen == "fsdp" and (ranks.world_size > 1 or cpu_offload)
     if isinstance(model, PretrainedModel) and not sharded:
         model.fill(model)

@@ -1,6 +1,6 @@
 """Sharding: every rank holds some rows of each parameter, and a layer whole only while it runs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,6 +65,11 @@ def chosen_strategy(
     if wanted != "auto":
         return wanted
     return "fsdp" if not why_not and _too_large(model, settings, device) else "ddp"
+
+
+def agreed_strategy(chosen: Sequence[str]) -> str:
+    """What all ranks do, whose devices may differ: fsdp where that of one cannot hold the whole."""
+    return "fsdp" if "fsdp" in chosen else "ddp"
 
 
 def shard(

@@ -1,10 +1,12 @@
 """What every rank of `test_sharded.py` runs: whole and sharded trainings, compared by the test."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from tests.unit.test_exactness import SIZES
 from trainer.models.auto import TASKS
 from trainer.models.config import ModelConfig
 from trainer.models.lora_settings import LoRASettings
-from trainer.models.sharded import local
+from trainer.models.sharded import is_sharded, local
 from trainer.precision import autocast
 from trainer.settings import TrainSettings
 from trainer.sharding import ELEMENTWISE, whole_weights
@@ -52,6 +54,7 @@ def main(folder: Path) -> None:
     if world_size == 2:
         found |= resumed(folder)
         found |= by_optimizer()
+        found["auto"] = on_unlike_devices()
         found |= in_bf16()
         found |= {f"drawn {how}": drawn(how) for how in ("lazily", "at once")}
         found |= {f"read {how}": read(folder / "2 masked_lm", how) for how in ("lazily", "at once")}
@@ -127,6 +130,13 @@ def state_bytes(trainer: Trainer) -> list[int]:
     tensors = [*trainer.model.parameters(), *(m for m in moments if m is not None), *average]
     own = sum(local(t).numel() * t.element_size() for t in tensors)
     return trainer.ranks.gather(own)
+
+
+def on_unlike_devices() -> list[bool]:
+    """Whether each rank shards unasked where the last one's device alone cannot hold the model."""
+    with patch("trainer.sharding._too_large", lambda *_: os.environ["RANK"] == "1"):
+        trainer = build("masked_lm", "auto")
+    return trainer.ranks.gather(is_sharded(trainer.model))
 
 
 def offloaded() -> dict[str, Any]:

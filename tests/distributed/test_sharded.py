@@ -117,6 +117,10 @@ def test_a_checkpoint_of_4_processes_goes_on_with_fewer(
     assert far(handed, found[1]["never handed on"]) <= 1e-12
 
 
+def test_auto_is_one_strategy_on_all_ranks(found: dict[int, Any]) -> None:
+    assert found[2]["auto"] == [True, True]
+
+
 def test_only_state_is_in_parts(folder: Path) -> None:
     by_strategy = {how: folder / f"by 4 {how}" / "checkpoint-7" for how in ("ddp", "fsdp")}
     names = {
