@@ -28,7 +28,7 @@ def find_place(launch: LaunchSettings) -> Place | None:
     """The place that the environment tells; None where nobody started us as one of several.
 
     Slurm's variables are translated into those that torch and Accelerate read. Raises InputError
-    where variables are missing, contradict each other, or contradict launch.num_processes.
+    where variables are missing, contradict each other, or contradict what `launch` says.
     """
     job = ""
     if is_task_of_srun():
@@ -45,10 +45,14 @@ def find_place(launch: LaunchSettings) -> Place | None:
     rank, world_size = _number("RANK"), _number("WORLD_SIZE")
     if not 0 <= rank < world_size:
         raise InputError(f"RANK: found {rank}; accepted: 0 to {world_size - 1}, below WORLD_SIZE")
-    _check_number(launch, world_size)
+    if not is_worker():
+        _check_numbers(launch, world_size)
     if world_size == 1:
         return Place(0, 1, 0, "", 0)
     address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
+    if not is_worker() and launch.rendezvous and launch.meeting_point != (address, port):
+        found = f"found {launch.rendezvous}, but the ranks were told to meet at {address}:{port}"
+        raise InputError(f"launch.rendezvous: {found}; accepted: null")
     return Place(rank, world_size, _number("LOCAL_RANK"), address, port, job)
 
 
@@ -111,11 +115,14 @@ def _number(name: str) -> int:
     return int(value)
 
 
-def _check_number(launch: LaunchSettings, world_size: int) -> None:
+def _check_numbers(launch: LaunchSettings, world_size: int) -> None:
     wanted, local = launch.num_processes, os.environ.get("LOCAL_WORLD_SIZE", str(world_size))
     if str(wanted) not in ("auto", local, str(world_size)):
         found = f"found {wanted}, but {local} were started on this machine"
         raise InputError(f"launch.num_processes: {found}; accepted: auto")
+    if launch.num_nodes > 1:
+        found = f"found {launch.num_nodes}, but another launcher has started this process"
+        raise InputError(f"launch.num_nodes: {found}; accepted: 1")
 
 
 # --- Slurm ---

@@ -8,6 +8,7 @@ import torch
 from trainer.errors import InputError
 from trainer.processes.joining import warn_of_idle_devices
 from trainer.processes.place import (
+    WORKER,
     Place,
     check_device,
     find_place,
@@ -122,9 +123,22 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], 
         place_in(monkeypatch, environment)
 
 
-def test_a_number_that_somebody_else_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="launch.num_processes: found 4, but 2 were started"):
-        place_in(monkeypatch, TORCHRUN, num_processes=4)
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({"num_processes": 4}, "launch.num_processes: found 4, but 2 were started"),
+        ({"num_nodes": 4, "rendezvous": "gpu01:29500"}, "launch.num_nodes: found 4, but another"),
+        ({"rendezvous": "gpu01:1"}, "launch.rendezvous: found gpu01:1, .* meet at gpu01:29500; "),
+    ],
+)
+def test_what_somebody_else_has_decided(
+    monkeypatch: pytest.MonkeyPatch, launch: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        place_in(monkeypatch, TORCHRUN, **launch)
+    assert place_in(monkeypatch, TORCHRUN, rendezvous="gpu01:29500") is not None
+    ours = {**TORCHRUN, WORKER: "a config"}
+    assert place_in(monkeypatch, ours, num_nodes=4, rendezvous="gpu01:1") is not None
 
 
 def test_a_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
