@@ -1,18 +1,22 @@
 """Meeting: the store through which processes find each other, and who is missing there."""
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import EnvironmentFault, InputError, LostRank
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
+logger = logging.getLogger("trainer")
+
+LOOPBACK = "127.0.0.1"
 PAUSE = 0.05
 """Seconds between two looks. We look instead of waiting in the store, which hears no signal."""
 
@@ -20,12 +24,19 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what it logs comes as a
 
 
 def host(address: str, port: int, timeout: float, where: str) -> "TCPStore":
-    """Open the store; port 0 is any free one. Raises InputError where the port is taken."""
+    """Open the store; port 0 is any free one. Raises InputError where the port is taken.
+
+    It is open on all of this machine's addresses. Where `address` is none of them, a warning says
+    so: it may be one that is forwarded to us.
+    """
     from torch.distributed import DistNetworkError, TCPStore
 
+    if not _is_ours(address):
+        text = "%s: %s is no address of this machine, where the others are to come"
+        logger.warning(text, where, address)
     try:
         limit = timedelta(seconds=timeout)
-        return TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=limit)
+        return TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, timeout=limit)
     except DistNetworkError as error:
         if "EADDRINUSE" in str(error):
             found = f"port {port} of this machine is in use"
@@ -86,6 +97,24 @@ def lost_store_told(holder: str) -> Iterator[None]:
     except DistError as error:
         gone = "which holds the store, is gone, or another rank does not answer"
         raise LostRank(f"{holder}, {gone}") from error
+
+
+def _is_ours(address: str) -> bool:
+    """Whether a name or number leads to this machine, as far as it knows."""
+    try:
+        found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(_can_be_bound(family, place) for family, _, _, _, place in found)
+
+
+def _can_be_bound(family: socket.AddressFamily, place: Any) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as own:
+        try:
+            own.bind(place)
+        except OSError:
+            return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

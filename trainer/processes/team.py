@@ -90,7 +90,7 @@ def assemble_team(launch: LaunchSettings, number: int) -> Team:
     is gone, InputError where the port is in use or launch.node_rank is taken.
     """
     if launch.num_nodes == 1:
-        address = "127.0.0.1"
+        address = meeting.LOOPBACK
         store = meeting.host(address, 0, launch.timeout, "launch")
         return Team(1, 0, 0, number, number, address, store)
     address, port = launch.meeting_point

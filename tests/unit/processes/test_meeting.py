@@ -49,6 +49,22 @@ def test_who_is_missing_is_named() -> None:
         meeting.arrive(store, names, "rank 1", "", 0.2)
 
 
+def test_an_address_of_another_machine_is_told_at_once(
+    free: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for address in ("192.0.2.1", "no-such-host.invalid"):  # RFC 5737, RFC 2606
+        caplog.clear()
+        with pytest.raises(EnvironmentFault, match="launch: node_rank 1 of 2 did not come"):
+            assemble_team(LaunchSettings(1, 2, 0, f"{address}:{free}", 0.3), 1)
+        assert caplog.messages == [
+            f"launch.rendezvous: {address} is no address of this machine, where the others are to "
+            "come"
+        ]
+    caplog.clear()
+    meeting.host("localhost", 0, 5, "here")
+    assert not caplog.messages
+
+
 def machine(launch: LaunchSettings, number: int, found: dict[int, object]) -> None:
     try:
         team = assemble_team(launch, number)
