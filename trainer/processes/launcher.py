@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from trainer.errors import InputError
@@ -69,8 +68,8 @@ def run_ranks(
     team = assemble_team(run.launch, number)
     if not team.prepare(lambda: prepare(run), run.launch.timeout):
         return End()
-    with tempfile.TemporaryDirectory(prefix="tempering-") as folder, _signals() as signals:
-        ranks = LocalRanks(team, command, config, folder)
+    with _signals() as signals:
+        ranks = LocalRanks(team, command, config)
         try:
             signals.hand_on_to(ranks.send)
             in_time = ranks.wait(signals.got, run.launch.timeout)
@@ -90,7 +89,7 @@ class LocalRanks:
     and SIGUSR1 leaves the ranks without a parent.
     """
 
-    def __init__(self, team: Team, command: Sequence[str], config: str, folder: str) -> None:
+    def __init__(self, team: Team, command: Sequence[str], config: str) -> None:
         from torch.distributed.elastic.multiprocessing import (
             DefaultLogsSpecs,
             Std,
@@ -101,13 +100,17 @@ class LocalRanks:
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # they are ours
         number = range(team.local_world_size)
         silent = {i: Std.ALL for i in number if team.first_rank + i > 0}
-        context = start_processes(
-            name="rank",
-            entrypoint=command[0],
-            args={i: tuple(command[1:]) for i in number},
-            envs={i: _environment(team, i, config) for i in number},
-            logs_specs=DefaultLogsSpecs(folder, silent),
-        )
+        # files without a name from here on: nothing is left of them, however we end
+        with tempfile.TemporaryDirectory(prefix="tempering-") as folder:
+            context = start_processes(
+                name="rank",
+                entrypoint=command[0],
+                args={i: tuple(command[1:]) for i in number},
+                envs={i: _environment(team, i, config) for i in number},
+                logs_specs=DefaultLogsSpecs(folder, silent),
+            )
+            files = {team.first_rank + i: file for i, file in context.stderrs.items() if file}
+            self.errors = {rank: os.open(file, os.O_RDONLY) for rank, file in files.items()}
         self.context = cast("SubprocessContext", context)
         self.team = team
         self.codes: dict[int, int | None] = {}
@@ -147,8 +150,10 @@ class LocalRanks:
 
     def errors_of(self, rank: int) -> str:
         """What a rank wrote to standard error; nothing for rank 0, which wrote to ours."""
-        file = self.context.stderrs[rank - self.team.first_rank]
-        return Path(file).read_text(errors="replace") if file else ""
+        if rank not in self.errors:
+            return ""
+        with open(self.errors.pop(rank), errors="replace") as file:
+            return file.read()
 
     def _look(self) -> dict[int, int | None]:
         handlers = self.context.subprocess_handlers

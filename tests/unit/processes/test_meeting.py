@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -137,7 +138,6 @@ def test_no_machine_waits_for_what_is_gone(
     told: list[int],
     elsewhere: str,
     left: list[int | None],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launcher, "GRACE", 0.3)
@@ -145,7 +145,7 @@ def test_no_machine_waits_for_what_is_gone(
     store = meeting.visit("127.0.0.1", hosts[0].port, 5, "here")
     team = Team(2, 1, 2, 2, 4, "127.0.0.1", store)
     script = f"import os, time; rank = int(os.environ['LOCAL_RANK']); {work}"
-    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "", str(tmp_path))
+    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
     if elsewhere == "failed":
         Team(2, 0, 0, 2, 4, "127.0.0.1", hosts[0]).tell_of_failure()
     elif elsewhere == "gone":
@@ -159,13 +159,26 @@ def test_no_machine_waits_for_what_is_gone(
         ranks.close()
 
 
-def test_a_rank_that_hangs_when_it_is_told_to_stop_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_rank_that_hangs_when_it_is_told_to_stop_is_not_waited_for() -> None:
     team = assemble_team(LaunchSettings(timeout=5), 2)
     script = "import os, time; os._exit(143) if os.environ['RANK'] == '0' else time.sleep(60)"
-    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "", str(tmp_path))
+    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
     try:
         assert not ranks.wait([signal.SIGTERM], 2)
         assert ranks.codes == {0: 143, 1: None}
     finally:
         ranks.close()
     assert all(h.proc.poll() is not None for h in ranks.context.subprocess_handlers.values())
+
+
+def test_what_ranks_write_has_no_file_that_could_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    team = assemble_team(LaunchSettings(timeout=5), 2)
+    script = "import os, sys; sys.stderr.write('I am ' + os.environ['RANK'] + '\\n')"
+    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
+    assert not list(tmp_path.iterdir())
+    assert ranks.wait([], 60)
+    assert (ranks.errors_of(0), ranks.errors_of(1)) == ("", "I am 1\n")
+    ranks.close()
