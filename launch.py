@@ -1,16 +1,19 @@
 """Compose the config, check it, run the job: the command line, the only file that knows Hydra."""
 
+from trainer.processes.early_signals import leave_unsaved
+
+if __name__ == "__main__":
+    leave_unsaved()  # the other imports take a while
+
 import importlib
 import itertools
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import yaml
@@ -91,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command_line() -> NoReturn:
     """What the shell calls: `main`, and then out."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _leave_unsaved)  # until the run takes over and saves first
+    leave_unsaved()
     code = main()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
@@ -101,12 +103,6 @@ def command_line() -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _leave_unsaved(number: int, frame: FrameType | None) -> NoReturn:
-    """A signal before there is anything to save: a queue that sent it starts the job again."""
-    error_line(f"stopped by {signal.Signals(number).name}: not saved")
-    os._exit(143)
 
 
 def start(run: Run) -> int:

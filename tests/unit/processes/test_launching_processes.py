@@ -1,6 +1,7 @@
 """How many ranks a machine gets, what accelerate's settings come to, and a rank's own log."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -123,6 +124,18 @@ def test_nothing_outlives_who_started_it(repository: Path, tmp_path: Path) -> No
     while _runs(int(pid.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_signal_while_modules_are_imported_is_one_line(repository: Path, tmp_path: Path) -> None:
+    """It comes with the first module that only launch.py needs, in a file that stands for it."""
+    (tmp_path / "yaml.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)\n")
+    done = subprocess.run(
+        [sys.executable, str(repository / "launch.py"), "--help"],
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (143, "error: stopped by SIGUSR1: not saved\n")
 
 
 def _runs(pid: int) -> bool:
