@@ -23,6 +23,9 @@ def prepare_together(
     Returns what `job` says on all of them: whether anything is left to do. Raises InputError where
     they do not agree, LostRank where one fails, or gives no sign of life for `timeout` seconds.
     """
+    from torch.distributed import PrefixStore
+
+    store = PrefixStore("preparing", store)  # launchers have keys of the same names
     if own in names:
         try:
             with _signs_of_life(store, own, timeout / SIGNS):

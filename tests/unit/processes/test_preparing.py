@@ -19,6 +19,7 @@ Outcome = bool | Exception
 def outcomes(jobs: dict[str, Callable[[], bool]], timeout: float) -> dict[str, Outcome]:
     """What each of the processes comes to; one that is not of NAMES prepares nothing."""
     host = meeting.host("127.0.0.1", 0, 5, "here")
+    host.add("failed", 0)  # as the launcher of a machine that is ahead of the others
     found: dict[str, Outcome] = {}
 
     def take_part(own: str, job: Callable[[], bool]) -> None:
