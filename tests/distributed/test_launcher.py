@@ -310,21 +310,6 @@ def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_hang_are_told_to_stop_in_vain(bench: Bench) -> None:
-    process = bench.start(*LONG, *QUIET, TWO, "output_dir=deaf", "launch.timeout=3")
-    bench.wait_for("deaf/metrics.jsonl", process)
-    ranks = children(process.pid)
-    for pid in ranks:
-        os.kill(pid, signal.SIGSTOP)
-    process.terminate()
-    code, _, err = finished(process)
-    assert code == 3
-    said = "did not end within launch.timeout of SIGTERM, and had to be killed"
-    assert err.endswith(f"error: rank 0, rank 1: {said}\n")
-    assert not living(ranks)
-
-
-@pytest.mark.slow
 def test_what_a_rank_finds_wrong_is_the_line(bench: Bench) -> None:
     (bench.folder / "foreign").mkdir()
     (bench.folder / "foreign" / "model").mkdir()

@@ -28,21 +28,15 @@ def conclude(
     world_size: int,
     words: Sequence[LastWords],
     told: Sequence[signal.Signals],
-    in_time: bool = True,
 ) -> End:
     """The end of a run, from our ranks' exit codes (None: it had to be killed) and all last words.
 
-    A rank that only felt that another was gone is no cause. `told` are the signals that we got;
-    `in_time` is False where ranks had to be killed for not having ended launch.timeout after them.
+    A rank that only felt that another was gone is no cause. `told` are the signals that we got.
     """
     if not any(code != 0 for code in codes.values()):
         return End()
     causes = [said for said in words if said.is_cause]
     stops = [said for said in causes if said.code in STOPPED]
-    if not in_time and len(stops) == len(causes):
-        late = ", ".join(f"rank {rank}" for rank, code in codes.items() if code is None)
-        said = f"did not end within launch.timeout of {told[0].name}, and had to be killed"
-        return End(f"{late}: {said}", FAILED)
     if told and len(stops) == len(causes):
         line = stops[0].line if stops else f"stopped by {told[0].name}: not saved"
         return End(line, EXIT_CODES[told[0]])

@@ -72,11 +72,11 @@ def run_ranks(
         ranks = LocalRanks(team, command, config)
         try:
             signals.hand_on_to(ranks.send)
-            in_time = ranks.wait(signals.got, run.launch.timeout)
+            ranks.wait(signals.got)
         finally:
             ranks.close()
         words = team.all_words()
-        end = conclude(ranks.codes, team.world_size, words, signals.got, in_time)
+        end = conclude(ranks.codes, team.world_size, words, signals.got)
         if end.show is not None:
             sys.stderr.write(ranks.errors_of(end.show))
     return end
@@ -115,13 +115,12 @@ class LocalRanks:
         self.team = team
         self.codes: dict[int, int | None] = {}
 
-    def wait(self, told: Sequence[int], timeout: float) -> bool:
+    def wait(self, told: Sequence[int]) -> None:
         """Until all have ended; once one has failed, on any machine, GRACE for the others.
 
-        What was `told` to stop saves and has not failed; False where that takes it longer than
-        `timeout` seconds.
+        What was `told` to stop saves, takes the time that this needs, and has not failed.
         """
-        failed_at = told_at = math.inf
+        failed_at = math.inf
         while None in self._look().values():
             well = {None, 0, *STOPPED} if told else {None, 0}
             if failed_at == math.inf and not well.issuperset(self.codes.values()):
@@ -129,14 +128,9 @@ class LocalRanks:
                 failed_at = time.monotonic()
             elif failed_at == math.inf and self.team.has_failed():
                 failed_at = time.monotonic()
-            told_at = min(told_at, time.monotonic()) if told else math.inf
             if time.monotonic() > failed_at + GRACE:
-                return True
-            if time.monotonic() > told_at + timeout and failed_at == math.inf:
-                self.team.tell_of_failure()
-                return False
+                return
             time.sleep(meeting.PAUSE)
-        return True
 
     def send(self, number: int) -> None:
         """A signal to each rank that still runs."""

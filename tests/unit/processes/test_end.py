@@ -57,11 +57,3 @@ def test_conclusions(
     codes: dict[int, int | None], words: list[LastWords], told: list[signal.Signals], end: End
 ) -> None:
     assert conclude(codes, 2, words, told) == end
-
-
-def test_told_to_stop_in_vain() -> None:
-    said = "rank 1: did not end within launch.timeout of SIGTERM, and had to be killed"
-    words, told = [LastWords(0, SAVED, 143, True)], [signal.SIGTERM]
-    assert conclude({0: 143, 1: None}, 2, words, told, in_time=False) == End(said, 3)
-    disk = [LastWords(0, "no space left", 3, True)]
-    assert conclude({0: 3, 1: None}, 2, disk, told, in_time=False).line.endswith("space left")

@@ -151,24 +151,12 @@ def test_no_machine_waits_for_what_is_gone(
     elif elsewhere == "gone":
         hosts.clear()
     try:
-        assert ranks.wait(told, 60)
+        ranks.wait(told)
         assert list(ranks.codes.values()) == left
         if not elsewhere:
             assert team.has_failed() == (left[0] == 7)
     finally:
         ranks.close()
-
-
-def test_a_rank_that_hangs_when_it_is_told_to_stop_is_not_waited_for() -> None:
-    team = assemble_team(LaunchSettings(timeout=5), 2)
-    script = "import os, time; os._exit(143) if os.environ['RANK'] == '0' else time.sleep(60)"
-    ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
-    try:
-        assert not ranks.wait([signal.SIGTERM], 2)
-        assert ranks.codes == {0: 143, 1: None}
-    finally:
-        ranks.close()
-    assert all(h.proc.poll() is not None for h in ranks.context.subprocess_handlers.values())
 
 
 def test_what_ranks_write_has_no_file_that_could_stay(
@@ -179,6 +167,6 @@ def test_what_ranks_write_has_no_file_that_could_stay(
     script = "import os, sys; sys.stderr.write('I am ' + os.environ['RANK'] + '\\n')"
     ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
     assert not list(tmp_path.iterdir())
-    assert ranks.wait([], 60)
+    ranks.wait([])
     assert (ranks.errors_of(0), ranks.errors_of(1)) == ("", "I am 1\n")
     ranks.close()
