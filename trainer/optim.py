@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoint.state_checks import check_average
 from trainer.errors import InputError, nearest
 from trainer.settings import TrainSettings
 
@@ -144,8 +145,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take back a saved average."""
-        assert tensors.keys() == self.shadow.keys()
+        """Take back a saved average. Raises InputError for one of other weights."""
+        check_average(tensors, self.shadow, "ema")
         for name, tensor in tensors.items():
             self.shadow[name].copy_(tensor)
 

@@ -17,6 +17,8 @@ from trainer.callbacks.callback import Callback
 from trainer.checkpoint.resume import compare
 from trainer.checkpoint.shards import Share
 from trainer.checkpoint.state import (
+    CALLBACKS,
+    OPTIMIZER_FACTS,
     Progress,
     SavedState,
     load_optimizer_tensors,
@@ -24,6 +26,7 @@ from trainer.checkpoint.state import (
     read_state,
     write_state,
 )
+from trainer.checkpoint.state_checks import check_best, check_facts, load_callback_state
 from trainer.errors import InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.sharded import is_sharded, own_rows
@@ -143,6 +146,8 @@ class Resumable:
         Raises InputError where `now` differs from the checkpoint in what must match.
         """
         saved = read_state(checkpoint / "state", self._rows())
+        facts = check_facts(checkpoint / "state" / OPTIMIZER_FACTS, saved.optimizer_facts)
+        check_best(checkpoint / "state" / OPTIMIZER_FACTS, facts, saved.progress.best_step)
         _refuse_other_batches(saved.progress, now)
         if saved.progress.step > now.total_steps:
             found = f"found {now.total_steps} steps in all; the run stands at {saved.progress.step}"
@@ -154,15 +159,16 @@ class Resumable:
         self._restore_optimizer(saved, now)
         if self.ema is not None:
             self.ema.load(saved.ema or self.ema.weights())
-        if self.scaler is not None and saved.optimizer_facts["scaler"] is not None:
-            self.scaler.load_state_dict(saved.optimizer_facts["scaler"])
+        if self.scaler is not None and facts["scaler"]:
+            self.scaler.load_state_dict(facts["scaler"])
         callbacks = dict(self._named_callbacks())
         for name, kept in saved.callbacks.items():
             if name in callbacks:
-                callbacks[name].load_state(kept)
+                path = checkpoint / "state" / CALLBACKS
+                load_callback_state(path, name, callbacks[name].load_state, kept)
             elif kept:
                 logger.warning("resume: the state of the callback %s is dropped", name)
-        self._restore_counters(saved.progress, saved.optimizer_facts)
+        self._restore_counters(saved.progress, facts)
         extended = saved.progress.total_steps != now.total_steps
         before, after = saved.progress.config_fingerprint, now.config_fingerprint
         if extended or before.get(patience) != after.get(patience):

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from trainer.checkpoint import files
+from trainer.checkpoint.state_checks import check_weights
+from trainer.errors import InputError
 from trainer.generation.ends import tell_ends
 from trainer.models.adapter_files import saved_names
 from trainer.models.loading import overwrite_weights
@@ -62,8 +64,13 @@ def read_weights(directory: Path, model: nn.Module) -> None:
     if isinstance(model, PretrainedModel):
         overwrite_weights(model, directory)
         return
-    with safe_open(directory / WEIGHTS, "pt") as saved:
-        state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    path = directory / WEIGHTS
+    try:
+        with safe_open(path, "pt") as saved:
+            state = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: is truncated or no safetensors file ({error})") from None
+    check_weights(path, state, model.state_dict())
     with torch.no_grad():
         model.load_state_dict(state, strict=True)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from trainer.checkpoint import files
 from trainer.checkpoint.verify import CorruptCheckpoint, unreadable
 
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
 
 ROWS = "rows"
 """The entry of a part's metadata: JSON of tensor name -> [its first row, rows of the whole]."""
+
+
+FAULTS: tuple[type[Exception], ...] = (
+    *(FileNotFoundError, SafetensorError, ValueError, TypeError, AttributeError),
+    *(RecursionError, OverflowError),
+)
+"""What reading a file raises that is not one of ours."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +91,15 @@ def _paths(folder: Path, stem: str) -> list[Path]:
 
 def _pieces(path: Path) -> "Iterator[tuple[str, int, int | None, Tensor]]":
     """(name, first row, rows of the whole or None, tensor) of every tensor in a file."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as opened:
             rows = json.loads((opened.metadata() or {}).get(ROWS, "{}"))
             for name in opened.keys():  # noqa: SIM118 (not a mapping)
                 first, total = rows.get(name, (0, None))
+                if not all(type(n) is int and n >= 0 for n in (first, total or 0)):
+                    raise ValueError(f"rows of {name}: {rows[name]!r:.60}")
                 yield name, first, total, opened.get_tensor(name)
-    except (FileNotFoundError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+    except FAULTS as error:
         raise CorruptCheckpoint(path, f"not a whole safetensors file ({error})") from None
     except OSError as error:
         raise unreadable(path, error) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import files, shards
 from trainer.checkpoint.shards import Share
+from trainer.checkpoint.state_checks import check_moments, moment_layouts
 from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
 from trainer.errors import InputError
 
@@ -161,15 +162,18 @@ def load_optimizer_tensors(
 ) -> None:
     """Give an optimizer the state that `optimizer_tensors` took, bit for bit.
 
-    Moments keep their dtype and go to their parameter's device, except a step counter, which
-    stays on the CPU where torch keeps it there (unless fused or capturable). Raises InputError,
-    and changes nothing, if they are not those of the parameters that the optimizer has.
+    Moments go to their parameter's device, except a step counter, which stays on the CPU where
+    torch keeps it there (unless fused or capturable). Raises InputError, and changes nothing,
+    unless each has the name, shape and type that this optimizer gives it, and is finite: fused
+    kernels would read and write past a smaller one.
     """
     trained = _named(optimizer, names)
     _check_names({name for name, _, _ in trained}, set(tensors))
-    for name, parameter, _ in trained:
+    layout = moment_layouts(optimizer)
+    for name, parameter, group in trained:
         for moment, tensor in tensors[name].items():
             _check_shape(name, moment, tensor, parameter)
+        check_moments(name, tensors[name], parameter, layout(parameter, group))
     for name, parameter, group in trained:
         on_device = group.get("fused") or group.get("capturable")
         state = {

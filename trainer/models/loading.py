@@ -144,7 +144,7 @@ def overwrite_weights(model: "PretrainedModel", folder: Path) -> None:
                 raise InputError(f"{folder}: tensor {model.hub_name(name)} is missing")
             _check_shape(name, parameter, files.shape(found[short]), folder)
             rows = own_rows(parameter)
-            tensor = files.read(found[short])
+            tensor = finite(files, found[short], folder)
             local(parameter).copy_(tensor if rows is None else tensor[rows.start : rows.stop])
 
 

@@ -17,6 +17,7 @@ from trainer.checkpoint.state import (
     write_state,
 )
 from trainer.errors import InputError
+from trainer.optim import ExponentialMovingAverage
 
 PROGRESS = Progress(
     step=30,
@@ -117,15 +118,60 @@ def test_frozen_parameters_have_no_state():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_moments_keep_their_dtype_and_are_copies(dtype):
     model, optimizer = build("AdamW")
-    train(model, optimizer, range(1))
-    names = dict(model.named_parameters())
-    taken = optimizer_tensors(optimizer, names)
-    taken = {n: {m: t.to(dtype) for m, t in moments.items()} for n, moments in taken.items()}
-    load_optimizer_tensors(optimizer, names, taken)
+    model.to(dtype)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for parameter in weights.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    taken = {n: {m: t.clone() for m, t in s.items()} for n, s in moments_of(optimizer, model)}
+    load_optimizer_tensors(optimizer, dict(model.named_parameters()), taken)
     state = optimizer.state[model[0].weight]
     assert state["exp_avg"].dtype == dtype
     state["exp_avg"].zero_()
     assert taken["0.weight"]["exp_avg"].any()
+
+
+def moments_of(optimizer: torch.optim.Optimizer, model: nn.Module):
+    return optimizer_tensors(optimizer, dict(model.named_parameters())).items()
+
+
+@pytest.mark.parametrize("name", ["AdamW fused", "Adam", "SGD", "Adafactor", "RMSprop"])
+def test_moments_that_the_optimizer_does_not_keep_are_refused(name):
+    """A fused kernel would read and write past a smaller moment, or one of a narrower type."""
+    name, *options = name.split()
+    model, optimizer = build(name, **dict.fromkeys(options, True))
+    train(model, optimizer, range(2))
+    names = dict(model.named_parameters())
+    good = optimizer_tensors(optimizer, names)
+    load_optimizer_tensors(optimizer, names, good)
+    moments = good["0.weight"]
+    victim = next(m for m, t in moments.items() if t.dim())
+    whole = moments[victim]
+    bad = [
+        moments | {victim: torch.ones([1] * whole.dim())},
+        moments | {victim: whole.to(torch.float16)},
+        moments | {victim: torch.full_like(whole, float("nan"))},
+        moments | {victim: torch.tensor(1.0)},
+        moments | {"other": whole},
+        {m: t for m, t in moments.items() if m != victim} | {"other": whole},
+    ]
+    if "step" in moments:
+        bad.append(moments | {"step": torch.tensor(-5.0)})
+    for each in bad:
+        with pytest.raises(InputError, match=r"^optimizer.safetensors: .*0.weight"):
+            load_optimizer_tensors(optimizer, names, good | {"0.weight": each})
+    load_optimizer_tensors(optimizer, names, {n: {} for n in good})  # before the first step
+
+
+def test_an_average_of_other_weights_is_refused():
+    weight = nn.Parameter(torch.ones(3, 2))
+    average = ExponentialMovingAverage([("w", weight)], 0.9)
+    nan = torch.full((3, 2), float("nan"))
+    for bad in ({}, {"v": torch.ones(3, 2)}, {"w": torch.ones(1, 1)}, {"w": nan}):
+        with pytest.raises(InputError, match=r"^ema.safetensors: "):
+            average.load(bad)
+    with pytest.raises(InputError, match=r"^ema.safetensors: w: found .*float64"):
+        average.load({"w": torch.ones(3, 2, dtype=torch.float64)})
 
 
 @pytest.mark.parametrize("name", sorted(NOT_TENSORS))
