@@ -1,0 +1,353 @@
+"""Device: fake CUDA tensors beside real ones on the CPU, and what a GPU would have had to do.
+
+For tests in the process of `tests/cuda/pretended.py`, whose docstring shows how to write one.
+"""
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CUDA = torch.device("cuda", 0)
+ROOT = Path(__file__).parents[2]
+OURS = tuple(f"{ROOT / name}/" for name in ("trainer", "recipes"))
+MEMORY = 80 << 30
+"""Bytes that the device says it has."""
+VIEWS = frozenset(
+    [
+        "device",
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "alias",
+        "as_strided",
+        "chunk",
+        "detach",
+        "diagonal",
+        "expand",
+        "lift_fresh",
+        "narrow",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unfold",
+        "unflatten",
+        "unsqueeze",
+        "view_as_real",
+        "view_as_complex",
+        "is_same_size",
+        "is_pinned",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+    ]
+)
+"""Operations that start no kernel: views, and memory without content."""
+
+
+@dataclass
+class Trace:
+    """What a device was asked to do while it was traced."""
+
+    launches: Counter[str] = field(default_factory=Counter)
+    """Kernels by operation; one that runs several of them counts once"""
+    copies: Counter[str] = field(default_factory=Counter)
+    """Copies of host memory to the device, by operation and place"""
+    waits: Counter[str] = field(default_factory=Counter)
+    """Times that the host has to wait for the device, by operation and place"""
+    bytes: Counter[str] = field(default_factory=Counter)
+    """Bytes that kernels read and write, by operation"""
+    largest: int = 0
+    """Elements of the largest tensor that a kernel wrote"""
+
+    @property
+    def num_launches(self) -> int:
+        return self.launches.total()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.bytes.total()
+
+
+class Device(TorchDispatchMode):
+    """Within it `cuda` tensors are fake, and torch.cuda answers as a GPU of this capability would.
+
+    Tensors on the CPU stay real. What is read from the device is a 1, zeros, or one row less than
+    there could be; each reading is a wait of the trace.
+    """
+
+    def __init__(self, capability: tuple[int, int] = (9, 0), num_devices: int = 1) -> None:
+        super().__init__()
+        self.capability = capability
+        self.num_devices = num_devices
+        self.trace = Trace()
+        """All that happened; `traced` gives a part"""
+        self.fake = _Fake(allow_non_fake_inputs=True)
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        for target, replacement in _answers(self).items():
+            owner, name = target.rsplit(".", 1)
+            holder = named(owner)
+            self._stack.enter_context(mock.patch.object(holder, name, replacement, create=True))
+        self._stack.enter_context(self.fake)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._stack.close()
+
+    @contextmanager
+    def traced(self) -> Iterator[Trace]:
+        """What happens within it alone."""
+        before, self.trace = self.trace, Trace()
+        found = self.trace
+        try:
+            yield found
+        finally:
+            self.trace = before
+            for name in ("launches", "copies", "waits", "bytes"):
+                getattr(before, name).update(getattr(found, name))
+            before.largest = max(before.largest, found.largest)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model with fake parameters and buffers on the device, wherever it was (or on meta).
+
+        Parameters that are one stay one. It costs nothing, however large the model is.
+        """
+        known: dict[int, nn.Parameter] = {}
+        for module in model.modules():
+            for name, old in module._parameters.items():
+                if old is not None:
+                    new = torch.empty(old.shape, dtype=old.dtype, device=CUDA)
+                    fresh = nn.Parameter(new, requires_grad=old.requires_grad)
+                    module._parameters[name] = known.setdefault(id(old), fresh)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    new = torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA)
+                    module._buffers[name] = new
+        return model
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if _on_host(inputs, kwargs.get("device")):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        name = func.name().split("::")[1].split(".")[0]
+        if name in ("_to_copy", "copy_", "_copy_from"):
+            return self._copied(func, name, args, kwargs, inputs)
+        if name == "_local_scalar_dense":
+            self.trace.waits[f"item at {_place()}"] += 1
+            return _one(inputs[0].dtype)
+        try:
+            found = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            self.trace.waits[f"{name} at {_place()}"] += 1
+            found = _plausible(name, args, inputs)
+        self._count(name, inputs, found)
+        return found
+
+    def _copied(
+        self, func: Any, name: str, args: Any, kwargs: dict[str, Any], inputs: list[Tensor]
+    ) -> Any:
+        """A copy between host and device, either way, or on the device."""
+        blocking = not kwargs.get("non_blocking", len(args) > 2 and args[2])
+        source = inputs[-1]
+        to_host = inputs[0] if name != "_to_copy" else None
+        host = to_host is not None and not isinstance(to_host, FakeTensor)
+        if host or (
+            name == "_to_copy" and torch.device(kwargs.get("device") or CUDA).type == "cpu"
+        ):
+            self.trace.waits[f"copy to the host at {_place()}"] += 1
+            if to_host is not None:
+                return to_host.zero_()
+            with unset_fake_temporarily():
+                return torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+        found = func(*args, **kwargs)
+        if isinstance(source, FakeTensor) and source.device.type == "cuda":
+            self._count(name, inputs, found)
+        else:
+            self.trace.copies[f"{name} at {_place()}"] += 1
+            if blocking:
+                self.trace.waits[f"blocking copy to the device at {_place()}"] += 1
+        return found
+
+    def _count(self, name: str, inputs: list[Tensor], found: Any) -> None:
+        outputs = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
+        if not any(x.device.type == "cuda" for x in (*outputs, *inputs)) or name in VIEWS:
+            return
+        for x in inputs:
+            if x.device.type == "cpu" and x.dim() > 0:  # an operation moves its indices itself
+                self.trace.copies[f"{name} at {_place()}"] += 1
+                self.trace.waits[f"blocking copy for {name} at {_place()}"] += 1
+        self.trace.launches[name] += 1
+        moved = sum(x.numel() * x.element_size() for x in (*inputs, *outputs))
+        self.trace.bytes[name] += moved
+        self.trace.largest = max([self.trace.largest, *(x.numel() for x in outputs)])
+
+
+class _Fake(FakeTensorMode):
+    """One that never starts CUDA, though torch.cuda says that it could."""
+
+    avoid_device_init = True  # type: ignore[assignment]
+
+
+def named(dotted: str) -> Any:
+    """The module or class of a dotted name below torch."""
+    found: Any = torch
+    for part in dotted.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
+def _on_host(inputs: list[Tensor], device: Any) -> bool:
+    """Whether an operation has nothing to do with the device."""
+    if device is not None and torch.device(device).type != "cpu":
+        return False
+    return not any(isinstance(x, FakeTensor) or x.device.type != "cpu" for x in inputs)
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    if dtype == torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1
+
+
+def _plausible(name: str, args: Any, inputs: list[Tensor]) -> Any:
+    """What an operation whose shape depends on numbers could have returned."""
+    source = inputs[0]
+    some = max(source.numel() - 1, 0)
+    if name == "nonzero":
+        return torch.empty(some, source.dim(), dtype=torch.int64, device=CUDA)
+    if name == "index":
+        masks = [x for x in args[1] if x is not None and x.dtype == torch.bool]
+        if len(masks) == 1 and args[1][0] is masks[0]:
+            rows = max(masks[0].numel() - 1, 0)
+            shape = (rows, *source.shape[masks[0].dim() :])
+            return torch.empty(shape, dtype=source.dtype, device=CUDA)
+    if name == "masked_select":
+        return torch.empty(some, dtype=source.dtype, device=CUDA)
+    if name == "repeat_interleave":
+        return torch.empty(some + 2, dtype=torch.int64, device=CUDA)
+    if name in ("equal", "is_nonzero"):
+        return True
+    raise AssertionError(f"{name}: its shape depends on numbers, and tests/cuda knows no answer")
+
+
+def _place() -> str:
+    """The innermost line of this project that is running, such as trainer/losses.py:120."""
+    for frame, line in traceback.walk_stack(None):
+        file = frame.f_code.co_filename
+        if file.startswith(OURS):
+            return f"{Path(file).relative_to(ROOT)}:{line}"
+    return "outside of the project"
+
+
+class _Stream:
+    """A stream or an event: whatever it is asked to do is done."""
+
+    device = CUDA
+    device_index = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def record(self, *_: Any) -> Self:
+        return self
+
+    def record_event(self, *_: Any) -> Self:
+        return self
+
+    def query(self) -> bool:
+        return True
+
+    def nothing(self, *_: Any, **__: Any) -> None: ...
+
+    wait = wait_event = wait_stream = synchronize = nothing
+
+
+def _answers(device: Device) -> dict[str, Callable[..., Any]]:
+    """What functions of torch say about the device, by their names."""
+    properties = SimpleNamespace(
+        name="pretended",
+        total_memory=MEMORY,
+        major=device.capability[0],
+        minor=device.capability[1],
+        multi_processor_count=132,
+    )
+    stream = _Stream()
+
+    def const(value: Any) -> Callable[..., Any]:
+        return lambda *_, **__: value
+
+    answers = {
+        "is_available": True,
+        "is_initialized": True,
+        "device_count": device.num_devices,
+        "current_device": 0,
+        "set_device": None,
+        "get_device_capability": device.capability,
+        "get_device_properties": properties,
+        "get_device_name": properties.name,
+        "is_bf16_supported": device.capability >= (8, 0),
+        "mem_get_info": (MEMORY, MEMORY),
+        "memory_allocated": 0,
+        "memory_reserved": 0,
+        "max_memory_allocated": 0,
+        "max_memory_reserved": 0,
+        "reset_peak_memory_stats": None,
+        "memory_stats": {},
+        "empty_cache": None,
+        "synchronize": None,
+        "manual_seed": None,
+        "manual_seed_all": None,
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": None,
+        "current_stream": stream,
+        "default_stream": stream,
+        "stream": stream,
+        "Stream": stream,
+        "Event": stream,
+    }
+    found = {f"torch.cuda.{name}": const(value) for name, value in answers.items()}
+    found["torch.cuda.amp.common.amp_definitely_not_available"] = const(False)
+    found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
+    found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
+    found["torch.Tensor.is_pinned"] = const(False)
+    # the fake one reads number after number
+    found["torch._subclasses.fake_tensor.FakeTensor.tolist"] = lambda x: x.cpu().tolist()
+    return found
