@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,56 @@ The moment is "before", "during" (half of a piece of a file is written) or "afte
 
 READERS = 4
 """Files that are hashed at a time: it takes longer than writing them."""
+WINDOW = 1 << 22
+"""Bytes that are hashed and written at a time."""
+
+Seals = dict[Path, tuple[int, str]]
+"""Path -> (bytes, sha256) of a file."""
+_seals: ContextVar[Seals | None] = ContextVar("seals", default=None)
+_deferred: ContextVar["Deferred | None"] = ContextVar("deferred", default=None)
+
+
+class Deferred:
+    """Files that are still to be written, their contents held in host memory."""
+
+    def __init__(self) -> None:
+        self._writes: list[Callable[[], None]] = []
+
+    def write(self) -> None:
+        """Write them, in order; each lets go of its memory."""
+        while self._writes:
+            self._writes.pop(0)()
+
+    def _add(self, write: Callable[[], None]) -> None:
+        self._writes.append(write)
+
+
+@contextmanager
+def deferred() -> Iterator[Deferred]:
+    """Within it this thread's files are not written but kept; tensors are copied.
+
+    Folders are made at once. The copies of a GPU's tensors may still be under way when it ends.
+    """
+    kept = Deferred()
+    token = _deferred.set(kept)
+    try:
+        yield kept
+    finally:
+        _deferred.reset(token)
+
+
+@contextmanager
+def sealing() -> Iterator[Seals]:
+    """Within it this thread's files are hashed as they are written: gives their seals.
+
+    Tensors that are not finite are refused with NumericsError.
+    """
+    seals: Seals = {}
+    token = _seals.set(seals)
+    try:
+        yield seals
+    finally:
+        _seals.reset(token)
 
 
 @contextmanager
@@ -40,6 +92,9 @@ def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Make or replace a file; a reader or a crash finds the old content or the new, never half."""
+    if (kept := _deferred.get()) is not None:
+        kept._add(partial(write_bytes, path, data))
+        return
     _write(path, [data], len(data))
 
 
@@ -57,8 +112,15 @@ def write_tensors(
     path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
 ) -> None:
     """As `write_bytes`: a safetensors file, streamed one tensor at a time from any device."""
-    from trainer.checkpoint.tensors import pieces
+    from trainer.checkpoint.tensors import all_finite, host_copies, pieces
 
+    if (kept := _deferred.get()) is not None:
+        copies, made = host_copies(tensors)
+        kept._add(made)
+        kept._add(partial(write_tensors, path, copies, metadata))
+        return
+    if _seals.get() is not None:
+        all_finite(path.name, tensors)
     size, stream = pieces(tensors, metadata or {})
     _write(path, stream, size)
 
@@ -188,32 +250,42 @@ def readable(size: float) -> str:
 
 def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> None:
     staged = path.with_name(f".tmp-{path.name}")
+    seals = _seals.get()
+    digest = None if seals is None else hashlib.sha256()
     try:
         with (
             operation("write", staged, path, size=size),
             open(staged, "wb", buffering=0) as file,
         ):
             for piece in pieces:
-                _write_piece(file, piece, "write", staged)
+                _write_piece(file, piece, "write", staged, digest)
         fsync_file(staged)
         replace(staged, path)
+        if seals is not None and digest is not None:
+            seals[path] = (size, digest.hexdigest())
     except BaseException:
         with suppress(OSError):
             staged.unlink()
         raise
 
 
-def _write_piece(file: Any, piece: bytes | memoryview, name: str, path: Path) -> None:
+def _write_piece(
+    file: Any, piece: bytes | memoryview, name: str, path: Path, digest: Any = None
+) -> None:
     whole = memoryview(piece)
     half = len(whole) // 2
-    _write_all(file, whole[:half])
+    _write_all(file, whole[:half], digest)
     _tell("during", name, path)
-    _write_all(file, whole[half:])
+    _write_all(file, whole[half:], digest)
 
 
-def _write_all(file: Any, rest: memoryview) -> None:
+def _write_all(file: Any, rest: memoryview, digest: Any) -> None:
     while rest:
-        rest = rest[file.write(rest) :]  # one call may write less than it is given
+        window = rest[:WINDOW]
+        written = file.write(window)  # one call may write less than it is given
+        if digest is not None:
+            digest.update(window[:written])
+        rest = rest[written:]
 
 
 def _fsync(path: Path, flags: int) -> None:

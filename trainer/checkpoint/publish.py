@@ -8,17 +8,15 @@ published before: it is put back if the crash came before the new folder had tak
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from trainer.checkpoint import files
 from trainer.checkpoint.verify import MANIFEST, Manifest, regular_files
 from trainer.errors import EnvironmentFault, InputError, NumericsError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger("trainer")
 Result = TypeVar("Result")
@@ -75,22 +73,59 @@ def publish(
     disk fails or has less than `expected_bytes` free. After any failure all is as it was.
     """
     ranks = ranks or Alone()
+    staging = begin(final, expected_bytes, ranks)
+    return complete(staging, final, fill, facts=facts, ranks=ranks)
+
+
+def begin(final: Path, expected_bytes: int, ranks: Ranks) -> Path:
+    """Make the empty folder that `complete` fills and publishes as `final`. Every rank calls it."""
     staging = final.with_name(f".tmp-{final.name}")
-    main = ranks.rank == 0
-    try:
+    with _undone(staging, ranks):
+        main = ranks.rank == 0
         together(ranks, lambda: _prepare(final, staging, expected_bytes) if main else None)
-        together(ranks, lambda: _fill(staging, fill))
+        together(ranks, lambda: check_seen(staging))
+    return staging
+
+
+def deferred(staging: Path, fill: Callable[[Path], None], ranks: Ranks) -> files.Deferred:
+    """What `fill` would write, copied into host memory. Every rank calls it, for itself."""
+    with _undone(staging, ranks), files.deferred() as kept:
+        together(ranks, lambda: fill(staging))
+    return kept
+
+
+def complete(
+    staging: Path,
+    final: Path,
+    fill: Callable[[Path], None],
+    *,
+    facts: Mapping[str, Any],
+    ranks: Ranks,
+) -> Path:
+    """Fill the folder that `begin` has made, and publish it. Every rank calls it."""
+    main = ranks.rank == 0
+    with _undone(staging, ranks):
+        sealed = together(ranks, lambda: _fill(staging, fill))
         # the list of one rank: on a network's filesystem each may see another for a while
         names = together(ranks, lambda: sorted(regular_files(staging)) if main else [])[0]
-        shares = together(ranks, lambda: _seal(staging, names, ranks.rank, ranks.world_size))
-        entries = {name: (n, digest) for share in shares for name, (n, digest) in share.items()}
-        manifest = Manifest(entries, facts)
+        known = {name: (n, digest) for part in sealed for name, (n, digest) in part.items()}
+        others = [name for name in names if name not in known]
+        shares = together(ranks, lambda: _seal(staging, others, ranks.rank, ranks.world_size))
+        known |= {name: (n, digest) for part in shares for name, (n, digest) in part.items()}
+        manifest = Manifest({name: known[name] for name in names}, facts)
         together(ranks, lambda: _put_in_place(staging, final, manifest) if main else None)
+    return final
+
+
+@contextmanager
+def _undone(staging: Path, ranks: Ranks) -> Iterator[None]:
+    """After a failure within it nothing is left."""
+    try:
+        yield
     except BaseException:
-        if main and staging.exists():
+        if ranks.rank == 0 and staging.exists():
             discard(staging)
         raise
-    return final
 
 
 def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
@@ -165,10 +200,12 @@ def _replaceable(final: Path) -> bool:
     return (final / MANIFEST).is_file() or (final.is_dir() and not any(final.iterdir()))
 
 
-def _fill(staging: Path, fill: Callable[[Path], None]) -> None:
+def _fill(staging: Path, fill: Callable[[Path], None]) -> dict[str, tuple[int, str]]:
+    """Path -> (bytes, sha256) of the files that were written here: hashed on their way to disk."""
     check_seen(staging)
-    with files.operation("fill", staging):
+    with files.operation("fill", staging), files.sealing() as seals:
         fill(staging)
+    return {path.relative_to(staging).as_posix(): seal for path, seal in seals.items()}
 
 
 def _seal(
@@ -215,21 +252,8 @@ def _restore(old: Path, final: Path) -> None:
 def _check_finite(path: Path) -> None:
     from safetensors import safe_open
 
+    from trainer.checkpoint.tensors import all_finite
+
     with safe_open(path, "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-            if bad := _not_finite(tensors.get_tensor(name)):
-                raise NumericsError(
-                    f"{path.name}: {bad} values of {name} are not finite; not saved"
-                )
-
-
-def _not_finite(tensor: "Tensor") -> int:
-    """How many values are NaN or infinite; both show in the extremes, which one pass finds."""
-    import torch
-
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return 0
-    wide = tensor if tensor.element_size() > 1 else tensor.float()
-    if torch.stack(wide.aminmax()).isfinite().all():
-        return 0
-    return int((~wide.isfinite()).sum())
+            all_finite(path.name, {name: tensors.get_tensor(name)})

@@ -1,10 +1,13 @@
 """Tensors as the bytes of a safetensors file, one tensor in memory at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from trainer.errors import NumericsError
 
 # Why not safetensors.torch.save_file: its I/O errors are texts without an errno, its files are
 # readable by their owner alone, and a test could not stop it half way.
@@ -41,6 +44,66 @@ def pieces(
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
     return len(head) + end, _stream(head, [tensors[name] for name in names])
+
+
+def host_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """Copies in host memory that later steps do not change, and what waits until they are made.
+
+    Those of a GPU's tensors are page-locked and only queued: the caller goes on at once.
+    """
+    copies = {name: _host_copy(tensor.detach()) for name, tensor in tensors.items()}
+    on_gpu = [tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"]
+    made = [torch.cuda.current_stream(device).record_event() for device in set(on_gpu)]
+
+    def wait() -> None:
+        for event in made:
+            event.synchronize()
+
+    return copies, wait
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def all_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise NumericsError, naming the file and the tensor, where a value is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if bad := not_finite(tensor.detach()):
+            raise NumericsError(f"{file}: {bad} values of {name} are not finite; not saved")
+
+
+EXPONENTS: dict[torch.dtype, np.integer] = {
+    torch.bfloat16: np.int16(0x7F80),
+    torch.float16: np.int16(0x7C00),
+    torch.float32: np.int32(0x7F80_0000),
+    torch.float64: np.int64(0x7FF0_0000_0000_0000),
+}
+"""The bits of the exponent: all are set in what is NaN or infinite, and only there."""
+CHUNK = 1 << 18
+
+
+def not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return 0
+    if tensor.device.type != "cpu" or tensor.dtype not in EXPONENTS:
+        wide = tensor if tensor.element_size() > 1 else tensor.float()
+        return int((~wide.isfinite()).sum())
+    exponent = EXPONENTS[tensor.dtype]
+    values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().view(exponent.dtype)
+    # numpy's passes take one core and no lock: a thread does this while training goes on
+    masked = np.empty(min(CHUNK, len(values)), exponent.dtype)
+    found = 0
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK]
+        part = np.bitwise_and(chunk, exponent, out=masked[: len(chunk)])
+        if part.max() == exponent:
+            found += int((part == exponent).sum())
+    return found
 
 
 def _stream(head: bytes, tensors: list[Tensor]) -> Iterator[bytes | memoryview]:
