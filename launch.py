@@ -41,6 +41,7 @@ from trainer.launching.assemble import OF_JOBS, Choices, assemble, defaults
 from trainer.launching.child import run_child
 from trainer.launching.command import PATHS, Command, parse, typed
 from trainer.launching.help import help_text
+from trainer.launching.received import check_received
 from trainer.launching.saved_recipe import with_saved_recipe
 from trainer.launching.secret_values import redacted, redacted_override
 from trainer.launching.sweep_results import sweep_results, write_csv
@@ -209,7 +210,7 @@ def _compose(command: Command) -> tuple[dict[str, Any], Choices]:
     groups = {s.key: _option(s, folders) for s in settings if _is_choice(s, folders)}
     values = [s for s in settings if not _is_choice(s, folders)]
     if command.from_run is not None:
-        base, choices = _from_run(command, groups, folders)
+        base, choices = _from_run(command, groups, folders, values)
     else:
         _imply(groups, {s.key for s in values}, command, folders)
         base, choices = _from_files(command, groups, folders)
@@ -361,7 +362,7 @@ def _composed(command: Command, overrides: list[str]) -> DictConfig:
 
 
 def _from_run(
-    command: Command, groups: dict[str, str | None], folders: list[Path]
+    command: Command, groups: dict[str, str | None], folders: list[Path], typed: list[Setting]
 ) -> tuple[DictConfig, Choices]:
     """The config that the run in `command.from_run` left, with the groups that were chosen anew."""
     file = Path(command.from_run or "", "config.yaml")
@@ -370,7 +371,10 @@ def _from_run(
     if "experiment" in groups or groups.get("job", "evaluate") != "evaluate":
         accepted = "job=evaluate, or any group but experiment"
         raise InputError(f"from: other groups were chosen; accepted: {accepted}")
-    base = OmegaConf.create(_escaped(yaml_files.read(file)))
+    saved = yaml_files.read(file)
+    unused = [*groups, *(("model", "recipe", "tokenizer") if _evaluates(saved, groups) else ())]
+    _check_received({k: v for k, v in saved.items() if k not in unused}, file, typed)
+    base = OmegaConf.create(_escaped(saved))
     if groups:
         fresh, _ = _from_files(command, {**groups, "experiment": None}, folders)
         for group in groups:
@@ -385,6 +389,17 @@ def _from_run(
     )
     chosen = {group: option for group, option in groups.items() if option}
     return base, Choices(chosen, name_prefix=kept[1] if kept else None)
+
+
+def _evaluates(saved: dict[str, Any], groups: dict[str, str | None]) -> bool:
+    return (groups.get("job") or saved.get("job")) == "evaluate"
+
+
+def _check_received(saved: dict[str, Any], file: Path, typed: list[Setting]) -> None:
+    trusted = next((s.value for s in typed if s.key == "trusted_packages"), None)
+    packages = [str(each) for each in trusted] if isinstance(trusted, list) else []
+    given, deleted = ({s.key for s in typed if s.deleted is gone} for gone in (False, True))
+    check_received(saved, file, given, deleted, packages)
 
 
 def _escaped(values: Any) -> Any:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainer.errors import InputError
 from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.run_folder import RunFolder
@@ -102,7 +103,7 @@ def next_commands(run: Run, recipe: Recipe) -> dict[str, str]:
     texts = ["input.text='...'", "input.text_pair='...'"][: len(recipe.text_columns)]
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))
     predict = {"predict": " ".join([program, "job=predict", model, *texts])} if texts else {}
-    if recipe.head.task == "causal_lm":
+    if _is_language_model(recipe):
         # what was learnt of little repeats itself where it is greedy
         drawn = " generation.temperature=0.8 generation.top_p=0.95" * run.model.from_scratch
         predict = {"generate": f"{program} job=generate {model} input.prompt='...'{drawn}"}
@@ -114,10 +115,25 @@ def next_commands(run: Run, recipe: Recipe) -> dict[str, str]:
     }
 
 
+def _is_language_model(recipe: Recipe) -> bool:
+    try:
+        return recipe.head.task == "causal_lm"
+    except InputError:  # a classifier whose labels the training rows tell
+        return False
+
+
 def _show_complete(run: Run, results: Mapping[str, Any]) -> None:
     from trainer.console import make_console, show
     from trainer.rendering.end import end_summary
 
     console = make_console()
+    # the commands are made anew: results.json may come from somebody else
+    commands = next_commands(run, run.recipe) if run.recipe else {}
+    told = {**results, "model_path": str(run.output_dir / "model"), "commands": commands}
+    try:
+        summary = end_summary(told, console.width, report=False)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        file = run.output_dir / "results.json"
+        raise InputError(f"{file}: not what this program writes ({error})") from None
     show(console, f"{run.output_dir}: complete at step {results['steps']}; nothing to do")
-    show(console, end_summary(results, console.width, report=False))
+    show(console, summary)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import hub
 from trainer.errors import InputError
+from trainer.launching.received import check_target
 from trainer.launching.target import OWN_PACKAGES, RECIPE, build
 from trainer.recipe import Recipe
 from trainer.run import Run, fitting_metrics
@@ -42,7 +43,10 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of a model's folder, hub id or pkg:// path, with the fields `given` replaced."""
     given = given or {}
-    saved = _saved(hub.find(path, revision=revision, what="model.path"))
+    folder = hub.find(path, revision=revision, what="model.path")
+    saved = _saved(folder)
+    if "_target_" not in given:
+        check_target(saved["_target_"], folder / FILE, "recipe", trusted_packages)
     chosen = given.get("_target_", saved["_target_"])
     node = {**saved, **given} if chosen == saved["_target_"] else given
     return build(node, "recipe", RECIPE, trusted_packages)

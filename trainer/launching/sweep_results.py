@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 from trainer.checkpoint import files
 from trainer.metrics.direction import directions
 from trainer.run import Run
+
+logger = logging.getLogger("trainer")
 
 STATUS = {
     None: "not started",
@@ -102,13 +105,18 @@ def _measured(run: Run, exit_code: int | None) -> dict[str, Any]:
     file = run.output_dir / RESULTS.get(run.job, "nothing")
     if exit_code != 0 or not file.is_file():
         return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    chosen = found.get("best") or _own_metric(run, found["metrics"])
-    if chosen["value"] is None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        chosen = found.get("best") or _own_metric(run, found["metrics"])
+        if chosen["value"] is None:
+            return {}
+        known = directions(run.metrics)
+        result = max((r for r in known if f"_{chosen['metric']}".endswith(f"_{r}")), key=len)
+        facts = {"metric": str(chosen["metric"]), "value": float(chosen["value"])}
+        return {**facts, "step": chosen.get("step"), "greater_is_better": known[result]}
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning("%s: not what this program writes (%s)", file, error)
         return {}
-    known = directions(run.metrics)
-    result = max((r for r in known if f"_{chosen['metric']}".endswith(f"_{r}")), key=len)
-    return {**chosen, "greater_is_better": known[result]}
 
 
 def _own_metric(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:

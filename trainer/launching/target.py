@@ -56,14 +56,14 @@ def resolve(target: Any, where: str, trusted_packages: Sequence[str] = ()) -> ty
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         raise InputError(f"{where}: found {show(target)}; {accepted}")
     module_name, _, name = target.rpartition(".")
-    if not _inside(module_name, trusted):
+    if not is_inside(module_name, trusted):
         raise InputError(f"{where}: '{target}' is not trusted; {accepted}")
     module = _import(module_name, where)
     found = vars(module).get(name)
     if not isinstance(found, type):
         classes = [n for n, value in vars(module).items() if is_dataclass(value)]
         raise InputError(f"{where}: no class '{target}'{nearest(name, classes)}; {accepted}")
-    if not _inside(found.__module__, trusted):
+    if not is_inside(found.__module__, trusted):
         home = f"{found.__module__}.{found.__qualname__}"
         raise InputError(f"{where}: '{target}' is {home}, which is not trusted; {accepted}")
     if not is_dataclass(found):
@@ -71,7 +71,8 @@ def resolve(target: Any, where: str, trusted_packages: Sequence[str] = ()) -> ty
     return found
 
 
-def _inside(module: str, packages: Sequence[str]) -> bool:
+def is_inside(module: str, packages: Sequence[str]) -> bool:
+    """Whether a module is one of these packages, or inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 

