@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.data.foreign_folders import check_regular
+from trainer.data.foreign_tables import read_parquet
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def read(path: Path, where: str, *, has_header: bool = True) -> "pa.Table":
     place = f"{where}: {path}"
     ending = path.suffix.lower()
     accepted = f"accepted: {' '.join(ENDINGS)}"
+    check_regular(path, where)
     if ending in PICKLED or (path.is_file() and _is_pickle(path)):
         raise InputError(f"{place}: pickle files are not read; {accepted}")
     if ending not in ENDINGS:
@@ -49,7 +52,7 @@ def _readers(has_header: bool) -> dict[str, Callable[[Path, str], "pa.Table"]]:
         ".tsv": partial(delimited, delimiter="\t", quoted=False),
         ".json": _json,
         ".jsonl": _json_lines,
-        ".parquet": _parquet,
+        ".parquet": read_parquet,
         ".txt": _lines_of_text,
         ".conll": _conll,
     }
@@ -195,17 +198,6 @@ def _column(values: list[Any], name: str, places: list[str]) -> "pa.Array":
         found = f"'{name}' is {values[row]!r:.60} ({type(values[row]).__name__})"
         raise InputError(f"{places[row]}: {found}, which does not fit a column of the rows above")
     return pa.array(values)
-
-
-def _parquet(path: Path, place: str) -> "pa.Table":
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        found = str(error).splitlines()[0]
-        raise InputError(f"{place}: not a whole parquet file ({found})") from None
 
 
 def _conll(path: Path, place: str) -> "pa.Table":

@@ -2,11 +2,12 @@
 
 import glob
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trainer.data.foreign_folders import check_files, read_saved
 from trainer.data.formats import ENDINGS, read
 from trainer.errors import EnvironmentFault, InputError, nearest
 
@@ -71,6 +72,7 @@ def files_at(path: str, where: str) -> list[Path]:
         return [place]
     if place.is_dir():
         files = [file for file in sorted(place.rglob("*")) if _is_data(file, place)]
+        check_files(files, place, where)
         accepted = f"files in {' '.join(ENDINGS)}"
     else:
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True))]
@@ -138,14 +140,7 @@ def _read_all(files: list[Path], where: str, has_header: bool) -> "Dataset":
 
 
 def _saved_to_disk(folder: Path, where: str) -> Source:
-    from datasets import Dataset, load_from_disk
-
-    try:
-        saved: Any = load_from_disk(str(folder))
-    except Exception as error:  # a damaged folder raises whatever its broken part does
-        found = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{where}: {folder}: not what save_to_disk wrote ({found})") from None
-    splits: Mapping[str, Dataset] = {"train": saved} if isinstance(saved, Dataset) else saved
+    splits = read_saved(folder, where)
     return Source(list(splits), lambda split: splits[split])
 
 

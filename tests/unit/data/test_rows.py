@@ -146,7 +146,7 @@ def test_what_save_to_disk_wrote_loads_with_its_label_names() -> None:
     one = Files(path="one", validation_fraction=0).load().train
     assert one is not None and one[:] == rows[:]
     Path("one/state.json").write_text("{")
-    assert refusal(path="one").startswith("dataset.path: one: not what save_to_disk wrote (")
+    assert refusal(path="one").startswith("dataset.path: one/state.json: not JSON (")
 
 
 def test_a_changed_file_is_read_anew_and_nothing_is_left_on_disk(folder: Path) -> None:

@@ -1,0 +1,104 @@
+"""Folders of data from others: no link leads out of them, and what save_to_disk wrote is read here.
+
+`datasets.load_from_disk` opens whatever path state.json names, and obeys the metadata that it
+finds; this reads the Arrow files in the folder, and nothing else.
+"""
+
+import json
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.data.foreign_tables import read_arrow
+from trainer.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+STATE, DICT = "state.json", "dataset_dict.json"
+MAX_JSON = 16 << 20
+
+
+def check_files(files: Iterable[Path], folder: Path, where: str) -> None:
+    """Refuse files of a folder that are links out of it, or no regular files.
+
+    A snapshot in the hub's cache is a folder of links into the blobs of its own repository; those
+    may leave it.
+    """
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        allowed.append((folder.parent.parent / "blobs").resolve())
+    for file in files:
+        real = file.resolve()
+        if not any(real.is_relative_to(place) for place in allowed):
+            raise InputError(
+                f"{where}: {file} is a link to {real}, outside of {folder}; accepted: files in "
+                "the folder, or the path of that file itself"
+            )
+        check_regular(file, where)
+
+
+def check_regular(file: Path, where: str) -> None:
+    """Refuse pipes, sockets and devices, which would be waited for. Raises InputError."""
+    try:
+        kind = file.stat().st_mode
+    except OSError as error:
+        raise InputError(f"{where}: {file}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(kind):
+        raise InputError(f"{where}: {file} is no regular file; accepted: a file")
+
+
+def read_saved(folder: Path, where: str) -> "dict[str, Dataset]":
+    """The splits of a folder that save_to_disk wrote; a single data set is called train.
+
+    Raises InputError for a folder that is not whole, or names files outside of itself.
+    """
+    if not (folder / DICT).is_file():
+        return {"train": _read_one(folder, folder, where)}
+    names = _json(folder / DICT, folder, where).get("splits")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        raise InputError(f"{where}: {folder / DICT}: names no splits; accepted: a list of names")
+    for name in names:
+        _check_name(name, folder / DICT, where)
+    return {name: _read_one(folder / name, folder, where) for name in names}
+
+
+def _read_one(folder: Path, top: Path, where: str) -> "Dataset":
+    import pyarrow as pa
+    from datasets import Dataset
+
+    entries = _json(folder / STATE, top, where).get("_data_files")
+    listed = entries if isinstance(entries, list) else []
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in listed]
+    for name in names:
+        _check_name(name, folder / STATE, where)
+    if not names:
+        raise InputError(f"{where}: {folder / STATE}: names no files; accepted: _data_files")
+    paths = [folder / str(name) for name in names]
+    check_files(paths, top, where)
+    tables = [read_arrow(path, f"{where}: {path}") for path in paths]
+    try:
+        return Dataset(pa.concat_tables(tables))
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        found = str(error).splitlines()[0]
+        raise InputError(f"{where}: {folder}: files of different columns ({found:.200})") from None
+
+
+def _check_name(name: Any, file: Path, where: str) -> None:
+    bare = isinstance(name, str) and name not in ("", ".", "..")
+    if not bare or any(mark in name for mark in "/\\\0"):
+        raise InputError(f"{where}: {file}: names {name!r:.80}; accepted: a file beside it")
+
+
+def _json(file: Path, top: Path, where: str) -> dict[str, Any]:
+    check_files([file], top, where)
+    if file.stat().st_size > MAX_JSON:
+        raise InputError(f"{where}: {file}: too large; accepted: at most {MAX_JSON:,} bytes")
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: {file}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: {file}: found {type(found).__name__}; accepted: a JSON object")
+    return found
