@@ -99,6 +99,22 @@ def test_a_decoder_from_scratch_takes_the_ids_of_any_tokenizer(
     assert config.bos_token_id == 7 and config.eos_token_id == tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "modernbert"])
+def test_an_encoder_from_scratch_takes_a_given_tokenizer(
+    ask: Callable[..., Any], table: Path, minilm: Path, family: str
+) -> None:
+    sizes = "hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64"
+    scratch = ("model.path=null", "model.from_scratch=true", f"tokenizer.path={minilm}")
+    config = f"model.config={{model_type: {family}, {sizes}}}"
+    fast = ("trainer.max_steps=1", "callbacks=none", "output_dir=run")
+    answer = ask(*scratch, config, *DATA, *fast)
+    assert answer.code == 0, answer.err
+    found = json.loads(Path("run/model/config.json").read_text())
+    assert (found["pad_token_id"], found["vocab_size"]) == (0, 30522)
+    if family == "modernbert":
+        assert (found["cls_token_id"], found["sep_token_id"]) == (101, 102)
+
+
 def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
     assert ask(*SCRATCH, *DATA, *FAST, "output_dir=base").code == 0
     chats(table, 40)

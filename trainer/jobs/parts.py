@@ -13,13 +13,16 @@ from trainer.data.samples import check_vocabulary
 from trainer.errors import InputError
 from trainer.models.adapter_files import model_home, tokenizer_home
 from trainer.models.auto import TASKS, AutoConfig
+from trainer.models.config import read_config
+from trainer.models.config_entries import COMMON
+from trainer.models.family import find_family
 from trainer.optim import freeze
 from trainer.recipe import Head, Recipe
 from trainer.run import ModelSettings, Run
 from trainer.tokenizer import Tokenizer
 
-ROLES = ("bos", "eos", "pad")
-"""Special tokens whose ids a model's config knows."""
+ROLES = ("bos", "eos", "pad", "cls", "sep")
+"""Special tokens whose ids a model's config may have."""
 
 
 def load_data(run: Run) -> tuple[Recipe, Tokenizer, Splits]:
@@ -113,6 +116,14 @@ def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
 
 def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
     """The tokenizer that the run names, the model's own, or a new one that is learnt of `texts`."""
+    tokenizer = _named_tokenizer(run, texts)
+    names = tokenizer.model_input_names
+    if "token_type_ids" in names and not _has_token_types(run.model):
+        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+    return tokenizer
+
+
+def _named_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None) -> Tokenizer:
     settings = run.tokenizer
     path, revision = settings.path, settings.revision
     if settings.train:
@@ -125,6 +136,16 @@ def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -
     if path is None:
         path, revision = tokenizer_home(_path(run.model), run.model.revision)
     return Tokenizer.from_pretrained(path, revision=revision)
+
+
+def _has_token_types(settings: ModelSettings) -> bool:
+    """Whether the model that the settings name tells two texts apart."""
+    entries = _config_entries(settings)[0] | dict(settings.config)
+    family = find_family(entries.get("model_type"))
+    for source in (entries, family.defaults, family.constants):
+        if isinstance(types := source.get("type_vocab_size"), int):
+            return types > 1
+    return False
 
 
 def _path(settings: ModelSettings) -> str:
@@ -140,16 +161,25 @@ def _scratch_config(
     settings: ModelSettings, overrides: dict[str, Any], vocabulary: Tokenizer | None
 ) -> AutoConfig:
     """The config of a model from scratch: of its path, or of what is overridden alone."""
+    entries, where = _config_entries(settings)
+    if settings.path is None:
+        overrides.pop("model_type")
     if vocabulary is not None:
+        known = {*COMMON, *find_family(entries.get("model_type")).defaults}
         ids = {f"{role}_token_id": getattr(vocabulary, f"{role}_token_id") for role in ROLES}
+        ids = {name: number for name, number in ids.items() if name in known}
         overrides = {"vocab_size": len(vocabulary), **ids, **overrides}
+    return AutoConfig(entries, overrides, where=where)
+
+
+def _config_entries(settings: ModelSettings) -> tuple[dict[str, Any], str]:
+    """The entries of the config that a model starts from, and where they are."""
     if settings.path is not None:
-        folder = hub.find(settings.path, revision=settings.revision, what="model.path")
-        return AutoConfig.from_pretrained(folder, **overrides)
-    if "model_type" not in overrides:
+        folder = model_home(hub.find(settings.path, revision=settings.revision, what="model.path"))
+        return read_config(folder), str(folder / "config.json")
+    if "model_type" not in settings.config:
         raise InputError("model.config.model_type: nothing given; accepted: a family, as llama")
-    kind = overrides.pop("model_type")
-    return AutoConfig({"model_type": kind}, overrides, where="model.config")
+    return {"model_type": settings.config["model_type"]}, "model.config"
 
 
 def fetch_model(run: Run) -> None:

@@ -1,6 +1,7 @@
 """ModelConfig: config.json as attributes, checked, and written back as transformers reads it."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,27 +9,17 @@ from typing import Any, Self
 
 from trainer import hub
 from trainer.errors import InputError, nearest
+from trainer.models.config_entries import COMMON, NO_EFFECT, REQUIRED, TOKEN_IDS
 from trainer.models.family import Family, find_family
 
-COMMON: Mapping[str, Any] = {
-    "architectures": None,
-    "dtype": None,
-    "id2label": None,
-    "label2id": None,
-    "num_labels": 2,
-    "output_attentions": False,
-    "output_hidden_states": False,
-    "problem_type": None,
-    "return_dict": True,
-}
-"""Entries of every family, with transformers' defaults."""
+log = logging.getLogger("trainer")
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 UNSAFE = ("auto_map", "trust_remote_code", "_attn_implementation_internal")
 """Entries that point at code outside this package."""
 
 NULLABLE = (
-    *("pad_token_id", "bos_token_id", "eos_token_id"),
+    *TOKEN_IDS,
     *("num_key_value_heads", "sliding_window"),
 )
 """Entries that may be null although their default is a number."""
@@ -50,9 +41,9 @@ LARGEST = {
 class ModelConfig:
     """The entries of a config.json over its family's defaults, read and set as attributes.
 
-    `id2label`, `label2id` and `num_labels` always agree. Entries that nobody knows are kept as
-    they are. Names are the family's own; the shared blocks' names (`hidden_size` for DistilBERT's
-    `dim`) work too.
+    `id2label`, `label2id` and `num_labels` always agree. Entries that the family does not have are
+    kept for saving and change nothing; `unused` names them. Names are the family's own; the shared
+    blocks' names (`hidden_size` for DistilBERT's `dim`) work too.
     """
 
     family: Family
@@ -66,7 +57,8 @@ class ModelConfig:
     ) -> None:
         """`entries` as in a file; `overrides` are the user's, so a key must be a known one.
 
-        Raises InputError, which starts with `where` for what is wrong in `entries`.
+        What is wrong in `entries` and replaced by `overrides` is not looked at. Raises InputError,
+        which starts with `where` for what is wrong in `entries`.
         """
         unsafe = [name for name in UNSAFE if name in entries]
         if unsafe:
@@ -74,13 +66,23 @@ class ModelConfig:
                 f"{where}: found {unsafe[0]}, which points at remote code; accepted: a model whose "
                 "code is native here"
             )
+        overrides = dict(overrides or {})
         set_here = self.__dict__
-        set_here["family"] = find_family(entries.get("model_type"))  # type: ignore[arg-type]
-        labels = _label_names(entries, where)
-        set_here["id2label"] = labels
+        set_here["family"] = find_family(entries.get("model_type"))
+        mended = bool({"id2label", "label2id"} & overrides.keys())
+        set_here["id2label"] = _label_names({} if mended else entries, where)
         set_here["_entries"] = {name: entries[name] for name in entries if name not in _LABELS}
-        self._check_all(where)
-        self._override(dict(overrides or {}))
+        for name in TOKEN_IDS:
+            if self._entries.get(name) == -1:
+                self._entries[name] = None
+        try:
+            self._check_all(where)
+        except InputError:
+            if not overrides:
+                raise
+        else:
+            where = "model.config"
+        self._override(overrides, where)
 
     @classmethod
     def from_pretrained(
@@ -101,7 +103,30 @@ class ModelConfig:
             local_files_only=local_files_only,
             token=token,
         )
-        return cls(read_config(folder), overrides, where=str(folder / "config.json"))
+        config = cls(read_config(folder), overrides, where=str(folder / "config.json"))
+        config.tell_unused(folder)
+        return config
+
+    @property
+    def unused(self) -> list[str]:
+        """Entries of the file that this family does not have, and that say something."""
+        known = {*self._known, *self.family.no_effect, *NO_EFFECT}
+        return sorted(
+            name
+            for name, value in self._entries.items()
+            if name not in known and value not in (None, {}, [], "")
+        )
+
+    def tell_unused(self, folder: Path) -> None:
+        """Log the entries of the file that are not used."""
+        if names := self.unused:
+            kind = self.family.model_type
+            log.warning(
+                "%s: config.json: not used, since %s models have no such entries: %s",
+                folder,
+                kind,
+                ", ".join(names),
+            )
 
     @property
     def num_labels(self) -> int:
@@ -124,13 +149,16 @@ class ModelConfig:
         if name.startswith("__") or "family" not in self.__dict__:
             raise AttributeError(name)
         entry = self.family.synonyms.get(name, name)
-        for source in (self._entries, self.family.constants, self.family.defaults, COMMON):
+        family = self.family
+        # An entry that the family does not have must change nothing, even if our code reads it.
+        fixed = {} if entry in family.defaults else family.constants
+        for source in (fixed, self._entries, family.defaults, family.optional, COMMON):
             if entry in source:
                 return source[entry]
         raise AttributeError(f"a config of model_type {self.model_type!r} has no {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._override({name: value})
+        self._override({name: value}, "model.config")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelConfig) and self.to_dict() == other.to_dict()
@@ -140,12 +168,19 @@ class ModelConfig:
     def __repr__(self) -> str:
         return f"ModelConfig({json.dumps(self.to_dict(), indent=2, default=str)})"
 
-    def _override(self, overrides: dict[str, Any]) -> None:
-        """Sets entries, all or, where one is refused, none."""
+    @property
+    def _known(self) -> set[str]:
+        """Every entry that changes something, or is checked."""
+        family = self.family
+        tables = (family.defaults, family.optional, family.required, COMMON, REQUIRED)
+        return {name for table in tables for name in table}
+
+    def _override(self, overrides: dict[str, Any], where: str) -> None:
+        """Sets entries, all or, where one is refused, none; `where` starts the errors."""
         entries, labels = dict(self._entries), self.id2label
         try:
             self._set(overrides)
-            self._check_all("model.config")
+            self._check_all(where)
         except InputError:
             self.__dict__.update(_entries=entries, id2label=labels)
             raise
@@ -164,7 +199,7 @@ class ModelConfig:
             self.__dict__["id2label"] = names
 
     def _check_known(self, name: str) -> None:
-        known = {*self.family.defaults, *self.family.synonyms, *self._entries, *COMMON}
+        known = {*self._known, *self.family.synonyms}
         if name in (*UNSAFE, "model_type") or name not in known:
             hint = nearest(name, known)
             raise InputError(
@@ -177,6 +212,7 @@ class ModelConfig:
             if name in self._entries:
                 value = self._entries[name]
                 self._entries[name] = _typed(f"{where}: {name}", name, value, default)
+        _check_quantization(self, where)
         _check_sizes(self, where)
         _check_choices(self, where)
 
@@ -201,6 +237,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise InputError(f"{file}: found {type(entries).__name__}; accepted: a JSON object")
     return entries
+
+
+def saved_labels(entries: Mapping[str, Any]) -> dict[int, str] | None:
+    """id2label of the entries of a file, or None where they name no labels properly."""
+    try:
+        return _label_names(entries, "config.json")
+    except InputError:
+        return None
 
 
 _LABELS = ("id2label", "label2id", "num_labels")
@@ -268,11 +312,11 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
 def _check_sizes(config: ModelConfig, where: str) -> None:
     for name, largest in LARGEST.items():
         smallest = 0 if name == "type_vocab_size" else 1
-        value = getattr(config, name, None)
-        if value is None:  # follows from others
+        entry = config.family.synonyms.get(name, name)
+        value = getattr(config, name) if entry in config.family.defaults else None
+        if value is None:  # follows from others, or the family does not have it
             continue
         if not isinstance(value, int) or not smallest <= value <= largest:
-            entry = config.family.synonyms.get(name, name)
             accepted = f"{smallest} to {largest}"
             raise InputError(f"{where}: {entry}: found {value!r}; accepted: {accepted}")
     _check_heads(config, where)
@@ -287,16 +331,29 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
 
 
 def _check_heads(config: ModelConfig, where: str) -> None:
-    heads = config.num_attention_heads
-    if getattr(config, "head_dim", None) is None and config.hidden_size % heads:
+    heads, entries = config.num_attention_heads, config.family.defaults
+    own_size = "head_dim" in entries and config.head_dim is not None
+    if not own_size and config.hidden_size % heads:
         raise InputError(
             f"{where}: hidden size {config.hidden_size} is not divisible by the "
             f"{heads} attention heads"
         )
-    if heads % (getattr(config, "num_key_value_heads", None) or heads):
+    grouped = "num_key_value_heads" in entries and config.num_key_value_heads
+    if grouped and heads % config.num_key_value_heads:
         raise InputError(
             f"{where}: num_key_value_heads: found {config.num_key_value_heads}; accepted: "
             f"a divisor of the {heads} attention heads"
+        )
+
+
+def _check_quantization(config: ModelConfig, where: str) -> None:
+    found = config.quantization_config
+    if found:
+        method = found.get("quant_method") if isinstance(found, Mapping) else found
+        raise InputError(
+            f"{where}: quantization_config: found {method!r:.60}; accepted: weights in float32, "
+            "bfloat16 or float16 (load and dequantise the model with the tool that quantised it, "
+            "and save it again)"
         )
 
 
@@ -305,10 +362,11 @@ def _check_choices(config: ModelConfig, where: str) -> None:
 
     choices = {"hidden_act": tuple(ACTIVATIONS), "problem_type": (None, *PROBLEM_TYPES)}
     choices |= config.family.choices
-    choices |= {name: (value,) for name, value in config.family.required.items()}
+    required = {**REQUIRED, **config.family.required}
+    choices |= {name: (value,) for name, value in required.items()}
     for name, accepted in choices.items():
         value = getattr(config, name, None)
-        if value not in accepted and not (value is None and name in config.family.required):
+        if value not in accepted and not (value is None and name in required):
             entry = config.family.synonyms.get(name, name)
             names = ", ".join(str(choice) for choice in accepted)
             raise InputError(f"{where}: {entry}: found {value!r}; accepted: {names}")

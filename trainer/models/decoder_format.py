@@ -24,6 +24,17 @@ DEFAULTS: Mapping[str, Any] = {
     **dict.fromkeys(("num_key_value_heads", "head_dim")),
 }
 
+OPTIONAL: Mapping[str, Any] = {
+    "classifier_dropout": None,
+    "hidden_dropout": None,
+    "original_max_position_embeddings": None,
+}
+
+REQUIRED: Mapping[str, Any] = {
+    "partial_rotary_factor": 1.0,
+    "token_classification_bias": True,
+}
+
 CONSTANTS: Mapping[str, Any] = {
     "type_vocab_size": 0,
     "normed_heads": False,
@@ -68,9 +79,9 @@ def sequence_head(config: ModelConfig) -> nn.Module:
 
 
 def token_head(config: ModelConfig) -> nn.Module:
-    """dropout -> linear; the entry for the dropout is optional."""
-    dropout = getattr(config, "classifier_dropout", None)
-    dropout = 0.1 if dropout is None else dropout
+    """dropout -> linear; of two optional entries for the dropout the first counts."""
+    named = (config.classifier_dropout, config.hidden_dropout, 0.1)
+    dropout = next(each for each in named if each is not None)
     return TokenHead(config.hidden_size, config.num_labels, dropout=dropout)
 
 

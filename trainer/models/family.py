@@ -55,10 +55,14 @@ class Family:
     """The name that our code uses -> the entry of config.json."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """What our code asks for and this family's config.json does not say."""
+    optional: Mapping[str, Any] = field(default_factory=dict)
+    """Entries that are read where a file has them, with what their absence means; never added."""
     required: Mapping[str, Any] = field(default_factory=dict)
     """Entries that must have this value: the variants that are not built."""
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Entries that must have one of these values."""
+    no_effect: frozenset[str] = frozenset()
+    """Entries that say nothing about what this family's models compute."""
     draw: Callable[["ModelConfig", str, Tensor], None] | None = None
     """Fills a fresh matrix, told our name of it; None: normal, as wide as initializer_range."""
     positions_after_pad: bool = False
@@ -67,7 +71,7 @@ class Family:
     """Patterns of tensors that a file may hold and no model here needs: other heads, buffers."""
 
 
-def find_family(model_type: str) -> Family:
+def find_family(model_type: object) -> Family:
     """The family in `trainer/models/<model_type>.py`. Raises InputError naming the native ones."""
     module = model_type.replace("-", "_") if isinstance(model_type, str) else ""
     if re.fullmatch(r"[a-z][a-z0-9_]*", module):

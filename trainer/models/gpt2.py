@@ -151,6 +151,7 @@ FAMILY = Family(
         "hidden_act": "activation_function",
     },
     constants={"type_vocab_size": 0},
+    optional={"classifier_dropout": None, "hidden_dropout": None},
     required={
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,

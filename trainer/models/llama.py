@@ -19,6 +19,8 @@ FAMILY = Family(
         "mlp_bias": False,
     },
     synonyms={"attention_output_bias": "attention_bias"},
+    optional=decoder_format.OPTIONAL,
+    required=decoder_format.REQUIRED,
     constants=decoder_format.CONSTANTS,
     body=Decoder,
     keys=decoder_format.KEYS,

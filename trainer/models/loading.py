@@ -259,8 +259,10 @@ def _check_shape(name: str, parameter: nn.Parameter, found: tuple[int, ...], fol
 def finite(files: WeightFiles, name: str, folder: Path) -> Tensor:
     """A tensor of a folder's files. Raises InputError for one that is no floats, or not finite."""
     tensor = files.read(name)
-    if not tensor.is_floating_point():
-        raise InputError(f"{folder}: tensor {name}: found {tensor.dtype}; accepted: floats")
+    if tensor.dtype not in DTYPES.values():
+        raise InputError(
+            f"{folder}: tensor {name}: found {tensor.dtype}; accepted: {', '.join(DTYPES)}"
+        )
     wrong = tensor.numel() - int(tensor.isfinite().sum())
     if wrong:
         raise InputError(

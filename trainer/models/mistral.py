@@ -18,6 +18,8 @@ FAMILY = Family(
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
+    optional=decoder_format.OPTIONAL,
+    required=decoder_format.REQUIRED,
     constants={**decoder_format.CONSTANTS, "use_sliding_window": True},
     body=Decoder,
     keys=decoder_format.KEYS,

@@ -13,8 +13,8 @@ from trainer.models.packing import FlatInputs, Layout
 from trainer.models.rotary import angles, rotate
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
-THETAS = {LOCAL: ("local_rope_theta", 10_000.0), GLOBAL: ("global_rope_theta", 160_000.0)}
-"""Kind of layer -> the entry that names its rotary base in older files, and its default."""
+THETAS = {LOCAL: "local_rope_theta", GLOBAL: "global_rope_theta"}
+"""Kind of layer -> the entry that names its rotary base in older files."""
 
 
 class ModernEncoder(nn.Module):
@@ -157,9 +157,9 @@ class GatedFeedForward(nn.Module):
 
 def layer_kinds(config: ModelConfig) -> list[str]:
     """LOCAL or GLOBAL for each layer: as layer_types says, or every third global, the first too."""
-    kinds, count = getattr(config, "layer_types", None), config.num_hidden_layers
+    kinds, count = config.layer_types, config.num_hidden_layers
     if kinds is None:
-        every = getattr(config, "global_attn_every_n_layers", 3)
+        every = config.global_attn_every_n_layers
         if not isinstance(every, int) or every < 1:
             raise _refusal("global_attn_every_n_layers", every, "an integer from 1")
         return [LOCAL if number % every else GLOBAL for number in range(count)]
@@ -170,14 +170,16 @@ def layer_kinds(config: ModelConfig) -> list[str]:
 
 def rotary_bases(config: ModelConfig) -> dict[str, float]:
     """The rotary base of each kind of layer, from rope_parameters or the older entries."""
-    parameters = getattr(config, "rope_parameters", None)
+    parameters = config.rope_parameters
+    if isinstance(parameters, Mapping) and not THETAS.keys() >= parameters.keys():
+        raise _refusal("rope_parameters", parameters, f"entries {', '.join(THETAS)}")
     bases = {}
-    for kind, (entry, default) in THETAS.items():
+    for kind, entry in THETAS.items():
         given = {} if parameters is None else parameters
         given = given.get(kind) or {} if isinstance(given, Mapping) else None
         if not isinstance(given, Mapping) or given.get("rope_type", "default") != "default":
             raise _refusal("rope_parameters", parameters, "a mapping whose rope_type is default")
-        base = given.get("rope_theta", getattr(config, entry, default))
+        base = given.get("rope_theta", getattr(config, entry))
         if not isinstance(base, (int, float)) or not base > 0:
             raise _refusal("rope_theta", base, "a number above 0")
         bases[kind] = float(base)

@@ -86,7 +86,17 @@ FAMILY = Family(
     },
     synonyms={"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
     constants={"type_vocab_size": 0},
+    optional={
+        "layer_types": None,
+        "rope_parameters": None,
+        "global_attn_every_n_layers": 3,
+        "local_rope_theta": 10_000.0,
+        "global_rope_theta": 160_000.0,
+    },
     required={
+        "head_dim": None,
+        "sliding_window": None,
+        "rope_scaling": None,
         "norm_bias": False,
         "attention_bias": False,
         "mlp_bias": False,

@@ -12,7 +12,7 @@ from trainer import hub
 from trainer.errors import InputError
 from trainer.models import adapter_files, keys, loading, saving
 from trainer.models.cache import KeyValueCache
-from trainer.models.config import ModelConfig, read_config
+from trainer.models.config import ModelConfig, read_config, saved_labels
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
@@ -80,11 +80,7 @@ class PretrainedModel(nn.Module):
         `lazily` reads names and shapes alone, where there are no adapters: `fill` reads the rest.
         Raises InputError, one line, for anything wrong in the files or the overrides.
         """
-        if dtype is not None and torch_dtype not in (None, dtype):
-            raise InputError(
-                f"torch_dtype: found {torch_dtype} beside dtype {dtype}; accepted: one"
-            )
-        dtype = torch_dtype if dtype is None else dtype
+        dtype = _one_dtype(dtype, torch_dtype)
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         source = _weight_files(from_tf)
         options |= {"revision": revision, "weights": source.pattern}
@@ -96,9 +92,10 @@ class PretrainedModel(nn.Module):
         described = folder if adapter and (folder / "config.json").is_file() else home
         entries = read_config(described)
         config = ModelConfig(entries, config_overrides, where=str(described / "config.json"))
+        config.tell_unused(described)
         model = cls._on_meta(config)
         whole = set() if adapter is None or new_head else adapter.whole(config.family.prefix)
-        named = ModelConfig(entries).id2label if "id2label" in config_overrides else None
+        named = saved_labels(entries) if "id2label" in config_overrides else None
         model.pending = loading.pending_weights(
             model,
             home,
@@ -316,6 +313,15 @@ class Encoding:
             "hidden_states": states and tuple(unpack(state) for state in states),
             "attentions": weights and tuple(unpack_attentions(each) for each in weights),
         }
+
+
+def _one_dtype(
+    dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
+) -> torch.dtype | str | None:
+    """`dtype`, or the one under its old name."""
+    if dtype is not None and torch_dtype not in (None, dtype):
+        raise InputError(f"torch_dtype: found {torch_dtype} beside dtype {dtype}; accepted: one")
+    return torch_dtype if dtype is None else dtype
 
 
 def _weight_files(from_tf: bool) -> type[WeightFiles]:

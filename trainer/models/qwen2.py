@@ -19,6 +19,8 @@ FAMILY = Family(
         "max_window_layers": 28,
         "layer_types": None,
     },
+    optional=decoder_format.OPTIONAL,
+    required=decoder_format.REQUIRED,
     constants={**decoder_format.CONSTANTS, "attention_bias": True},
     body=Decoder,
     keys=decoder_format.KEYS,

@@ -22,6 +22,8 @@ FAMILY = Family(
         "layer_types": None,
     },
     synonyms={"attention_output_bias": "attention_bias"},
+    optional=decoder_format.OPTIONAL,
+    required=decoder_format.REQUIRED,
     constants={**decoder_format.CONSTANTS, "normed_heads": True},
     body=Decoder,
     keys=decoder_format.KEYS,

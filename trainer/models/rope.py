@@ -27,7 +27,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 """Kind -> the numbers that it cannot do without."""
 
 OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+"""The numbers that yarn may have."""
 LENGTH = "original_max_position_embeddings"
+ANYWHERE = ("rope_type", "type", "rope_theta", LENGTH, "truncate", "finetuned")
+"""Entries that any kind may have; the last says nothing about the positions."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def read_rope(config: "ModelConfig") -> Rope:
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in NEEDED:
         raise _refusal(f"{entry}: rope_type", kind, ", ".join(NEEDED))
+    _refuse_unread(entry, kind, given)
     theta = given.get("rope_theta", config.rope_theta)
     numbers = {name: given[name] for name in (*NEEDED[kind], *OPTIONAL) if name in given}
     missing = [name for name in NEEDED[kind] if numbers.get(name) is None]
@@ -138,7 +142,7 @@ def read_rope(config: "ModelConfig") -> Rope:
         raise InputError(f"config.json: {entry}: {missing[0]}: missing; rope_type {kind} needs it")
     length = config.max_position_embeddings
     if kind in ("llama3", "yarn"):
-        length = getattr(config, LENGTH, None) or given.get(LENGTH) or length
+        length = config.original_max_position_embeddings or given.get(LENGTH) or length
     wanted = {"rope_theta": 10_000.0 if theta is None else theta, LENGTH: length, **numbers}
     for name, value in wanted.items():
         _check_positive(f"{entry}: {name}", value, nullable=name in OPTIONAL)
@@ -150,6 +154,19 @@ def read_rope(config: "ModelConfig") -> Rope:
         numbers=numbers,
         truncate=bool(given.get("truncate", True)),
     )
+
+
+def _refuse_unread(entry: str, kind: str, given: Mapping[str, Any]) -> None:
+    """Raise InputError for an entry that this kind does not read, unless it changes nothing."""
+    read = (*ANYWHERE, *NEEDED[kind], *(OPTIONAL if kind == "yarn" else ()))
+    for name, value in given.items():
+        whole = name == "partial_rotary_factor" and value == 1
+        if name not in read and value is not None and not whole:
+            accepted = ", ".join(sorted(set(read) - {"type", "finetuned"}))
+            raise InputError(
+                f"config.json: {entry}: {name}: found {value!r:.60} with rope_type {kind}; "
+                f"accepted: {accepted}"
+            )
 
 
 def _exponents(channels: int, device: torch.device) -> Tensor:

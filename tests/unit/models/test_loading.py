@@ -204,7 +204,7 @@ def test_weights_that_are_not_finite_are_refused(folder, number):
 
 def test_integer_weights_are_refused(folder):
     rewrite(folder, lambda w: w.update({"classifier.bias": torch.zeros(2, dtype=torch.int64)}))
-    refused(folder, "classifier.bias: found torch.int64; accepted: floats")
+    refused(folder, "classifier.bias: found torch.int64; accepted: float32")
 
 
 def truncate(content):
