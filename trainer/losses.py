@@ -23,23 +23,24 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of logits [B, C] and labels [B]: (sums [B], counts [B]), in at least fp32.
 
-    The sum over sums divided by the sum over counts is `torch.nn.functional.cross_entropy` with
-    the same smoothing and weights and its mean reduction; ignored labels (-100) count nothing.
+    A sample's loss is the cross-entropy with its smoothed target: 1 - eps of the probability for
+    its class, plus eps / C for every class (Szegedy et al. 2016, "Rethinking the Inception
+    Architecture", section 7). `class_weights` [C] weigh the whole of it by the sample's own class
+    (Cui et al. 2019, "Class-Balanced Loss", equation 9), so that with w = class_weights[labels]
+    the sum over sums divided by the sum over counts is sum(w * loss) / sum(w). Without smoothing,
+    or without weights, that is `torch.nn.functional.cross_entropy` with its mean reduction; with
+    both, torch weighs the eps / C of each class by that class's weight, which makes a rare and
+    heavy class the most probable one for every sample. Ignored labels (-100) count nothing.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    supervised = labels != IGNORED
+    supervised = (labels != IGNORED).to(logits.dtype)
     sums = F.cross_entropy(
-        logits,
-        labels,
-        weight=None if class_weights is None else class_weights.to(logits),
-        ignore_index=IGNORED,
-        label_smoothing=label_smoothing,
-        reduction="none",
+        logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="none"
     )
     if class_weights is None:
-        return sums, supervised.to(logits.dtype)
+        return sums, supervised
     counts = class_weights.to(logits)[labels.clamp(min=0)] * supervised
-    return sums, counts
+    return sums * counts, counts
 
 
 def grouped_cross_entropy(
