@@ -1,6 +1,6 @@
 """What can go wrong, by whose fault: each class carries the exit code of its kind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -29,9 +29,26 @@ class LostRank(EnvironmentFault):
 
 
 class NumericsError(ArithmeticError):
-    """The numbers failed: a loss or a gradient that is not finite."""
+    """The numbers failed: a loss, a gradient or logits that are not finite."""
 
     exit_code = 4
+
+
+class NonFiniteSamples(NumericsError):
+    """Samples of an evaluation or a prediction whose loss or logits are not finite."""
+
+    def __init__(
+        self, where: str, samples: Sequence[int], total: int, context: str = "", first: int = 0
+    ) -> None:
+        """`samples` are their numbers, of `total`; messages count them from `first`."""
+        self.samples = samples
+        self.total = total
+        shown = ", ".join(str(first + sample) for sample in samples[:10])
+        more = ", ..." if len(samples) > 10 else ""
+        super().__init__(
+            f"{where}: {len(samples)} of {total} samples have a loss or logits that are not "
+            f"finite (samples {shown}{more}){context}"
+        )
 
 
 class Interrupted(Exception):

@@ -1,7 +1,7 @@
 """Evaluation: a recipe over a data set, to a dict of floats."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainer.data.batch import Batch, Samples
 from trainer.data.plan import evaluation_batches
+from trainer.finiteness import non_finite_samples
 from trainer.metrics.metric import Metric
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
@@ -20,11 +21,15 @@ class Evaluation:
     """What an evaluation found. N samples, in the data set's order."""
 
     metrics: dict[str, float]
-    """The loss and every metric."""
+    """The loss and every metric; all NaN but the loss where a sample is not finite."""
     losses: np.ndarray | None
     """[N], each sample's mean loss; None where the recipe gives one sum for a whole batch."""
     predictions: dict[str, np.ndarray]
     """What the recipe predicted, [N, ...] each."""
+    num_samples: int = 0
+    """N"""
+    non_finite: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """The numbers of the samples whose loss or logits are not finite."""
 
 
 @torch.no_grad()
@@ -73,6 +78,7 @@ def _measure(recipe: Recipe, outputs: Any, batch: Batch, dtype: torch.dtype) -> 
         measured["sums"] = sums.reshape(-1).to(dtype)
         counts = torch.as_tensor(counts, device=sums.device)
         measured["counts"] = counts.reshape(-1).to(dtype)
+    measured["non_finite"] = non_finite_samples(outputs, batch, measured)
     return measured
 
 
@@ -94,7 +100,9 @@ def _total(
     recipe: Recipe,
 ) -> Evaluation:
     """All ranks' parts as one evaluation, added up in an order that no rank count changes."""
-    predictions = _in_dataset_order(gathered, batches, num_samples)
+    predictions = _in_dataset_order(gathered, batches, num_samples, "prediction.")
+    flags = _in_dataset_order(gathered, batches, num_samples, "non_finite")
+    non_finite = np.flatnonzero(flags.get("", []))
     found: dict[str, float] = {}
     losses = None
     sums, counts = _in_batch_order(gathered, "sums"), _in_batch_order(gathered, "counts")
@@ -102,7 +110,7 @@ def _total(
         total = sum(float(part.sum(dtype=np.float64)) for part in sums)
         count = sum(float(part.sum(dtype=np.float64)) for part in counts)
         found["loss"] = total / count if count else float("nan")
-        found |= recipe.measure(found["loss"], predictions)
+        found |= _measures(recipe, found["loss"], predictions, len(non_finite))
         if sum(map(len, sums)) == num_samples:
             order = np.concatenate(batches)
             losses = np.empty(num_samples)
@@ -110,8 +118,22 @@ def _total(
                 losses[order] = np.concatenate(sums) / np.concatenate(counts)
     if "references" in predictions:
         for metric in metrics.values():
-            found |= metric.compute(predictions["predictions"], predictions["references"])
-    return Evaluation(found, losses, predictions)
+            if len(non_finite):
+                found |= dict.fromkeys(metric.names(), float("nan"))
+            else:
+                found |= metric.compute(predictions["predictions"], predictions["references"])
+    if len(non_finite):
+        found["non_finite_samples"] = len(non_finite)
+    return Evaluation(found, losses, predictions, num_samples, non_finite)
+
+
+def _measures(
+    recipe: Recipe, loss: float, predictions: dict[str, np.ndarray], num_non_finite: int
+) -> dict[str, float]:
+    """The recipe's own figures; none of them is a number where a sample is not finite."""
+    if num_non_finite:
+        return dict.fromkeys(recipe.measures, float("nan"))
+    return recipe.measure(loss, predictions)
 
 
 def _in_batch_order(gathered: list[dict[str, np.ndarray]], name: str) -> list[np.ndarray]:
@@ -125,17 +147,20 @@ def _in_batch_order(gathered: list[dict[str, np.ndarray]], name: str) -> list[np
 
 
 def _in_dataset_order(
-    gathered: list[dict[str, np.ndarray]], batches: list[np.ndarray], num_samples: int
+    gathered: list[dict[str, np.ndarray]],
+    batches: list[np.ndarray],
+    num_samples: int,
+    prefix: str,
 ) -> dict[str, np.ndarray]:
-    """The predictions of every sample, at its place in the data set."""
+    """What begins with `prefix`, of every sample, at its place in the data set."""
     predictions: dict[str, np.ndarray] = {}
     for rank in gathered:
         where = [batches[number] for number in rank["batch"].tolist()]
         for name, values in rank.items():
-            if name.startswith("prediction."):
+            if name.startswith(prefix):
                 shape = (num_samples, *values.shape[1:])
                 whole = predictions.setdefault(
-                    name.removeprefix("prediction."), np.empty(shape, values.dtype)
+                    name.removeprefix(prefix), np.empty(shape, values.dtype)
                 )
                 whole[np.concatenate(where)] = values
     return predictions

@@ -41,6 +41,11 @@ class RunFolder:
         found = published(self.path)
         return found[max(found)] if found else None
 
+    def newest_until(self, step: int) -> Path | None:
+        """The newest published checkpoint of this step or an earlier one."""
+        found = {number: path for number, path in published(self.path).items() if number <= step}
+        return found[max(found)] if found else None
+
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
         return checkpoint_path(self.path, step)

@@ -1,6 +1,7 @@
 """Trainer: the loop, on one screen."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ from trainer.data.plan import GlobalBatchPlan
 from trainer.data.samples import as_samples, as_table, is_rows
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.evaluation import Evaluation, evaluate
+from trainer.finiteness import check_finite
 from trainer.interruption import Interruption
 from trainer.memory import (
     evaluation_in,
@@ -133,7 +135,7 @@ class Trainer:
             for name, rows in self.eval_rows.items()
         }
         self.evaluations: dict[str, Evaluation] = {}
-        self.evaluated_step = -1
+        self.evaluated_step = self.finite_step = -1
         self.callbacks = list(callbacks)
         if self.settings.early_stopping_patience:
             self.callbacks.append(EarlyStopping(self.settings.early_stopping_patience))
@@ -171,17 +173,25 @@ class Trainer:
         """Loss and metrics of `dataset`, or of the evaluation sets, as {"eval_loss": ...}.
 
         With several sets the keys are eval_<set>_<metric>. Uses the average of the weights where
-        the run keeps one; touches neither training's randomness nor its position.
+        the run keeps one; touches neither training's randomness nor its position. Raises
+        NumericsError where the loss or the logits of a sample are not finite.
         """
-        sets = self.eval_samples if dataset is None else {"": self._samples(dataset, "dataset")}
-        found = {name: self._evaluation(samples, self.metrics) for name, samples in sets.items()}
         if dataset is None:
-            self.evaluations = found
+            results = self._evaluate_sets()
+            check_finite(self.evaluations)
+            return results
+        found = {"": self._evaluation(self._samples(dataset, "dataset"), self.metrics)}
+        check_finite(found)
         return named_metrics(found)
 
     def predict(self, dataset: Any) -> dict[str, np.ndarray]:
-        """What the recipe predicts for rows, [N, ...] each, in their order."""
-        return self._evaluation(self._samples(dataset, "input"), {}).predictions
+        """What the recipe predicts for rows, [N, ...] each, in their order.
+
+        Raises NumericsError where the logits of a row are not finite.
+        """
+        found = self._evaluation(self._samples(dataset, "input"), {})
+        check_finite({"": found})
+        return found.predictions
 
     def save(self, directory: str | Path) -> None:
         """Write the model, its tokenizer and recipe.json: a folder that any tool reloads."""
@@ -288,7 +298,7 @@ class Trainer:
         good = self.folder.newest if self.folder else None
         raise NumericsError(
             f"step {self.state.step}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
-            f"samples {', '.join(map(str, sample_ids))}; last good checkpoint: {good}"
+            f"samples {', '.join(map(str, sample_ids))}; last good checkpoint: {good or 'none'}"
         )
 
     def _due(self, name: str) -> bool:
@@ -335,16 +345,41 @@ class Trainer:
 
     def _evaluate_and_compare(self) -> bool:
         """Evaluate, log, and say whether to save: for a better best model, or as asked."""
-        results = self.evaluate()
+        results = self._evaluate_sets()
         self.evaluated_step = self.state.step
+        if results:
+            self._log(results)
+        finite = self._evaluation_is_finite()
         self._show_weights()
         if not results:
             return False
-        self._log(results)
-        improved = self.state.offer(self.best_name, results[self.best_name], self.greater_is_better)
+        value = results[self.best_name] if finite else math.nan
+        improved = self.state.offer(self.best_name, value, self.greater_is_better)
         step = self.state.step
         ask = self._asked(c.on_evaluate(step, results, improved) for c in self.callbacks)
         return ask.save or (improved and self.settings.load_best_model_at_end)
+
+    def _evaluate_sets(self) -> dict[str, float]:
+        """Measure all evaluation sets, and keep what was found."""
+        self.evaluations = {
+            name: self._evaluation(samples, self.metrics)
+            for name, samples in self.eval_samples.items()
+        }
+        return named_metrics(self.evaluations)
+
+    def _evaluation_is_finite(self, forgiving: bool = True) -> bool:
+        """Whether the last evaluation was; raises NumericsError unless `non_finite` is skip."""
+        step = self.state.step
+        good = self.folder.newest_until(self.finite_step) if self.folder else None
+        try:
+            check_finite(self.evaluations, f"; step {step}; last good checkpoint: {good or 'none'}")
+        except NumericsError as error:
+            if not forgiving or self.settings.non_finite != "skip":
+                raise
+            logger.warning("%s; the evaluation does not count", error)
+            return False
+        self.finite_step = step
+        return True
 
     # --- beginning and end ---
 
@@ -487,6 +522,7 @@ class Trainer:
             self.step_tokens = saved or self.step_tokens
         self.resumable.restore(checkpoint, run_facts.progress(self), self.settings)
         best = self.state.best
+        self.finite_step = best.step if best else -1
         if best and self.folder:
             reason = "" if best.metric == self.best_name else f"it was chosen by {best.metric}"
             if not reason and self.settings.load_best_model_at_end:
@@ -529,13 +565,14 @@ class Trainer:
         """Ship the model, evaluate it, and write down how the run went."""
         state, shipped = self.state, self.state.step
         if self.eval_samples and self.evaluated_step != shipped:
-            self.evaluate()
+            self._evaluate_sets()
         last = named_metrics(self.evaluations)
         if self.settings.load_best_model_at_end and state.best and self.folder:
             shipped = state.best.step
             self.resumable.read_weights(self.folder.verified_checkpoint(shipped, self.ranks))
         if self.eval_samples and shipped != state.step:
-            self.evaluate()
+            self._evaluate_sets()
+        self._evaluation_is_finite(forgiving=False)
         if self.folder:
             self.folder.publish_model(shipped, self._fill_model, self.ranks)
         results = run_facts.results(self, shipped, last)

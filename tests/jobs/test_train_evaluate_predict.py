@@ -381,3 +381,37 @@ def test_all_rows_of_a_file_are_evaluated(trained: Path, ask: Ask) -> None:
     answer = ask("job=evaluate", model, "dataset.path=train.jsonl", "output_dir=all")
     assert answer.code == 0, answer.err
     assert len(Path("all/evaluation-predictions.jsonl").read_text().splitlines()) == 96
+
+
+def test_numbers_that_are_not_finite_end_every_job_with_exit_code_4(
+    trained: Path, ask: Ask, tiny: Path, tmp_path: Path
+) -> None:
+    """A model whose logits are NaN for one huge embedding: no job calls that an answer."""
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "model")
+    (word,) = tokenizer("cruel", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[word] = 3e38
+    model.save_pretrained(tmp_path / "bad")
+    tokenizer.save_pretrained(tmp_path / "bad")
+    (tmp_path / "bad" / "recipe.json").write_bytes((trained / "model/recipe.json").read_bytes())
+    path = f"model.path={tmp_path / 'bad'}"
+    answer = ask("job=predict", path, 'input.text=["a kind day", "a cruel day"]')
+    assert answer.code == 4 and "input: 1 of 2 samples" in answer.err and "samples 1)" in answer.err
+    target = tmp_path / "answers.jsonl"
+    answer = ask("job=predict", path, "input.file=dev.jsonl", f"output.file={target}")
+    assert answer.code == 4 and not target.exists()
+    measured = tmp_path / "measured"
+    answer = ask("job=evaluate", path, "dataset.validation=dev.jsonl", f"output_dir={measured}")
+    assert answer.code == 4 and "samples have a loss or logits that are not finite" in answer.err
+    found = json.loads((measured / "evaluation.json").read_text())["metrics"]
+    assert found["eval_accuracy"] is None and found["eval_non_finite_samples"] > 0
+    for line in (measured / "evaluation-predictions.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    run = tmp_path / "huge"
+    answer = ask(
+        f"model.path={tiny}", *DATA, "trainer.learning_rate=1e30", f"output_dir={run}",
+        "trainer.num_epochs=1", "trainer.global_batch_size=96", "trainer.precision=fp32",
+    )  # fmt: skip
+    assert answer.code == 4 and "evaluation: 40 of 40 samples" in answer.err
+    assert not (run / "model").exists()

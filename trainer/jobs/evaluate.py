@@ -1,9 +1,12 @@
 """The evaluate job: a saved model over a data set's held-out rows."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainer.errors import InputError
+from trainer.errors import InputError, NumericsError
 from trainer.run import Run
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
 
 
 def prepare(run: Run) -> bool:
@@ -20,12 +23,13 @@ def prepare(run: Run) -> bool:
 
 
 def run(run: Run) -> int:
-    """Measure the model; writes evaluation.json and evaluation-predictions.jsonl to output_dir."""
-    from trainer.checkpoint import files
+    """Measure the model; writes evaluation.json and evaluation-predictions.jsonl to output_dir.
+
+    Raises NumericsError, once they are written, where a loss or logits are not finite.
+    """
     from trainer.console import make_console
     from trainer.data.tokens import default_cache_dir
     from trainer.jobs.parts import load_model, load_tokenizer
-    from trainer.outcome import evaluation_results, prediction_lines
     from trainer.rendering.evaluation_progress import EvaluationProgress
     from trainer.trainer import Trainer
 
@@ -47,12 +51,25 @@ def run(run: Run) -> int:
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
     )
+    fault: NumericsError | None = None
     try:
         trainer.evaluate()
+    except NumericsError as error:
+        fault = error  # what was measured is written all the same
     finally:
         progress.on_close()
-    if not trainer.ranks.is_main:
-        return 0
+    if trainer.ranks.is_main:
+        _write(run, trainer, held_out)
+    if fault is not None:
+        raise fault
+    return 0
+
+
+def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
+    from trainer.checkpoint import files
+    from trainer.outcome import evaluation_results, prediction_lines
+
+    assert run.recipe is not None
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
     files.make_folder(run.output_dir)
     for name, evaluation in trainer.evaluations.items():
@@ -62,7 +79,6 @@ def run(run: Run) -> int:
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)
     _show(results, run, {name: len(rows) for name, rows in held_out.items()})
-    return 0
 
 
 def _held_out(run: Run) -> dict[str, Any]:

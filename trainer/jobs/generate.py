@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.files import finite_or_null
 from trainer.checkpoint.lines import write_lines
 from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError, RowError
@@ -88,7 +89,8 @@ def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
         texts = generate(model, tokenizer, asked, run.generation, ends, first)
         for row, text in zip(batch, texts, strict=True):
             kept = {f"input_{k}" if k == "completion" else k: v for k, v in row.items()}
-            yield json.dumps({**kept, "completion": text}, ensure_ascii=False, default=str)
+            line = finite_or_null({**kept, "completion": text})
+            yield json.dumps(line, ensure_ascii=False, default=str)
 
 
 def _asked(tokenizer: Any, prompts: list[Any], first: int, how: Any) -> Any:

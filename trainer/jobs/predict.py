@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.files import finite_or_null
 from trainer.checkpoint.lines import write_lines
 from trainer.data.typed_texts import typed_texts
-from trainer.errors import InputError, RowError
+from trainer.errors import InputError, NonFiniteSamples, RowError
 from trainer.recipe import Recipe
 from trainer.run import Run
 
@@ -112,11 +113,15 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
             answers = pipeline.answers(piece)
         except RowError as error:
             raise InputError(f"input row {start + error.row}: {error}") from error
+        except NonFiniteSamples as error:
+            samples = error.samples
+            raise NonFiniteSamples("input", samples, error.total, first=start) from error
         finally:
             progress.on_close()
         for row, answer in zip(piece, answers, strict=True):
             kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
-            yield json.dumps({**kept, **answer}, ensure_ascii=False, default=str)
+            line = finite_or_null({**kept, **answer})
+            yield json.dumps(line, ensure_ascii=False, default=str)
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
