@@ -6,10 +6,13 @@ import numpy as np
 import torch
 
 from recipes.sequence_classification import SequenceClassification
+from tests.cuda.device import Trace
 from trainer.data.batch import FlatBatch
 from trainer.data.tokens import TokenTable
+from trainer.losses import next_token_loss
 from trainer.models import auto
 from trainer.models.config import ModelConfig
+from trainer.models.outputs import CausalLMOutput
 from trainer.models.pretrained import PretrainedModel
 
 ENCODERS = ("bert", "distilbert", "roberta", "xlm_roberta", "modernbert")
@@ -68,3 +71,20 @@ def batch_of(lengths: list[int], vocab_size: int = 97) -> FlatBatch:
 
 def half(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def head_of(family: str) -> str:
+    """The head that a family is mostly trained with here."""
+    return "causal_lm" if family in DECODERS else "sequence_classification"
+
+
+def loss_of(outputs: Any, batch: FlatBatch) -> torch.Tensor:
+    """The sum that a recipe's loss would give for a model's outputs, whatever its head."""
+    if isinstance(outputs, CausalLMOutput):
+        return next_token_loss(outputs.projection, batch.input_ids.long()).sum
+    return torch.stack([x.float().sum() for x in outputs.values()]).sum()
+
+
+def waits(trace: Trace) -> dict[str, int]:
+    """Where a step waited for the device, but for the next-token loss's choice of rows."""
+    return {place: n for place, n in trace.waits.items() if "trainer/losses.py" not in place}

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.models.sequence_lengths import SequenceLengths
+
 
 class Batch(Protocol):
     """What the Trainer asks of a batch; a field is read as an item: `batch["labels"]`."""
@@ -106,7 +108,7 @@ class FlatBatch:
         inputs: dict[str, Any] = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "sequence_lengths": self.sequence_lengths,
+            "sequence_lengths": SequenceLengths(self.sequence_lengths),
         }
         if self.token_type_ids is not None:
             inputs["token_type_ids"] = self.token_type_ids

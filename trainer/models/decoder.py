@@ -1,11 +1,6 @@
 """The pre-norm rotary decoder that Llama's relatives share, over flat batches."""
 
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from trainer.errors import InputError
 from trainer.models.cache import KeyValueCache
@@ -13,6 +8,7 @@ from trainer.models.config import ModelConfig
 from trainer.models.encoder import Encoded, run_layer, to_autocast_type
 from trainer.models.gated_feed_forward import GatedFeedForward
 from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.norms import RMSNorm
 from trainer.models.packing import FlatInputs, Layout
 from trainer.models.rope import read_rope
 from trainer.models.rotary import rotate
@@ -153,39 +149,6 @@ class RotaryAttention(GroupedAttention):
         query, key = rotate(query, turns), rotate(key, turns)
         context, weights = self.attend(query, key, value, layout, past, keys, weights_wanted)
         return self.output(context), weights
-
-
-class RMSNorm(nn.RMSNorm):
-    """x over the root of its mean square, times a weight (Zhang and Sennrich, 2019)."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__(size, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cuda":
-            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
-        return _RMSNorm.apply(x, self.weight, self.eps)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """Elsewhere than on CUDA torch has no kernel: autograd would keep x three times, in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).mul_(weight).to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, scale = ctx.saved_tensors
-        normed, grad = x.to(scale.dtype) * scale, grad.to(scale.dtype)
-        grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
-        grad = grad * weight
-        along = (grad * normed).mean(-1, keepdim=True)
-        return grad.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
 
 
 def layer_windows(config: ModelConfig) -> list[int | None]:

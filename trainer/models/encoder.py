@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.models.attention import Attention
 from trainer.models.config import ModelConfig
 from trainer.models.dropout import Dropout
+from trainer.models.norms import LayerNorm
 from trainer.models.packing import FlatInputs, Layout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -102,7 +103,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(positions, size, padding_idx=pad_position)
         types = config.type_vocab_size
         self.token_type = nn.Embedding(types, size) if types else None
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, inputs: FlatInputs) -> Tensor:
@@ -124,10 +125,10 @@ class EncoderLayer(nn.Module):
         heads, dropout = config.num_attention_heads, config.attention_probs_dropout_prob
         self.attention = Attention(size, heads, dropout)
         self.attention_dropout = Dropout(config.attention_output_dropout)
-        self.attention_norm = nn.LayerNorm(size, eps=eps)
+        self.attention_norm = LayerNorm(size, eps=eps)
         self.feed_forward = FeedForward(size, config.intermediate_size, config.hidden_act)
         self.feed_forward_dropout = Dropout(config.hidden_dropout_prob)
-        self.feed_forward_norm = nn.LayerNorm(size, eps=eps)
+        self.feed_forward_norm = LayerNorm(size, eps=eps)
 
     def forward(
         self, x: Tensor, layout: Layout, keys: Tensor | None, weights_wanted: bool

@@ -13,6 +13,7 @@ from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS, to_autocast_type
 from trainer.models.family import Family, FamilyHead
 from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.norms import LayerNorm
 from trainer.models.packing import FlatInputs, Layout
 
 
@@ -108,8 +109,8 @@ class Projection(nn.Module):
         return torch.addmm(self.bias, x, self.weight)
 
 
-def _norm(config: ModelConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+def _norm(config: ModelConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
 
 
 def _draw(config: ModelConfig, name: str, weight: Tensor) -> None:

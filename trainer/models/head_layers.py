@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS
+from trainer.models.norms import LayerNorm
 
 
 class ClassificationHead(nn.Module):
@@ -65,7 +66,7 @@ class MaskedLMHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size, bias=inner_biases)
         self.activation = ACTIVATIONS[activation]
-        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps, bias=inner_biases)
+        self.norm = LayerNorm(hidden_size, eps=layer_norm_eps, bias=inner_biases)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> Tensor:

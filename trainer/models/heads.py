@@ -26,6 +26,7 @@ from trainer.models.outputs import (
 )
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.projection import Projection
+from trainer.models.sequence_lengths import SequenceLengths
 
 
 class BaseModel(PretrainedModel):
@@ -44,7 +45,7 @@ class BaseModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Padded: ids and mask [B, L]. Flat: ids [T] and `sequence_lengths` [B] on the CPU."""
@@ -88,7 +89,7 @@ class SequenceClassificationModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """As the bare model's; labels are [B] of ids or numbers, or [B, num_labels]."""
@@ -131,7 +132,7 @@ class TokenClassificationModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
         """As the bare model's; labels are ids shaped as input_ids, -100 where there is none."""
@@ -185,7 +186,7 @@ class QuestionAnsweringModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> QuestionAnsweringModelOutput | tuple[Any, ...]:
         """As the bare model's; positions are [B], the columns where the answer starts and ends.
@@ -247,7 +248,7 @@ class MaskedLMModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> MaskedLMOutput | tuple[Any, ...]:
         """As the bare model's; labels are ids shaped as input_ids, -100 where nothing is asked."""
@@ -292,7 +293,7 @@ class CausalLMModel(PretrainedModel):
         output_attentions: bool = False,
         return_dict: bool = True,
         *,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> CausalLMOutput | tuple[Any, ...]:
@@ -372,7 +373,7 @@ class MultipleChoiceModel(PretrainedModel):
         return_dict: bool = True,
         *,
         num_choices: int | None = None,
-        sequence_lengths: Tensor | None = None,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> MultipleChoiceModelOutput | tuple[Any, ...]:
         """As the bare model's, with an axis for the choices; labels are [B], the right choices."""

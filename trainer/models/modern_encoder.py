@@ -9,6 +9,7 @@ from trainer.models.attention import AttentionCore
 from trainer.models.config import ModelConfig
 from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS, Encoded, run_layer, to_autocast_type
+from trainer.models.norms import LayerNorm
 from trainer.models.packing import FlatInputs, Layout
 from trainer.models.rotary import angles, rotate
 
@@ -196,5 +197,5 @@ def _refusal(entry: str, found: object, accepted: str) -> InputError:
     return InputError(f"config.json: {entry}: found {found!r}; accepted: {accepted}")
 
 
-def _norm(config: ModelConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)
+def _norm(config: ModelConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=False)

@@ -11,6 +11,7 @@ from trainer.models.encoder import ACTIVATIONS
 from trainer.models.family import Family, FamilyHead
 from trainer.models.head_layers import MaskedLMHead
 from trainer.models.modern_encoder import ModernEncoder
+from trainer.models.norms import LayerNorm
 
 
 class PredictionHead(nn.Module):
@@ -21,7 +22,7 @@ class PredictionHead(nn.Module):
         size = config.hidden_size
         self.dense = nn.Linear(size, size, bias=False)
         self.activation = ACTIVATIONS[config.classifier_activation]
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps, bias=False)
+        self.norm = LayerNorm(size, eps=config.layer_norm_eps, bias=False)
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(size, num_labels or config.num_labels)
 

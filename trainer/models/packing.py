@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
+from trainer.models.sequence_lengths import SequenceLengths, host_lengths
 
 if TYPE_CHECKING:
     from trainer.models.cache import KeyValueCache
@@ -271,7 +272,7 @@ def flat_inputs(
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None,
     position_ids: Tensor | None,
-    sequence_lengths: Tensor | None,
+    sequence_lengths: Tensor | SequenceLengths | None,
     dropout_keys: Tensor | None,
     *,
     keep_first: bool,
@@ -287,10 +288,11 @@ def flat_inputs(
     """
     per_token = {"token_type_ids": token_type_ids, "dropout_keys": dropout_keys}
     if sequence_lengths is not None:
-        _check_flat(input_ids, sequence_lengths, {**per_token, "position_ids": position_ids})
+        lengths = host_lengths(sequence_lengths)
+        _check_flat(input_ids, lengths, {**per_token, "position_ids": position_ids})
         if attention_mask is not None:
             raise InputError("attention_mask: found one beside sequence_lengths; accepted: one")
-        layout = Layout(sequence_lengths, input_ids.device)
+        layout = Layout(lengths, input_ids.device)
         if position_ids is None:
             places = layout.slots % layout.longest
             position_ids = places if cache is None else cache.columns(layout)
@@ -360,7 +362,7 @@ def _check_flat(input_ids: Tensor, lengths: Tensor, per_token: dict[str, Tensor 
     if lengths.device.type != "cpu" or lengths.dim() != 1 or lengths.is_floating_point():
         raise InputError(
             f"sequence_lengths: found {lengths.dtype} {tuple(lengths.shape)} on {lengths.device}; "
-            "accepted: integers [B] on the CPU"
+            "accepted: integers [B] on the CPU, as SequenceLengths where a wrapper moves tensors"
         )
     if lengths.numel() == 0 or int(lengths.min()) < 1 or int(lengths.sum()) != len(input_ids):
         raise InputError(

@@ -22,6 +22,7 @@ from trainer.models.lora_settings import LoRASettings
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
 from trainer.models.rope import read_rope
+from trainer.models.sequence_lengths import SequenceLengths
 from trainer.models.weight_files import WeightFiles
 
 
@@ -248,7 +249,7 @@ class PretrainedModel(nn.Module):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         position_ids: Tensor | None,
-        sequence_lengths: Tensor | None,
+        sequence_lengths: Tensor | SequenceLengths | None,
         dropout_keys: Tensor | None,
         output_hidden_states: bool,
         output_attentions: bool,

@@ -1,0 +1,80 @@
+"""Ranks on pretended devices: what DDP and FSDP do to a batch, and a step of theirs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.utils import _to_kwargs
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from tests.cuda.device import CUDA, Device
+from tests.cuda.models import FAMILIES, batch_of, head_of, loss_of, model_of, waits
+from trainer.sharding import shard
+
+
+@contextmanager
+def group_of(world_size: int, rank: int = 0) -> Iterator[None]:
+    """This process as one rank of many, whose collectives do nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_usable_after_a_wrapper_has_moved_it(family: str) -> None:
+    """`_to_kwargs` is what DDP and FSDP2 call before a model's forward pass."""
+    with Device() as device:
+        model = device.place(model_of(family))
+        batch = batch_of([64] * 8).to(CUDA)
+        _, (inputs,) = _to_kwargs((), batch.inputs(), CUDA, False)
+        with device.traced() as trace:
+            model(**inputs).last_hidden_state.sum().backward()
+        assert not trace.waits
+
+
+def _as_they_are(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """What averages a bucket of DDP's gradients: a group that is none gives no result."""
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_two_ranks_under_ddp(family: str, rank: int) -> None:
+    with Device(num_devices=2) as device, group_of(2, rank):
+        model = device.place(model_of(family, head_of(family)))
+        wrapped = DistributedDataParallel(
+            model, device_ids=[0], gradient_as_bucket_view=True, init_sync=False
+        )
+        wrapped.register_comm_hook(None, _as_they_are)
+        batch = batch_of([9, 33, 5]).to(CUDA)
+        with device.traced() as trace:
+            with torch.autocast("cuda", torch.bfloat16):
+                outputs = wrapped(**batch.inputs())
+            loss_of(outputs, batch).backward()
+        assert not waits(trace)
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("world_size", "rank", "precision"), [(2, 0, "fp32"), (2, 1, "bf16"), (8, 5, "bf16")]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_of_sharded_ranks(family: str, world_size: int, rank: int, precision: str) -> None:
+    with Device(num_devices=world_size) as device, group_of(world_size, rank):
+        model = device.place(model_of(family, head_of(family)))
+        shard(model, CUDA, precision)
+        batch = batch_of([9, 33, 5]).to(CUDA)
+        with device.traced() as trace:
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+                outputs = model(**batch.inputs())
+            loss_of(outputs, batch).backward()
+        assert not waits(trace)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
