@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from trainer.errors import InputError, nearest
+from trainer.foreign_files import check_model_folder
 
 PACKAGE = "pkg://"
 WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "adapter_model*.safetensors")
@@ -34,7 +35,10 @@ def find(
     if path.startswith(PACKAGE):
         return _in_package(path, what)
     folder = Path(path).expanduser()
-    if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
+    if folder.is_dir():
+        check_model_folder(folder, what)
+        return folder
+    if folder.is_file() and folder.suffix == ".gguf":
         return folder
     if folder.exists():
         raise InputError(f"{what}: '{path}' is a file; accepted: a directory, or a .gguf file")

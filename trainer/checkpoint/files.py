@@ -138,12 +138,16 @@ def truncate(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and the ones above it; an existing one is left as it is."""
+def make_folder(path: Path, private: bool = False) -> None:
+    """Make a folder and the ones above it; an existing one is left as it is.
+
+    A `private` one is the user's alone.
+    """
     if path.is_dir():
         return
     with operation("make_folder", path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
 
 
 def fsync_file(path: Path) -> None:

@@ -1,52 +1,22 @@
-"""Folders of data from others: no link leads out of them, and what save_to_disk wrote is read here.
+"""Folders that save_to_disk wrote, from others: they name only files of their own.
 
 `datasets.load_from_disk` opens whatever path state.json names, and obeys the metadata that it
 finds; this reads the Arrow files in the folder, and nothing else.
 """
 
 import json
-import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.foreign_tables import read_arrow
 from trainer.errors import InputError
+from trainer.foreign_files import check_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 STATE, DICT = "state.json", "dataset_dict.json"
 MAX_JSON = 16 << 20
-
-
-def check_files(files: Iterable[Path], folder: Path, where: str) -> None:
-    """Refuse files of a folder that are links out of it, or no regular files.
-
-    A snapshot in the hub's cache is a folder of links into the blobs of its own repository; those
-    may leave it.
-    """
-    allowed = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        allowed.append((folder.parent.parent / "blobs").resolve())
-    for file in files:
-        real = file.resolve()
-        if not any(real.is_relative_to(place) for place in allowed):
-            raise InputError(
-                f"{where}: {file} is a link to {real}, outside of {folder}; accepted: files in "
-                "the folder, or the path of that file itself"
-            )
-        check_regular(file, where)
-
-
-def check_regular(file: Path, where: str) -> None:
-    """Refuse pipes, sockets and devices, which would be waited for. Raises InputError."""
-    try:
-        kind = file.stat().st_mode
-    except OSError as error:
-        raise InputError(f"{where}: {file}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(kind):
-        raise InputError(f"{where}: {file} is no regular file; accepted: a file")
 
 
 def read_saved(folder: Path, where: str) -> "dict[str, Dataset]":

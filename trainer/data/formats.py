@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.foreign_folders import check_regular
 from trainer.data.foreign_tables import read_parquet
 from trainer.errors import InputError
+from trainer.foreign_files import check_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa

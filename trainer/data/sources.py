@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.foreign_folders import check_files, read_saved
+from trainer.data.foreign_folders import read_saved
 from trainer.data.formats import ENDINGS, read
 from trainer.errors import EnvironmentFault, InputError, nearest
+from trainer.foreign_files import check_files
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from trainer import tokenizer as tokenizer_module
 from trainer.data import blocks, cache
 from trainer.data.batch import FlatBatch
+from trainer.data.cache_checks import fault_of
 from trainer.data.plan import epoch_order
 from trainer.errors import InputError, RowError
 from trainer.recipe import Axis, Recipe
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trainer")
 
-FORMAT = 2
+FORMAT = 3
 """The version of what a cache entry holds; a new one makes all entries anew."""
 ROWS_PER_CALL = 1000
 """Rows that a recipe sees at a time: enough for the tokenizer to use every core."""
@@ -62,11 +63,12 @@ def tokenize(
         table = TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields)
     else:
         folder = cache_dir / entry_name(rows, recipe, tokenizer)
-        if (arrays := cache.load(folder)) is None:
+        check = partial(fault_of, axes=recipe.fields, vocab_size=len(tokenizer))
+        if (arrays := cache.load(folder, check)) is None:
             made = _arrays(rows, recipe, tokenizer, where, progress)
-            cache.store(folder, made)
+            cache.store(folder, made, check)
             # Memory-mapped, all processes of a machine share one copy.
-            arrays = cache.load(folder) or made
+            arrays = cache.load(folder, check) or made
         table = TokenTable.of(arrays, recipe.fields)
     if progress and (dropped := table.counts.get("dropped")):
         log.warning("%s: %d of %d rows are dropped", where, dropped, len(rows))

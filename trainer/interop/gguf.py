@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
+from trainer.interop.gguf_check import check_entry, check_structure
 from trainer.interop.gguf_names import hub_name, is_transposed, rotated_heads, unrotated
 from trainer.models.weight_files import WeightFiles, what_it_is
 
 SUFFIX = ".gguf"
 ROPE_FACTORS = "rope_freqs.weight"
 """What stands in the place of Llama 3's rope scaling."""
+
+
+FAULTS = (ValueError, LookupError, OSError, OverflowError, TypeError, MemoryError)
+"""What the package raises for files that are not whole."""
 
 
 class GGUF:
@@ -30,10 +35,13 @@ class GGUF:
         self.file = file
         reader_module = import_gguf().gguf_reader
         try:
+            check_structure(file)
             reader = reader_module.GGUFReader(file)
             self.tensors = {tensor.name: tensor for tensor in reader.tensors}
             self._fields = dict(reader.fields)
-        except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as e:
+        except InputError:
+            raise
+        except FAULTS as e:
             if "GGMLQuantizationType" in str(e):
                 accepted = "those that the installed package gguf knows; pip install -U gguf"
                 raise InputError(f"{file}: type of numbers: {e}; accepted: {accepted}") from None
@@ -47,10 +55,14 @@ class GGUF:
     def get(self, name: str, default: Any = None) -> Any:
         """An entry of the metadata, as Python's values."""
         field = self._fields.get(name)
+        if field is None:
+            return default
         try:
-            return default if field is None else field.contents()
-        except (ValueError, IndexError, KeyError) as error:
+            value = field.contents()
+        except (ValueError, IndexError, KeyError, TypeError) as error:
             raise InputError(f"{self.file}: {name}: cannot be read ({error})") from None
+        check_entry(self.file, name, value)
+        return value
 
     def model(self, name: str, default: Any = None) -> Any:
         """An entry under the architecture's name."""
@@ -62,7 +74,7 @@ class GGUF:
         quants = import_gguf().quants
         try:
             return quants.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
+        except (NotImplementedError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{self.file}: tensor {name}: {error}") from None
 
 

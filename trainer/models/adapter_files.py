@@ -94,6 +94,7 @@ class SavedAdapter:
         """
         with AdapterWeights(self.folder) as found:
             layers, whole = _adapted(model, found)
+            self._check_rank(found)
         attach(
             model,
             layers,
@@ -106,6 +107,17 @@ class SavedAdapter:
         )
         overwrite_adapter(model, self.folder)
         train_whole(model, fresh_parameters(model))
+
+    def _check_rank(self, found: AdapterWeights) -> None:
+        """Refuse matrices of another rank before any of the rank that r names is made."""
+        for name in sorted(found.names):
+            shape = found.shape(name)
+            axis = 0 if name.endswith(".lora_A.weight") else 1
+            if _is_matrix(name) and (len(shape) != 2 or shape[axis] != self.rank):
+                raise InputError(
+                    f"{self.folder / CONFIG}: r: found {self.rank}; accepted: the rank of tensor "
+                    f"{name}, of shape {list(shape)}"
+                )
 
 
 def read_adapter(folder: Path) -> SavedAdapter | None:

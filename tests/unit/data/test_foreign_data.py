@@ -13,10 +13,11 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from trainer.data import foreign_tables
-from trainer.data.foreign_folders import check_regular, read_saved
+from trainer.data.foreign_folders import read_saved
 from trainer.data.foreign_tables import read_arrow, read_parquet
 from trainer.data.rows import Files
 from trainer.errors import InputError
+from trainer.foreign_files import check_regular
 
 Refusal = Callable[..., str]
 

@@ -1,7 +1,10 @@
 """Token tables: what comes out of a recipe is gathered unchanged, and made only once."""
 
 import errno
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,6 +308,59 @@ def test_a_damaged_entry_is_made_anew(tokenizer: Tokenizer, tmp_path: Path, dama
     assert_equal(table_of(rows_of(50), tokenizer, cache=tmp_path), first)
     assert calls == [50]
     assert list(tmp_path.iterdir()) == [entry]
+
+
+def forged(entry: Path, change: Any) -> None:
+    """An entry whose digests fit what it holds, as somebody else can make one."""
+    arrays = {file.stem: np.load(file) for file in entry.glob("*.npy")}
+    change(arrays)
+    digests = {}
+    for file in entry.glob("*.npy"):
+        file.unlink()
+    for name, array in arrays.items():
+        np.save(entry / f"{name}.npy", array)
+        content = (entry / f"{name}.npy").read_bytes()
+        digests[name] = hashlib.sha256(content).hexdigest()
+    (entry / "index.json").write_text(json.dumps({"of": entry.name, "sha256": digests}))
+
+
+def test_a_forged_entry_is_not_used(
+    tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = table_of(rows_of(50), tokenizer, cache=tmp_path)
+    entry = tmp_path / tokens.entry_name(rows_of(50), Words(), tokenizer)
+    forgeries: dict[str, Any] = {
+        "no input_ids": lambda a: a.clear(),
+        "input_ids beyond": lambda a: a.update(input_ids=a["input_ids"] + 10**6),
+        "sample_offsets does not ascend": lambda a: a["sample_offsets"].__setitem__(3, 10**9),
+        "sequence_offsets does not ascend": lambda a: a["sequence_offsets"].__setitem__(0, -5),
+        "field.labels has 1 entries": lambda a: a.update({"field.labels": np.zeros(1, int)}),
+        "field.other, which": lambda a: a.update({"field.other": np.zeros(50, int)}),
+        "is not a row": lambda a: a.update(input_ids=a["input_ids"].astype(float)),
+    }
+    for said, change in forgeries.items():
+        forged(entry, change)
+        calls.clear()
+        caplog.clear()
+        assert_equal(table_of(rows_of(50), tokenizer, cache=tmp_path), first)
+        assert calls == [50] and said in caplog.text, said
+        assert_equal(table_of(rows_of(50), tokenizer, cache=tmp_path), first)
+        assert calls == [50]
+
+
+def test_an_entry_under_another_key_or_of_everybody_is_not_used(
+    tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table_of(rows_of(60), tokenizer, cache=tmp_path)
+    entry, other = (tmp_path / tokens.entry_name(rows_of(n), Words(), tokenizer) for n in (50, 60))
+    assert other.stat().st_mode & 0o777 == 0o700
+    shutil.copytree(other, entry)
+    calls.clear()
+    assert len(table_of(rows_of(50), tokenizer, cache=tmp_path)) == 50
+    assert calls == [50] and "it was made as" in caplog.text
+    other.chmod(0o777)
+    table_of(rows_of(60), tokenizer, cache=tmp_path)
+    assert calls == [50, 60] and "another user may have written it" in caplog.text
 
 
 def test_who_loses_the_race_takes_the_winners_entry(

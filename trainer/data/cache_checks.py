@@ -1,0 +1,60 @@
+"""Whether the arrays of a cache entry can be a token table of this recipe and tokenizer."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from trainer.recipe import Axis
+
+OFFSETS = ("sequence_offsets", "sample_offsets")
+
+
+def fault_of(
+    arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis], vocab_size: int
+) -> str | None:
+    """What is wrong with the arrays, in a few words; None where they fit together.
+
+    Ids must be below `vocab_size`, offsets must ascend from 0 to the end of what they divide, and
+    each field must have one entry for each unit of its axis: gathers do not look at bounds twice.
+    """
+    for name in ("input_ids", *OFFSETS):
+        if name not in arrays:
+            return f"no {name}"
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind != "i":
+            return f"{name} is not a row of whole numbers"
+    tokens = len(arrays["input_ids"])
+    sequences, samples = (len(arrays[name]) - 1 for name in OFFSETS)
+    ends = {"sequence_offsets": tokens, "sample_offsets": sequences}
+    for name, end in ends.items():
+        if not _ascends(arrays[name], end):
+            return f"{name} does not ascend from 0 to {end}"
+    ids = arrays["input_ids"]
+    if not tokens or ids.min() < 0 or ids.max() >= vocab_size:
+        return f"input_ids beyond the {vocab_size} tokens of the tokenizer"
+    return _fields_fault(arrays, axes, {"token": tokens, "sequence": sequences, "sample": samples})
+
+
+def _fields_fault(
+    arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis], lengths: Mapping[str, int]
+) -> str | None:
+    wanted = {f"field.{name}": lengths[axis] for name, axis in axes.items()}
+    wanted |= {"token_type_ids": lengths["token"], "rows": lengths["sample"]}
+    for name, array in arrays.items():
+        if name in ("input_ids", *OFFSETS):
+            continue
+        if name.startswith("count."):
+            if array.ndim or array.dtype.kind != "i" or array < 0:
+                return f"{name} is not a number"
+        elif name not in wanted:
+            return f"{name}, which the recipe does not have"
+        elif array.ndim not in (1, 2) or array.dtype.kind not in "bif":
+            return f"{name} is not made of numbers"
+        elif len(array) != wanted[name]:
+            return f"{name} has {len(array)} entries, not {wanted[name]}"
+    return None
+
+
+def _ascends(offsets: np.ndarray, end: int) -> bool:
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != end:
+        return False
+    return bool((offsets[1:] >= offsets[:-1]).all())
