@@ -1,4 +1,4 @@
-"""Bidirectional attention over flat sequences: plain products, SDPA or a varlen kernel.
+"""Bidirectional attention over flat sequences: plain products, SDPA, a varlen or Triton kernel.
 
 T tokens, B sequences, the longest of L; D = heads x channels.
 """
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.dropout import Dropout, head_keys
+from trainer.models.flash_attention import fits_flash_kernel, flash_attention
 from trainer.models.packing import Layout
 
-Path = Literal["plain", "sdpa", "varlen"]
+Path = Literal["plain", "sdpa", "varlen", "flash"]
 
 LONG_ON_CPU = 512
 """From this length on a CPU does not hold the [L, L] probabilities: SDPA bounds the memory."""
@@ -24,15 +25,19 @@ def choose_path(
     longest: int,
     *,
     fits_varlen: bool,
+    fits_flash: bool,
     dropping: bool,
     weights_wanted: bool,
     hidden_keys: bool,
 ) -> Path:
-    """How to compute attention. Only the plain path has our dropout and gives the probabilities.
+    """How to compute attention. Only the plain path gives the probabilities.
 
-    A varlen kernel needs half precision and no key that is in the batch but may not be seen. On a
-    CPU, plain products beat SDPA's backward on short sequences.
+    Dropout is in the plain path and in our Triton kernel (flash). The kernels need that every key
+    in the batch may be seen, and torch's (varlen) half precision. On a CPU, plain products beat
+    SDPA's backward on short sequences.
     """
+    if dropping and fits_flash and not weights_wanted and not hidden_keys:
+        return "flash"
     if dropping or weights_wanted:
         return "plain"
     if device_type == "cuda":
@@ -76,12 +81,16 @@ class AttentionCore(nn.Module):
             query.dtype,
             layout.longest,
             fits_varlen=fits_varlen_kernel(query.device, self.channels),
+            fits_flash=self.dropout.active
+            and fits_flash_kernel(query.device, query.dtype, self.channels),
             dropping=self.dropout.active,
             weights_wanted=weights_wanted,
             hidden_keys=layout.visible is not None or (window is not None and layout.has_gaps),
         )
         if path == "varlen":
             return self._varlen(query, key, value, layout, window), None
+        if path == "flash":
+            return self._flash(query, key, value, layout, keys, window), None
         query, key, value = (self._heads(part, layout) for part in (query, key, value))
         mask = layout.visible_pairs(window)
         if path == "sdpa":
@@ -127,6 +136,23 @@ class AttentionCore(nn.Module):
         sides = (-1, -1) if window is None else (window, window)
         context = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
         assert isinstance(context, Tensor)
+        return context.flatten(1)
+
+    def _flash(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        keys: Tensor | None,
+        window: int | None,
+    ) -> Tensor:
+        shape = (self.num_heads, self.channels)
+        query, key, value = (part.unflatten(1, shape) for part in (query, key, value))
+        sides = window, window
+        context = flash_attention(
+            query, key, value, layout, dropout=self.dropout, keys=keys, sides=sides
+        )
         return context.flatten(1)
 
 

@@ -39,6 +39,7 @@ class Dropout(nn.Module):
         self.p = float(p)
         self.site = 0
         self._dropped = min(round(self.p * _DRAWS), _DRAWS - 1)
+        self._hashes: tuple[object, Tensor] | None = None
 
     @property
     def active(self) -> bool:
@@ -70,6 +71,22 @@ class Dropout(nn.Module):
         draws = _draws(keys ^ _site_constant(self.site), x.shape[-1])
         kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         return torch.ge(draws, self._dropped - _DRAWS // 2, out=kept)
+
+    @property
+    def dropped(self) -> int:
+        """How many of the 65,536 draws are dropped."""
+        return self._dropped
+
+    def head_hashes(self, num_heads: int, device: torch.device) -> Tensor:
+        """int32 [num_heads], by which `mask(head_keys(keys))` starts from keys: keys ^ hash.
+
+        Made once for each device: a kernel takes it where Python would compute it each time.
+        """
+        wanted = num_heads, self.site, device
+        if self._hashes is None or self._hashes[0] != wanted or _is_traced(self._hashes[1]):
+            hashes = _mixed_count(num_heads, device).bitwise_xor_(_site_constant(self.site))
+            self._hashes = wanted, hashes
+        return self._hashes[1]
 
     def extra_repr(self) -> str:
         return f"p={self.p}, site={self.site}"
@@ -119,6 +136,11 @@ def _mixed_count(number: int, device: torch.device) -> Tensor:
     for factor in (0x7FEB352D, 0x2C1B3C6D):
         count = ((count ^ (count >> 16)) * factor) & 0xFFFFFFFF
     return (count ^ (count >> 15)).to(torch.int32)
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether a tensor has no numbers: it was made while something traced the model."""
+    return torch._subclasses.fake_tensor.is_fake(x)
 
 
 def _to_int32(part: Tensor) -> Tensor:

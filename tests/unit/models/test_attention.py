@@ -7,7 +7,13 @@ from trainer.models import attention
 from trainer.models.attention import Attention, AttentionCore, choose_path
 from trainer.models.packing import Layout
 
-CALM = {"fits_varlen": True, "dropping": False, "weights_wanted": False, "hidden_keys": False}
+CALM = {
+    "fits_varlen": True,
+    "fits_flash": True,
+    "dropping": False,
+    "weights_wanted": False,
+    "hidden_keys": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -16,13 +22,15 @@ CALM = {"fits_varlen": True, "dropping": False, "weights_wanted": False, "hidden
         ("cpu", torch.float32, 64, {}, "plain"),
         ("cpu", torch.bfloat16, 511, {}, "plain"),
         ("cpu", torch.bfloat16, 512, {}, "sdpa"),
-        ("cpu", torch.float32, 4096, {"dropping": True}, "plain"),
+        ("cpu", torch.float32, 4096, {"dropping": True, "fits_flash": False}, "plain"),
         ("cpu", torch.float32, 4096, {"weights_wanted": True}, "plain"),
         ("cpu", torch.float32, 4096, {"hidden_keys": True}, "sdpa"),
         ("cuda", torch.bfloat16, 64, {}, "varlen"),
         ("cuda", torch.float16, 4096, {}, "varlen"),
         ("cuda", torch.float32, 64, {}, "sdpa"),
-        ("cuda", torch.bfloat16, 64, {"dropping": True}, "plain"),
+        ("cuda", torch.bfloat16, 64, {"dropping": True}, "flash"),
+        ("cuda", torch.bfloat16, 64, {"dropping": True, "fits_flash": False}, "plain"),
+        ("cuda", torch.bfloat16, 64, {"dropping": True, "weights_wanted": True}, "plain"),
         ("cuda", torch.bfloat16, 64, {"weights_wanted": True}, "plain"),
         ("cuda", torch.bfloat16, 64, {"hidden_keys": True}, "sdpa"),
         ("cuda", torch.bfloat16, 64, {"fits_varlen": False}, "sdpa"),

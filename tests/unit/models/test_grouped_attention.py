@@ -12,6 +12,7 @@ from trainer.models.packing import Layout
 
 CALM = {
     "fits_varlen": True,
+    "fits_flash": True,
     "dropping": False,
     "weights_wanted": False,
     "window_over_gaps": False,
@@ -24,13 +25,15 @@ RAGGED = [100, 3, 1, 40, 77, 90, 200]
     [
         ("cpu", torch.float32, {}, "blocks"),
         ("cpu", torch.bfloat16, {"fits_varlen": False}, "blocks"),
-        ("cpu", torch.float32, {"dropping": True}, "plain"),
+        ("cpu", torch.float32, {"dropping": True, "fits_flash": False}, "plain"),
         ("cpu", torch.float32, {"weights_wanted": True}, "plain"),
         ("cpu", torch.float32, {"window_over_gaps": True}, "plain"),
         ("cuda", torch.bfloat16, {}, "varlen"),
         ("cuda", torch.float32, {}, "sdpa"),
         ("cuda", torch.bfloat16, {"fits_varlen": False}, "sdpa"),
-        ("cuda", torch.bfloat16, {"dropping": True}, "plain"),
+        ("cuda", torch.bfloat16, {"dropping": True}, "flash"),
+        ("cuda", torch.bfloat16, {"dropping": True, "fits_flash": False}, "plain"),
+        ("cuda", torch.bfloat16, {"dropping": True, "weights_wanted": True}, "plain"),
         ("mps", torch.float16, {}, "blocks"),
     ],
 )

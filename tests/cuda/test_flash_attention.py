@@ -1,0 +1,54 @@
+"""Attention dropout on CUDA: our Triton kernels, and nothing of size [L, L]."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from tests.cuda.device import CUDA, Device
+from tests.cuda.models import batch_of, half, model_of
+
+DROPPING = {
+    "bert": {"attention_probs_dropout_prob": 0.1},
+    "modernbert": {"attention_dropout": 0.1},
+    "gpt2": {"attn_pdrop": 0.1},
+    "qwen3": {"attention_dropout": 0.1},
+}
+
+
+@pytest.fixture(autouse=True)
+def triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: name == "triton" or usual(name, *a)
+    )
+    monkeypatch.delenv("TEMPERING_TRITON", raising=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("family", DROPPING)
+def test_attention_dropout_keeps_nothing_of_the_length_squared(family, precision) -> None:
+    lengths = [300, 17, 254]
+    with Device() as device:
+        model = device.place(model_of(family, **DROPPING[family]))
+        batch = batch_of(lengths).to(CUDA)
+        on = precision != "fp32"
+        with device.traced() as trace:
+            with torch.autocast("cuda", half(precision), enabled=on):
+                hidden = model(**batch.inputs())[0]
+            hidden.sum().backward()
+    assert trace.launches["flash_attention"] == trace.launches["flash_attention_backward"] == 1
+    assert trace.largest < 3 * 300 * 300
+    assert not trace.waits
+
+
+@pytest.mark.parametrize(
+    ("capability", "switch"), [((7, 5), "1"), ((9, 0), "0")], ids=["an older GPU", "turned off"]
+)
+def test_elsewhere_the_plain_path_drops(capability, switch, monkeypatch) -> None:
+    monkeypatch.setenv("TEMPERING_TRITON", switch)
+    with Device(capability=capability) as device:
+        model = device.place(model_of("bert"))
+        with device.traced() as trace, torch.autocast("cuda", torch.float16):
+            model(**batch_of([30, 5]).to(CUDA).inputs())
+    assert not trace.launches["flash_attention"]

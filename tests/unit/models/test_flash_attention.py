@@ -1,0 +1,203 @@
+"""The Triton attention in Triton's interpreter: outputs, gradients and masks of the plain path."""
+
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+
+import trainer.models
+from trainer.models import flash_attention as module
+from trainer.models.attention import Attention
+from trainer.models.dropout import Dropout, head_keys
+from trainer.models.flash_attention import flash_attention
+from trainer.models.flash_trial import plain, worst_error
+from trainer.models.packing import Layout
+
+with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):  # read when Triton is imported
+    pytest.importorskip("triton.language")
+CPU = torch.device("cpu")
+# rows behind a sequence's end, which are not written, see no key
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+
+
+def _forget_kernels():
+    sys.modules.pop("trainer.models.flash_kernels", None)
+    vars(trainer.models).pop("flash_kernels", None)
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """The kernels as Triton's interpreter runs them, in small blocks, so that there are several."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    _forget_kernels()
+    small = module.Tiles(16, 8, 4, 1)
+    monkeypatch.setattr(module, "tiles", lambda channels, dtype: (small, small))
+    yield
+    _forget_kernels()
+
+
+def tensors(lengths, heads, key_heads, channels, dtype=torch.float32):
+    torch.manual_seed(0)
+    T = sum(lengths)
+    q, k, v = (torch.randn(T, n, channels, dtype=dtype) for n in (heads, key_heads, key_heads))
+    keys = torch.randint(-(1 << 31), 1 << 31, (T,), dtype=torch.int32)
+    return [x.requires_grad_() for x in (q, k, v)], keys, Layout(torch.tensor(lengths), CPU)
+
+
+def dropout_of(p, site=7):
+    dropout = Dropout(p)
+    dropout.site = site
+    return dropout
+
+
+CASES = {
+    "bidirectional": ([37, 1, 18], 2, 2, 16, 0.25, (None, None)),
+    "a window": ([41, 9], 1, 1, 16, 0.1, (5, 5)),
+    "a window of itself": ([20], 1, 1, 16, 0.5, (0, 0)),
+    "causal, grouped": ([35, 2, 17], 4, 2, 16, 0.3, (None, 0)),
+    "causal with a window, grouped": ([50], 2, 1, 24, 0.3, (9, 0)),
+    "without dropout": ([33, 6], 2, 1, 16, 0.0, (None, 0)),
+    "channels that are no power of 2": ([19, 16], 1, 1, 40, 0.25, (None, None)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_outputs_and_gradients_are_those_of_plain_products(case):
+    lengths, heads, key_heads, channels, p, sides = case
+    inputs, keys, layout = tensors(lengths, heads, key_heads, channels)
+    dropout = dropout_of(p)
+    found = flash_attention(*inputs, layout, dropout=dropout, keys=keys, sides=sides)
+    wanted = plain(*inputs, layout, dropout, keys, sides)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
+    upstream = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (found, wanted)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_are_those_of_the_plain_path_bit_for_bit():
+    """Equal scores and values that tell the keys apart leave the mask itself in the context."""
+    length, heads = 64, 2
+    inputs, keys, layout = tensors([length, 23], heads, heads, length)
+    query = torch.zeros_like(inputs[0])
+    value = torch.zeros_like(query)
+    place = torch.cat([torch.arange(length), torch.arange(23)])
+    value[torch.arange(len(place)), :, place] = 1.0
+    dropout = dropout_of(0.5, site=3)
+    found = flash_attention(query, query, value, layout, dropout=dropout, keys=keys) > 0
+    grid = head_keys(layout.to_grid(keys), heads)
+    mask = dropout.mask(torch.empty(2, heads, length, length), grid).bool()
+    mask[1, :, :, 23:] = False
+    assert torch.equal(found, layout.from_grid(mask.transpose(1, 2)))
+    assert 0.4 < float(mask[0].float().mean()) < 0.6
+
+
+def test_inputs_may_be_slices_of_one_projection():
+    (q, k, v), keys, layout = tensors([21, 12], 2, 2, 16)
+    joined = torch.stack([q, k, v], 1).detach().flatten(2).flatten(1).requires_grad_()
+    parts = [x.unflatten(1, (2, 16)) for x in joined.chunk(3, -1)]
+    assert not parts[0].is_contiguous()
+    dropout = dropout_of(0.2)
+    found = flash_attention(*parts, layout, dropout=dropout, keys=keys)
+    torch.testing.assert_close(found, plain(q, k, v, layout, dropout, keys), rtol=1e-5, atol=2e-6)
+
+
+def test_half_precision_and_its_gradients(monkeypatch):
+    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (21, 2, 18))
+    assert worst_error(CPU, torch.float16, 16) < 0.005
+
+
+def test_the_operators_are_registered_as_torch_wants():
+    inputs, keys, layout = tensors([3, 2], 2, 1, 16)
+    heads = dropout_of(0.1).head_hashes(2, CPU)
+    arguments = (keys, heads, layout.cumulative_lengths, 3, 6554, 1.1, -1, 0)
+    torch.library.opcheck(module._forward, (*inputs, *arguments))
+
+
+def test_the_layer_takes_the_kernel_and_gives_what_its_plain_path_gives(monkeypatch):
+    torch.manual_seed(0)
+    layer = Attention(32, 2, dropout=0.3).train()
+    keys = torch.randint(-(1 << 31), 1 << 31, (25,), dtype=torch.int32)
+    layout = Layout(torch.tensor([11, 14]), CPU)
+    x = torch.randn(25, 32)
+    plain_context, _ = layer(x, layout, keys)
+    calls = []
+    monkeypatch.setattr(
+        "trainer.models.attention.fits_flash_kernel", lambda *facts: calls.append(facts) or True
+    )
+    torch.testing.assert_close(layer(x, layout, keys)[0], plain_context, rtol=1e-5, atol=1e-6)
+    assert calls == [(CPU, torch.float32, 16)]
+
+
+def test_without_keys_the_masks_come_from_the_generator():
+    inputs, _, layout = tensors([30], 1, 1, 16)
+    contexts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        contexts.append(flash_attention(*inputs, layout, dropout=dropout_of(0.5), keys=None))
+    assert torch.equal(contexts[0], contexts[1])
+    assert not torch.equal(contexts[0], contexts[2])
+
+
+def test_a_kernel_that_fails_is_left_out_with_one_warning(monkeypatch):
+    module._agrees.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 1 / 0)
+    arguments = torch.device("cuda"), torch.bfloat16, 64
+    with pytest.warns(UserWarning, match="ZeroDivisionError.*TEMPERING_TRITON=0"):
+        assert not module.fits_flash_kernel(*arguments)
+    assert not module.fits_flash_kernel(*arguments)  # warns once: a warning would be an error here
+    module._agrees.cache_clear()
+    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 0.4)
+    with pytest.warns(UserWarning, match="relative error 0.4"):
+        assert not module.fits_flash_kernel(*arguments)
+    module._agrees.cache_clear()
+    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 0.001)
+    assert module.fits_flash_kernel(*arguments)
+    assert not module.fits_flash_kernel(arguments[0], torch.float64, 64)
+    assert not module.fits_flash_kernel(arguments[0], torch.float32, 256)
+    monkeypatch.setenv("TEMPERING_TRITON", "0")
+    assert not module.fits_flash_kernel(*arguments)
+    module._agrees.cache_clear()
+
+
+COMPILE = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from trainer.models import flash_kernels
+from trainer.models.flash_attention import tiles
+
+POINTERS = {"LSE": "*fp32", "DELTA": "*fp32", "KEYS": "*i32", "HEADS": "*i32", "STARTS": "*i32"}
+FLOATS = {"scale": "fp32", "plain_scale": "fp32", "keep_scale": "fp32"}
+
+for name in ("forward", "backward_of_queries", "backward_of_keys"):
+    kernel = getattr(flash_kernels, name)
+    for capability, channels in ((80, 64), (90, 128)):
+        tile = tiles(channels, torch.bfloat16)[name == "backward_of_keys"]
+        constants = dict(GROUP=2, C=channels, BLOCK_C=channels, ROWS=tile.rows, PAIRS=tile.pairs,
+                         DROPS=True, WINDOW=True, PRECISION="tf32")
+        types = {}
+        for argument in kernel.arg_names:
+            default = "*bf16" if argument.isupper() else "i32"
+            types[argument] = {**POINTERS, **FLOATS}.get(argument, default)
+        types.update(dict.fromkeys(constants, "constexpr"))
+        places = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+        source = ASTSource(kernel, types, constexprs=places)
+        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert built.asm["cubin"] and built.metadata.shared < 160 << 10
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_gpus_without_one(tmp_path):
+    """Down to the machine code of capabilities 8.0 and 9.0, by the assembler that Triton brings."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
