@@ -12,7 +12,7 @@ DROPPING = {
     "bert": {"attention_probs_dropout_prob": 0.1},
     "modernbert": {"attention_dropout": 0.1},
     "gpt2": {"attn_pdrop": 0.1},
-    "qwen3": {"attention_dropout": 0.1},
+    "qwen3": {"attention_dropout": 0.1, "head_dim": 16},
 }
 
 
