@@ -85,7 +85,8 @@ def _measure(recipe: Recipe, outputs: Any, batch: Batch, dtype: torch.dtype) -> 
 def _joined(parts: list[dict[str, Tensor]], numbers: list[int]) -> dict[str, np.ndarray]:
     """One rank's parts end to end, with what is needed to take them apart again."""
     names = list(parts[0]) if parts else []
-    joined = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
+    # joined in host memory: on the device there may be no room for a second copy
+    joined = {name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in names}
     joined["batch"] = np.asarray(numbers, dtype=np.int64)
     if parts and "sums" in parts[0]:
         joined["sizes"] = np.asarray([len(part["sums"]) for part in parts], dtype=np.int64)

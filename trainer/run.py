@@ -65,7 +65,7 @@ class LaunchSettings:
     rendezvous: str | None = None
     """HOST:PORT on the machine with node_rank 0, where the machines meet."""
     timeout: float = 600.0
-    """Seconds that a process waits for the others, to come or in one operation."""
+    """Seconds that a process waits for another to come, in a collective, or for a sign of life."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """ddp: each process holds the whole model; fsdp: a share of it; auto: ddp where that fits."""
     cpu_offload: bool = False

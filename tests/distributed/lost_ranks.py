@@ -46,6 +46,8 @@ def main(folder: Path) -> None:
     left = [path.name for path in (folder / "full").iterdir() if path.name != "metrics.jsonl"]
     found["a rank that cannot write"]["left"] = sorted(left)
     together(folder / "full", "full resumed", [train, train])
+    slow = folder / "slow"
+    found["a slow disk"] = together(slow, "slow", [train_on_a_slow_disk, train])
     print(json.dumps(found))
 
 
@@ -57,6 +59,12 @@ def lose(run: Path, moment: str, number: int) -> None:
     """Train as a rank that a signal hits at a moment of step 4."""
     trainer = build(run, timeout=TIMEOUT, **SETTINGS)
     trainer.stop(moment, 4, lambda: os.kill(os.getpid(), number)).fit()
+
+
+def train_on_a_slow_disk(run: Path) -> None:
+    """A checkpoint of rank 0 takes longer than a rank waits for another."""
+    trainer = build(run, timeout=TIMEOUT, **SETTINGS)
+    trainer.stop("fill", 4, lambda: time.sleep(2.5 * TIMEOUT)).fit()
 
 
 def train_with_a_full_disk(run: Path) -> None:

@@ -69,3 +69,9 @@ def test_a_rank_that_cannot_write_stops_all_and_harms_nothing(found: Any, folder
     assert outcome["left"] == ["checkpoint-2"]
     weights = "model/model.safetensors"
     assert (folder / "full" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
+
+
+def test_a_disk_may_be_slower_than_the_ranks_wait_for_each_other(found: Any, folder: Path) -> None:
+    assert found["a slow disk"]["codes"] == [0, 0], found["a slow disk"]["said"]
+    name = "checkpoint-10/state/optimizer.safetensors"
+    assert (folder / "slow" / name).read_bytes() == (folder / "whole" / name).read_bytes()

@@ -61,9 +61,3 @@ def test_looking_for_numbers_that_are_not_finite_costs_no_wait_of_its_own(
 @pytest.mark.parametrize("code", [0, *LEAVING])
 def test_what_a_rank_was_asked_comes_back(code: int) -> None:
     assert stepper().step(halves(), 2, 1e-3, lambda: code).leave == code
-
-
-def test_a_barrier_waits_for_its_device() -> None:
-    with Watch() as watch:
-        Ranks().barrier()
-    assert WAITS & set(watch.names)

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -40,7 +40,10 @@ class Ranks(Protocol):
     def world_size(self) -> int:
         """How many processes there are."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def at_work(self) -> AbstractContextManager[None]:
+        """Within it the other ranks wait for this one, however long it takes."""
+
+    def gather_after_work(self, value: Any) -> list[Any]:
         """The value of every rank, in order, on every rank."""
 
 
@@ -51,7 +54,11 @@ class Alone:
     rank: int = 0
     world_size: int = 1
 
-    def gather(self, value: Any) -> list[Any]:
+    def at_work(self) -> AbstractContextManager[None]:
+        """Nobody waits."""
+        return nullcontext()
+
+    def gather_after_work(self, value: Any) -> list[Any]:
         """Just this one."""
         return [value]
 
@@ -129,14 +136,18 @@ def _undone(staging: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
-    """Every rank's result of `work` (a JSON value); if it failed on any rank, every rank raises."""
+    """Every rank's result of `work` (a JSON value); if it failed on any rank, every rank raises.
+
+    It may take as long as a disk does: the ranks meet in the store, not in a collective.
+    """
     result, failure = None, None
     try:
-        result = work()
+        with ranks.at_work():
+            result = work()
     except Exception as error:
         failure = error
     told = (getattr(failure, "exit_code", 1), str(failure)) if failure is not None else None
-    reports = ranks.gather((told, result))
+    reports = ranks.gather_after_work((told, result))
     if failure is not None:
         raise failure
     for rank, (other, _) in enumerate(reports):

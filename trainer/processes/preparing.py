@@ -1,18 +1,14 @@
 """Preparing: one process of each machine prepares, for as long as it takes, and all wait for it."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from trainer.errors import InputError, LostRank
 from trainer.processes import meeting
+from trainer.waiting import SIGNS, signs_of_life
 
 if TYPE_CHECKING:
     from torch.distributed import Store
-
-SIGNS = 10
-"""Signs of life within the time after which a process that gives none is taken for lost."""
 
 
 def prepare_together(
@@ -28,7 +24,7 @@ def prepare_together(
     store = PrefixStore("preparing", store)  # launchers have keys of the same names
     if own in names:
         try:
-            with _signs_of_life(store, own, timeout / SIGNS):
+            with signs_of_life(store, f"signs of {own}", timeout / SIGNS):
                 left = job()
         except BaseException:
             store.set("failed", own)
@@ -57,23 +53,3 @@ def _wait(store: "Store", names: Sequence[str], timeout: float) -> None:
             raise LostRank(f"launch: {silent} while the data were prepared")
     if store.check(["failed"]):
         raise LostRank(f"launch: {store.get('failed').decode()} could not prepare the data")
-
-
-@contextmanager
-def _signs_of_life(store: "Store", own: str, pause: float) -> Iterator[None]:
-    """Within it, a thread says every `pause` seconds that this process is there."""
-    over = threading.Event()
-
-    def say() -> None:
-        with suppress(RuntimeError):  # the store is gone, which the wait that follows tells
-            store.add(f"signs of {own}", 1)
-            while not over.wait(pause):
-                store.add(f"signs of {own}", 1)
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,10 @@ class Thread:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def gather_after_work(self, value: Any) -> list[Any]:
         self.table[self.rank] = value
         self.meeting.wait(10)
         values = list(self.table)
