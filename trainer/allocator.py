@@ -1,4 +1,4 @@
-"""What the process keeps: freed memory, which saves faults; few kernels, which saves memory."""
+"""What the process keeps: freed memory, few kernels, and segments of GPU memory that grow."""
 
 import ctypes
 import os
@@ -36,3 +36,13 @@ def keep_few_kernels() -> None:
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(KERNELS))
+
+
+def let_segments_grow() -> None:
+    """Have the allocators of GPUs extend their segments, unless the user has set them up.
+
+    Micro batches differ in size at every step: in segments of fixed sizes, holes are left over that
+    nothing else fits. To be called before the first allocation on a GPU.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"

@@ -1,7 +1,8 @@
 """Memory: the largest micro batch that fits, and how to leave a step that did not, all together."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -10,9 +11,39 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.data.plan import cut
 from trainer.errors import EnvironmentFault
+from trainer.optim import num_moments
 from trainer.ranks import Ranks
 
 ACCEPTED = "accepted: shorter samples, trainer.gradient_checkpointing=true, more memory"
+WITHOUT_MEMORY = re.compile(
+    r"CU(BLAS|DNN|SOLVER)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)"
+    r"|HIPBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)"
+    r"|(CUDA|HIP) error: out of memory|MPS backend out of memory|can't allocate memory"
+)
+"""What libraries say that allocate beside torch's allocator, once nothing is left for them."""
+HAVE_OWN_MEMORY = ("cuda", "xpu")
+"""Types of devices that have memory of their own, and say when it is full."""
+RESERVE = 0.05
+"""Share of the memory left that the search leaves free: for cuBLAS, NCCL and pieces between blocks,
+since micro batches have another size at every step."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an operation failed for lack of memory, whoever reported it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(WITHOUT_MEMORY.search(str(error)))
+
+
+@contextmanager
+def _out_of_memory_as(line: str) -> Iterator[None]:
+    """Within it a lack of memory is an EnvironmentFault of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EnvironmentFault(line) from error
 
 
 class Reduction:
@@ -54,28 +85,28 @@ def whole(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-@contextmanager
-def room_told_of() -> Iterator[None]:
+def room_told_of() -> AbstractContextManager[None]:
     """Within it a lack of memory, which smaller micro batches do not help, is said in one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EnvironmentFault(
-            "out of memory: weights, gradients and moments do not fit beside each other; accepted: "
-            "launch.strategy=fsdp with more devices or launch.cpu_offload=true, more memory"
-        ) from error
+    return _out_of_memory_as(
+        "out of memory: weights, gradients and moments do not fit beside each other; accepted: "
+        "launch.strategy=fsdp with more devices or launch.cpu_offload=true, more memory"
+    )
 
 
-@contextmanager
-def evaluation_in(max_tokens: int) -> Iterator[None]:
+def step_in(step: int, max_tokens: int) -> AbstractContextManager[None]:
+    """Within it a lack of memory for a step's micro batches is said in one line."""
+    return _out_of_memory_as(
+        f"step {step}: out of memory in micro batches of up to {max_tokens} tokens; accepted: a "
+        "smaller trainer.max_tokens_per_micro_batch, trainer.gradient_checkpointing=true"
+    )
+
+
+def evaluation_in(max_tokens: int) -> AbstractContextManager[None]:
     """Within it a lack of memory for batches of so many tokens is said in one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EnvironmentFault(
-            f"evaluation: out of memory in batches of up to {max_tokens} tokens; accepted: a "
-            "smaller trainer.max_tokens_per_micro_batch"
-        ) from error
+    return _out_of_memory_as(
+        f"evaluation: out of memory in batches of up to {max_tokens} tokens; accepted: a "
+        "smaller trainer.max_tokens_per_micro_batch"
+    )
 
 
 def largest_budget(
@@ -106,7 +137,37 @@ def smaller_budget(micro_batches: Sequence[np.ndarray]) -> int:
     return max(divisible) // 2
 
 
-def room_for_moments(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """What an optimizer like Adam will allocate in its first step, held until this is let go."""
-    size = sum(2 * p.numel() * p.element_size() for p in parameters)
-    return torch.empty(size, dtype=torch.uint8, device=parameters[0].device)
+def room_beside_passes(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.Tensor:
+    """What an optimizer will allocate in its first step, and a reserve; held until let go."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    size = sum(p.numel() * p.element_size() for p in held if p not in optimizer.state)
+    moments = num_moments(type(optimizer).__name__, optimizer.defaults) * size
+    return room(moments + int(RESERVE * max(0, memory_left(device) - moments)), device)
+
+
+def memory_left(device: torch.device) -> int:
+    """Bytes that this process can still allocate on a device with its own memory."""
+    free, total = torch.accelerator.get_memory_info(device)
+    held = torch.accelerator.memory_reserved(device)
+    if device.type == "cuda":  # a process may have been given a share alone
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        free = min(free, int(share * total) - held)
+    return max(0, free + held - torch.accelerator.memory_allocated(device))
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back to a device what its allocator holds and nobody uses."""
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def room(num_bytes: int, device: torch.device) -> torch.Tensor:
+    """Memory that something else will need, held until this is let go."""
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of a device with memory of its own; None for one without."""
+    if device.type not in HAVE_OWN_MEMORY:
+        return None
+    return torch.get_device_module(device).get_device_properties(device).total_memory

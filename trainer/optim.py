@@ -1,9 +1,10 @@
 """What turns gradients into new weights: parameter groups, optimizers, learning rate, EMA."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,17 @@ def _decayed(scheduler: str, progress: float) -> float:
         case "constant":
             return 1.0
     raise AssertionError(f"no schedule {scheduler}")
+
+
+MOMENTS = {"sgd": 0, "adagrad": 1, "asgd": 1, "rmsprop": 1, "muon": 1, "adafactor": 0}
+"""Tensors of a parameter's size that an optimizer keeps, where they are not two as Adam's."""
+
+
+def num_moments(optimizer: str, options: Mapping[str, Any]) -> int:
+    """How many tensors of each parameter's size an optimizer keeps from its first step on."""
+    name = optimizer.lower()
+    extra = {"sgd": ["momentum"], "rmsprop": ["momentum", "centered"]}.get(name, ["amsgrad"])
+    return MOMENTS.get(name, 2) + sum(bool(options.get(each)) for each in extra)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -12,7 +12,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
-from trainer.allocator import keep_few_kernels
+from trainer.allocator import keep_few_kernels, let_segments_grow
 from trainer.errors import EnvironmentFault, InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.outcome import flat
@@ -66,6 +66,7 @@ def place(
     another; None: torch's default.
     """
     keep_few_kernels()
+    let_segments_grow()
     waits = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
     # on a CPU Accelerate wraps for many processes only if it is told that this is one
     device = PartialState(cpu=not torch.accelerator.is_available(), **waits).device
@@ -86,7 +87,7 @@ def place(
         found = f"{ranks.world_size} processes, Accelerate {accelerator.num_processes}"
         raise EnvironmentFault(f"launch: torch.distributed has {found}; they must agree")
     check_same_precision(ranks.gather(precision))
-    own = chosen_strategy(strategy, model, settings, device, cpu_offload)
+    own = chosen_strategy(strategy, model, settings, device, cpu_offload, precision)
     chosen = agreed_strategy(ranks.gather(own))
     sharded = chosen == "fsdp" and (ranks.world_size > 1 or cpu_offload)
     if isinstance(model, PretrainedModel) and not sharded:

@@ -17,8 +17,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from trainer.errors import InputError
+from trainer.memory import total_memory
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.sharded import is_sharded
+from trainer.optim import num_moments
 from trainer.precision import DTYPES, keep_masters_in_fp32
 from trainer.settings import TrainSettings
 
@@ -38,7 +40,7 @@ ELEMENTWISE = (
 )
 """The optimizers whose step of some rows needs those rows alone; Adafactor and Muon need all."""
 LARGEST_SHARE = 0.8
-"""Of a device's memory: weights, gradients and moments that need more are sharded unasked."""
+"""Of a device's memory: what needs more, activations aside, is sharded unasked."""
 
 
 def chosen_strategy(
@@ -47,6 +49,7 @@ def chosen_strategy(
     settings: TrainSettings,
     device: torch.device,
     cpu_offload: bool = False,
+    precision: str = "fp32",
 ) -> str:
     """ddp or fsdp for `wanted`, which may be auto: fsdp where a GPU cannot hold what training does.
 
@@ -64,7 +67,7 @@ def chosen_strategy(
         raise InputError(why_not)
     if wanted != "auto":
         return wanted
-    return "fsdp" if not why_not and _too_large(model, settings, device) else "ddp"
+    return "fsdp" if not why_not and _too_large(model, settings, device, precision) else "ddp"
 
 
 def agreed_strategy(chosen: Sequence[str]) -> str:
@@ -161,9 +164,25 @@ def _obstacle(model: nn.Module, settings: TrainSettings) -> str:
     return ""
 
 
-def _too_large(model: nn.Module, settings: TrainSettings, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    trained = 5 if settings.ema_decay else 4  # weight, gradient, two moments, average: fp32
-    needed = sum(4 * p.numel() * (trained if p.requires_grad else 1) for p in model.parameters())
-    return needed > LARGEST_SHARE * torch.cuda.get_device_properties(device).total_memory
+def _too_large(
+    model: nn.Module, settings: TrainSettings, device: torch.device, precision: str
+) -> bool:
+    memory = total_memory(device)
+    return memory is not None and bytes_of_ddp(model, settings, precision) > LARGEST_SHARE * memory
+
+
+def bytes_of_ddp(model: nn.Module, settings: TrainSettings, precision: str) -> int:
+    """What a rank that holds all of a model needs for it in a step, activations aside.
+
+    What is trained: the weight, its gradient, the bucket that DDP averages it in (a gradient
+    stands beside it while micro batches add up), the optimizer's moments and the average, in fp32;
+    of all weights the copies that autocast keeps for the backward pass. With Adam in bf16 these
+    are 22 bytes a parameter.
+    """
+    moments = num_moments(settings.optimizer, settings.optimizer_options)
+    trained = 4 * (3 + moments + bool(settings.ema_decay))
+    cast = 0 if precision == "fp32" else 2
+    return sum(
+        p.numel() * (trained + cast if p.requires_grad else p.element_size() + cast)
+        for p in model.parameters()
+    )

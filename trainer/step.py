@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer.collectives import Collectives
 from trainer.data.batch import Batch
-from trainer.memory import Reduction, whole
+from trainer.memory import Reduction, is_out_of_memory, room, whole
 from trainer.models.sharded import Rows, is_sharded
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
 from trainer.precision import autocast
@@ -114,8 +114,8 @@ class Stepper:
             try:
                 with self._sync_only_if(number == num_micro_batches - 1):
                     totals += self._gradients(batch, 1.0 if counts_in else 0.0)
-            except torch.OutOfMemoryError:
-                if placeholder is None:
+            except RuntimeError as error:
+                if placeholder is None or not is_out_of_memory(error):
                     raise
                 fits = False
             if not fits and placeholder is not None:
@@ -164,16 +164,21 @@ class Stepper:
         self.accumulate([(batch, False)], 1)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def fits(self, batch: Batch, placeholder: Callable[[], Batch]) -> bool:
-        """Whether a pass forward and back has the memory that it needs; leaves nothing behind.
+    def fits(self, batch: Batch, placeholder: Callable[[], Batch], beside: int = 0) -> bool:
+        """Whether a pass forward and back has memory, `beside` so many bytes of something else.
 
-        All ranks call it where the model is sharded.
+        Leaves nothing behind. All ranks call it where the model is sharded.
         """
         found = True
+        self.reduction.begin()
         try:
+            held = room(beside, self.ranks.device)
             loss_sum, _ = self._loss(batch, whole(self.model))
             self._backward(loss_sum * 0.0)
-        except torch.OutOfMemoryError:
+            del held
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             found = False
         if not found and is_sharded(self.model):
             self._make_up_for_the_rest(placeholder, 1)

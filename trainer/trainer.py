@@ -35,11 +35,14 @@ from trainer.evaluation import Evaluation, evaluate
 from trainer.finiteness import check_finite
 from trainer.interruption import Interruption
 from trainer.memory import (
+    HAVE_OWN_MEMORY,
     evaluation_in,
+    free_cached_memory,
     largest_budget,
-    room_for_moments,
+    room_beside_passes,
     room_told_of,
     smaller_budget,
+    step_in,
 )
 from trainer.metrics.direction import metric_for_best_model
 from trainer.metrics.metric import Metric
@@ -211,14 +214,8 @@ class Trainer:
         """One optimizer step; where it runs out of memory, again in smaller micro batches."""
         while True:
             micro_batches = self._micro_batches()
-            try:
+            with step_in(self.state.step + 1, self.step_tokens):
                 facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
-            except torch.OutOfMemoryError as error:
-                raise EnvironmentFault(
-                    f"step {self.state.step + 1}: out of memory in micro batches of up to "
-                    f"{self.step_tokens} tokens; accepted: a smaller "
-                    "trainer.max_tokens_per_micro_batch, trainer.gradient_checkpointing=true"
-                ) from error
             if not facts.out_of_memory:
                 return facts
             self._split_micro_batches()
@@ -228,8 +225,7 @@ class Trainer:
         world = range(self.ranks.world_size)
         parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
         self.step_tokens = smaller_budget(parts)
-        if self.ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached_memory(self.ranks.device)
         if self.ranks.is_main:
             step, tokens = self.state.step + 1, self.step_tokens
             logger.warning("step %d: out of memory; micro batches: <= %d tokens", step, tokens)
@@ -483,38 +479,55 @@ class Trainer:
                 callback.on_start(run_facts.facts_at_start(self))
         self.placement.start_trackers(self.config)
         self.wrapped.train()
-        if self._searches_budget():
-            with room_told_of():
+        with room_told_of():
+            self._warm_up()
+            if self._searches_budget():
                 self.step_tokens = self._largest_budget()
-        if self.ranks.world_size > 1 and not is_sharded(self.model):
-            placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
-            self.stepper.warm_up(placeholder.to(self.ranks.device))
         if self.state.step == 0:
             self._show_weights()
         self.throughput.restart_clock()
+
+    def _warm_up(self) -> None:
+        """A first pass without effect, where one changes what follows.
+
+        DDP lays out its buckets by it. Libraries of GPUs allocate in it what they keep, and ranks
+        open their connections: the search for the largest micro batch comes after.
+        """
+        several = self.ranks.world_size > 1 and not is_sharded(self.model)
+        if several or self._searches_budget():
+            placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
+            self.stepper.warm_up(placeholder.to(self.ranks.device))
 
     def _searches_budget(self) -> bool:
         """Whether micro batches are to be as large as memory allows, on a device with its own."""
         settings = self.settings
         given = settings.micro_batch_size or settings.max_tokens_per_micro_batch or self.state.step
-        cuda = self.ranks.device.type == "cuda"
-        return cuda and not given and self._placeholder() is not None
+        own = self.ranks.device.type in HAVE_OWN_MEMORY
+        return own and not given and self._placeholder() is not None
 
     def _largest_budget(self) -> int:
         """The most tokens of a micro batch that fit beside the optimizer's moments to come."""
         placeholder = self._placeholder()
         assert placeholder is not None
-        room = room_for_moments(list(self.resumable.parameters.values()))
         most = -(-self.settings.global_batch_size // self.ranks.world_size)
-        found = largest_budget(
-            lambda ids: self.stepper.fits(self._training_batch(ids), placeholder),
-            self.train_samples.lengths,
-            most,
-            self.ranks,
-        )
-        del room
-        torch.cuda.empty_cache()
+        device = self.ranks.device
+        free_cached_memory(device)
+        held = room_beside_passes(self.optimizer, device)
+        gradients = self._gradient_bytes()
+
+        def fits(ids: np.ndarray) -> bool:
+            # from a step's second micro batch on the gradients of those before are there
+            beside = gradients if len(ids) < most else 0
+            return self.stepper.fits(self._training_batch(ids), placeholder, beside)
+
+        found = largest_budget(fits, self.train_samples.lengths, most, self.ranks)
+        del held
+        free_cached_memory(device)
         return found
+
+    def _gradient_bytes(self) -> int:
+        """Bytes of the gradients that a rank keeps from one micro batch to the next."""
+        return sum(p.numel() * p.element_size() for p in self.resumable.parameters.values())
 
     def _restore(self, checkpoint: Path) -> None:
         saved = read_progress(checkpoint / "state").max_tokens

@@ -1,10 +1,11 @@
-"""What a process keeps: few kernels, whatever number of shapes it has seen."""
+"""What a process keeps: few kernels, whatever number of shapes it has seen; growing segments."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from trainer.allocator import KERNELS, keep_few_kernels
 
@@ -56,3 +57,33 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(KERNELS)
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+
+
+SEGMENTS = """
+import torch
+
+from trainer.allocator import let_segments_grow
+
+let_segments_grow()
+print(torch._C._accelerator_getAllocatorSettings())
+"""
+
+
+@pytest.mark.parametrize(
+    "given,expected",
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+    ],
+)
+def test_gpu_memory_grows_in_place_unless_the_user_wants_it_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    """Torch reads it at the first allocation, long after it was imported."""
+    if not hasattr(torch._C, "_accelerator_getAllocatorSettings"):
+        pytest.skip("needs torch 2.13")
+    own = {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name}
+    command = [sys.executable, "-c", SEGMENTS]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=own | given)
+    assert done.stdout.strip() == expected

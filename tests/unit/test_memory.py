@@ -1,33 +1,66 @@
 """Micro batches that fit: the search for the largest, and what is said where none is left."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
+from trainer.data.batch import Batch
 from trainer.errors import EnvironmentFault
-from trainer.memory import largest_budget, smaller_budget
+from trainer.memory import is_out_of_memory, largest_budget, smaller_budget
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
 from trainer.step import Stepper
 from trainer.trainer import Trainer
 
+ERRORS = {
+    "torch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cublas": RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    ),
+    "cublas handle": RuntimeError(
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+    ),
+    "cudnn": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "driver": torch.AcceleratorError(
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+    ),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, max allowed: 9.07 GB)"),
+}
+"""What lack of memory looks like, by who found it."""
 
-def limited_model(most: int, always: bool = False):
+
+def limited_model(most: int, always: bool = False, error: Exception = ERRORS["torch"]):
     """A model that lacks the memory for a training pass, or any, of more tokens."""
     model = tiny_model()
 
     def before(module, inputs):
         if (module.training or always) and len(inputs[0]) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error.with_traceback(None)
 
     model.body.layers[1].register_forward_pre_hook(before)
     return model.train()
 
 
+def test_lack_of_memory_is_known_whoever_reports_it() -> None:
+    assert all(map(is_out_of_memory, ERRORS.values()))
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(found.value)
+    others = [
+        "CUDA error: an illegal memory access was encountered",
+        "CUBLAS_STATUS_EXECUTION_FAILED",
+    ]
+    assert not any(is_out_of_memory(RuntimeError(text)) for text in others)
+    assert not is_out_of_memory(EnvironmentFault("out of memory: a sample does not fit"))
+
+
 @pytest.mark.parametrize("most", [40, 100, 333, 10_000])
-def test_the_longest_samples_are_tried_and_halved_until_they_fit(most: int) -> None:
-    model, table, tried = limited_model(most), ragged_table(64), []
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_longest_samples_are_tried_and_halved_until_they_fit(most: int, kind: str) -> None:
+    model, table, tried = limited_model(most, error=ERRORS[kind]), ragged_table(64), []
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     stepper = Stepper(model, RECIPES["single_label"], optimizer, ranks=Ranks(), global_batch_size=8)
 
@@ -63,17 +96,20 @@ def test_a_run_that_cannot_be_split_further_ends() -> None:
         trainer.fit()
 
 
-def test_memory_for_not_even_one_token_is_told_in_one_line() -> None:
+@pytest.mark.parametrize("kind", ERRORS)
+def test_memory_for_not_even_one_token_is_told_in_one_line(kind: str) -> None:
     settings = TrainSettings(max_steps=2, precision="fp32", save_steps=0)
-    recipe = RECIPES["single_label"]
-    trainer = Trainer(limited_model(0), recipe, settings, train_dataset=ragged_table(16))
+    recipe, model = RECIPES["single_label"], limited_model(0, error=ERRORS[kind])
+    trainer = Trainer(model, recipe, settings, train_dataset=ragged_table(16))
     with pytest.raises(EnvironmentFault, match="^step 1: out of memory .* accepted: a smaller"):
         trainer.fit()
 
 
-def test_an_evaluation_that_does_not_fit_is_told_in_one_line() -> None:
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_evaluation_that_does_not_fit_is_told_in_one_line(kind: str) -> None:
     settings = TrainSettings(precision="fp32", max_tokens_per_micro_batch=50)
-    trainer = Trainer(limited_model(40, always=True), RECIPES["single_label"], settings)
+    model = limited_model(40, always=True, error=ERRORS[kind])
+    trainer = Trainer(model, RECIPES["single_label"], settings)
     said = "^evaluation: out of memory in batches of up to 50 tokens; accepted: a smaller trainer"
     for job in (trainer.evaluate, trainer.predict):
         with pytest.raises(EnvironmentFault, match=said):
@@ -83,16 +119,42 @@ def test_an_evaluation_that_does_not_fit_is_told_in_one_line() -> None:
 def test_a_search_without_room_for_the_optimizer_ends_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_room(_: object) -> None:
+    def no_room(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("trainer.trainer.room_for_moments", no_room)
+    monkeypatch.setattr("trainer.trainer.room_beside_passes", no_room)
     monkeypatch.setattr(Trainer, "_searches_budget", lambda _: True)  # as on a GPU
     settings = TrainSettings(max_steps=2, precision="fp32", save_steps=0)
     recipe = RECIPES["single_label"]
     trainer = Trainer(tiny_model(), recipe, settings, train_dataset=ragged_table(16))
     with pytest.raises(EnvironmentFault, match="^out of memory: weights, .* more memory$"):
         trainer.fit()
+
+
+def test_a_search_comes_after_a_first_pass_and_counts_what_a_step_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of a step's samples are tried with the gradients of the other half beside them."""
+    happened: list[tuple[str, int]] = []
+
+    def warm_up(self: Stepper, batch: Batch, usual: Any = Stepper.warm_up) -> None:
+        happened.append(("warm up", 0))
+        usual(self, batch)
+
+    def fits(self: Stepper, batch: Batch, placeholder: Any, beside: int) -> bool:
+        happened.append(("try", beside))
+        return len(happened) > 3
+
+    monkeypatch.setattr(Stepper, "warm_up", warm_up)
+    monkeypatch.setattr(Stepper, "fits", fits)
+    monkeypatch.setattr(Trainer, "_searches_budget", lambda _: True)  # as on a GPU
+    monkeypatch.setattr("trainer.trainer.room_beside_passes", lambda *_: None)
+    settings = TrainSettings(global_batch_size=16, max_steps=1, precision="fp32", save_steps=0)
+    model = tiny_model().float()
+    trainer = Trainer(model, RECIPES["single_label"], settings, train_dataset=ragged_table(16))
+    trainer.fit()
+    gradients = sum(p.numel() * 4 for p in model.parameters())
+    assert happened == [("warm up", 0), ("try", 0), ("try", gradients), ("try", gradients)]
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from trainer.optim import (
     build_optimizer,
     freeze,
     learning_rate,
+    num_moments,
     trainable,
 )
 from trainer.settings import TrainSettings
@@ -98,3 +99,27 @@ def test_moving_average() -> None:
     with pytest.raises(ZeroDivisionError), ema.applied():
         raise ZeroDivisionError
     assert torch.equal(layer.weight.detach(), raw)
+
+
+KEPT = [
+    ("adamw", {}),
+    ("adamw", {"amsgrad": True}),
+    ("sgd", {}),
+    ("sgd", {"momentum": 0.9}),
+    ("rmsprop", {}),
+    ("rmsprop", {"momentum": 0.9, "centered": True}),
+    *((name, {}) for name in ("adadelta", "adagrad", "adamax", "asgd", "nadam", "radam", "rprop")),
+    ("muon", {}),
+    ("adafactor", {}),
+]
+
+
+@pytest.mark.parametrize("name,options", KEPT, ids=str)
+def test_how_much_an_optimizer_keeps_is_known_beforehand(name: str, options: dict) -> None:
+    weight = nn.Parameter(torch.ones(16, 16))
+    settings = TrainSettings(optimizer=name, optimizer_options=options)
+    optimizer = build_optimizer([("weight", weight)], settings)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    kept = [v for v in optimizer.state[weight].values() if torch.is_tensor(v) and v.dim() == 2]
+    assert num_moments(name, options) == sum(v.numel() for v in kept) // weight.numel()

@@ -1,5 +1,6 @@
 """Which runs are sharded: those that ask for it and can be, and those that a GPU cannot hold."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from tests.unit.test_exactness import tiny_model
 from trainer.errors import InputError
 from trainer.settings import TrainSettings
-from trainer.sharding import chosen_strategy
+from trainer.sharding import bytes_of_ddp, chosen_strategy
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,14 +46,37 @@ def test_state_goes_to_the_host_only_where_the_model_is_sharded() -> None:
     assert chosen_strategy("fsdp", tiny_model(), TrainSettings(), CUDA, True) == "fsdp"
 
 
-def test_auto_shards_what_a_gpu_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, settings = tiny_model(), TrainSettings()
-    needed = 16 * sum(p.numel() for p in model.parameters())  # weight, gradient, two moments
-    for memory, expected in ((1.2 * needed, "fsdp"), (1.3 * needed, "ddp")):
+@pytest.mark.parametrize(
+    "values,precision,bytes_each",
+    [
+        ({}, "bf16", 22),  # weight, gradient, DDP's bucket, two moments, autocast's copy
+        ({}, "fp32", 20),
+        ({"ema_decay": 0.9}, "bf16", 26),
+        ({"optimizer": "sgd"}, "fp16", 14),
+        ({"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}, "fp32", 16),
+    ],
+)
+def test_auto_shards_what_a_gpu_cannot_hold(
+    values: dict, precision: str, bytes_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, settings = tiny_model().float(), TrainSettings(**values)
+    needed = bytes_each * sum(p.numel() for p in model.parameters())
+    for memory, expected in ((1.24 * needed, "fsdp"), (1.26 * needed, "ddp")):
         gpu = SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, gpu=gpu: gpu)
-        assert chosen_strategy("auto", model, settings, CUDA) == expected
-        assert chosen_strategy("ddp", model, settings, CUDA) == "ddp"
-    assert chosen_strategy("auto", model, TrainSettings(ema_decay=0.9), CUDA) == "fsdp"
-    assert chosen_strategy("auto", model, TrainSettings(optimizer="adafactor"), CUDA) == "ddp"
-    assert chosen_strategy("auto", model, settings, CPU) == "ddp"
+        chosen = partial(chosen_strategy, model=model, settings=settings, precision=precision)
+        assert chosen("auto", device=CUDA) == expected
+        assert chosen("ddp", device=CUDA) == "ddp"
+        assert chosen("auto", device=CPU) == "ddp"
+
+
+def test_auto_shards_no_optimizer_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(total_memory=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    settings = TrainSettings(optimizer="adafactor")
+    assert chosen_strategy("auto", tiny_model(), settings, CUDA) == "ddp"
+
+
+def test_frozen_weights_count_as_they_are() -> None:
+    model = tiny_model().bfloat16().requires_grad_(False)
+    assert bytes_of_ddp(model, TrainSettings(), "bf16") == 4 * model.num_parameters()
