@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import InputError, RowError, nearest
+from trainer.tokenizer.chat_encoding import tell_unread
+from trainer.tokenizer.control_tokens import control_tokens, marked
 from trainer.tokenizer.templates import Rendering, Request, render
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ CHATML = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 """The default: ChatML (OpenAI, 2023), with the token that ends a generation after each answer."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of a message's reasoning: the first that a message has counts."""
 OPEN_END = "\x00the answer goes on here "
 """After a message that is to be continued; its last space tells whether the template trims."""
 
@@ -57,6 +61,13 @@ def chosen_template(
 
 
 def chat_text(
+    tokenizer: "Tokenizer", conversations: Sequence[Sequence[Message]], **options: Any
+) -> list[str]:
+    """The text of each conversation; options as of `rendered_chats`."""
+    return [chat.text for chat in rendered_chats(tokenizer, conversations, **options)]
+
+
+def rendered_chats(
     tokenizer: "Tokenizer",
     conversations: Sequence[Sequence[Message]],
     *,
@@ -64,33 +75,42 @@ def chat_text(
     documents: Sequence[Mapping[str, Any]] | None = None,
     chat_template: str | None = None,
     add_generation_prompt: bool = False,
-    continue_final_message: bool = False,
+    continue_final_message: bool | str = False,
     variables: Mapping[str, Any] = MappingProxyType({}),
     today: str | None = None,
-) -> list[str]:
+    sanitized: bool = False,
+) -> list[Rendering]:
     """The text of each conversation, as `Tokenizer.apply_chat_template` describes it.
 
-    `today` is as in `render`.
+    `today` is as in `render`. With `sanitized` control tokens that a message contains are marked
+    (`trainer.tokenizer.control_tokens`).
     """
     if add_generation_prompt and continue_final_message:
         raise InputError(
             "add_generation_prompt: found beside continue_final_message; accepted: one of them"
         )
     plain = [messages_of(messages, row) for row, messages in enumerate(conversations)]
+    template = chosen_template(tokenizer, chat_template, tools)
+    tell_unread(template, variables)
+    given = {"tools": tools, "documents": documents, **variables}
+    if sanitized:
+        tokens = control_tokens(tokenizer, template)
+        plain, given = marked(plain, tokens), marked(given, tokens)
     if continue_final_message:
-        plain = [_open_ended(messages, row) for row, messages in enumerate(plain)]
+        field = "content" if continue_final_message is True else continue_final_message
+        plain = [_open_ended(messages, row, field) for row, messages in enumerate(plain)]
     found = renderings(
         tokenizer,
         [[(messages, add_generation_prompt)] for messages in plain],
-        template=chosen_template(tokenizer, chat_template, tools),
-        variables={"tools": tools, "documents": documents, **variables},
+        template=template,
+        variables=given,
         today=today,
     )
-    texts = [only.text for (only,) in found]
+    chats = [only for (only,) in found]
     return (
-        [_cut_open(text, row) for row, text in enumerate(texts)]
+        [Rendering(_cut_open(chat.text, row), []) for row, chat in enumerate(chats)]
         if continue_final_message
-        else texts
+        else chats
     )
 
 
@@ -121,7 +141,15 @@ def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             accepted = "{role: ..., content: ...}"
             raise RowError(row, f"messages[{number}]: found {message!r:.60}; accepted: {accepted}")
-    return [without_nulls(message) for message in found]
+    return [_with_reasoning(without_nulls(message)) for message in found]
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its reasoning under every name that templates read, as in transformers."""
+    found = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    if found is None:
+        return message
+    return {"thinking": found, **message, "reasoning_content": found}
 
 
 def without_nulls(found: Any) -> Any:
@@ -133,12 +161,24 @@ def without_nulls(found: Any) -> Any:
     return found
 
 
-def _open_ended(messages: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
-    last = messages[-1]
-    if not isinstance(last.get("content"), str):
+def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[dict[str, Any]]:
+    """Messages whose last one has the mark OPEN_END after the text of a field."""
+    last, text = messages[-1], messages[-1].get(field)
+    places = [n for n, part in enumerate(text) if "text" in part] if _in_parts(text) else []
+    if isinstance(text, str):
+        opened: Any = text + OPEN_END
+    elif places:
+        opened = [*text]
+        opened[places[-1]] = {**text[places[-1]], "text": text[places[-1]]["text"] + OPEN_END}
+    else:
         found = f"messages[{len(messages) - 1}]: has no text to continue"
-        raise RowError(row, f"{found}; accepted: content, a text")
-    return [*messages[:-1], {**last, "content": last["content"] + OPEN_END}]
+        raise RowError(row, f"{found}; accepted: {field}, a text")
+    names = [name for name in REASONING if last.get(name) == text] if field in REASONING else []
+    return [*messages[:-1], {**last, **dict.fromkeys((field, *names), opened)}]
+
+
+def _in_parts(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
 
 
 def _cut_open(text: str, row: int) -> str:
@@ -146,4 +186,5 @@ def _cut_open(text: str, row: int) -> str:
     end = text.rfind(OPEN_END.rstrip())
     if end < 0:
         raise RowError(row, "chat_template: does not print the message that is to be continued")
-    return text[:end] if text.startswith(OPEN_END, end) else text[:end].rstrip()
+    kept = text[:end] if text.startswith(OPEN_END, end) else text[:end].rstrip()
+    return kept.replace(OPEN_END, "").replace(OPEN_END.rstrip(), "")

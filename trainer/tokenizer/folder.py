@@ -29,6 +29,8 @@ KINDS: dict[str, Any] = {
     "added_tokens_decoder": dict,
     "additional_special_tokens": list,
     "extra_special_tokens": list | dict,
+    "model_specific_special_tokens": dict,
+    "chat_control_tokens": list,
     "do_lower_case": bool,
     "strip_accents": bool,
     "tokenize_chinese_chars": bool,

@@ -25,6 +25,23 @@ def content(token: Any) -> str | None:
     raise InputError(f"tokenizer_config.json: found {token!r:.40} as a token; accepted: a string")
 
 
+def named_special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Special tokens under names of their own, as templates know them: `eot_token`, `image_token`.
+
+    They stand in the config itself, in a dictionary of extra tokens, or in one of transformers 5.
+    """
+    found = {
+        name: token
+        for name, token in config.items()
+        if name.endswith("_token") and name not in SPECIAL_TOKENS
+    }
+    for name in (*EXTRA, "model_specific_special_tokens"):
+        if isinstance(tokens := config.get(name), dict):
+            found |= tokens
+    texts = {n: content(t) for n, t in found.items() if isinstance(t, (str, dict))}
+    return {name: text for name, text in texts.items() if text}
+
+
 def other_special_tokens(config: dict[str, Any]) -> list[Any]:
     """Special tokens that have none of the roles: listed ones, and those under names of their own.
 
@@ -36,7 +53,7 @@ def other_special_tokens(config: dict[str, Any]) -> list[Any]:
         if name.endswith("_token") and name not in SPECIAL_TOKENS
     ]
     lists: list[Any] = []
-    for name in EXTRA:
+    for name in (*EXTRA, "model_specific_special_tokens"):
         tokens = config.get(name) or []
         lists += tokens.values() if isinstance(tokens, dict) else tokens
     tokens = [token for token in named if isinstance(token, (str, dict))] + lists

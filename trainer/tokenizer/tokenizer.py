@@ -14,7 +14,8 @@ from trainer import hub
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.tokenizer import layouts
-from trainer.tokenizer.chat import chat_text
+from trainer.tokenizer.chat import rendered_chats
+from trainer.tokenizer.chat_encoding import check_options, encoded_chats, sanitized_chats
 from trainer.tokenizer.collating import collate
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.folder import read
@@ -191,13 +192,16 @@ class Tokenizer(Vocabulary):
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
+        continue_final_message: bool | str = False,
         tokenize: bool = True,
-        return_dict: bool = True,
+        sanitize_control_tokens: bool = False,
         padding: bool | str = False,
         truncation: bool = False,
         max_length: int | None = None,
         return_tensors: Literal["pt", "np", "tf"] | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> Any:
         """Messages, [{"role": "user", "content": "..."}, ...], as the model learnt to read them.
@@ -205,12 +209,25 @@ class Tokenizer(Vocabulary):
         `conversation` is one list of messages or several. The template is `chat_template` (Jinja,
         or the name of one of the tokenizer's), else the tokenizer's own, else ChatML, which is
         said. `add_generation_prompt` opens the assistant's turn; `continue_final_message` leaves
-        the last one open. Returns ids as a call does, without `return_dict` the input_ids alone,
-        without `tokenize` the text. The template runs in a process of its own, bounded in time
-        and memory; `variables` are its further variables. Raises InputError naming its line.
+        the last one open (its content, or the field named). Returns ids as a call with
+        `tokenizer_kwargs` does, without `return_dict` the input_ids alone, without `tokenize` the
+        text. `return_assistant_tokens_mask` adds assistant_masks, 1 for each token that the
+        template puts in {% generation %} blocks. With `sanitize_control_tokens` a control token
+        that a message contains is encoded as plain text. The template runs in a process of its
+        own, bounded in time and memory; `variables` are its further variables. Raises InputError
+        naming its line.
         """
+        check_options(
+            self,
+            tokenizer_kwargs or {},
+            variables,
+            ids_wanted=tokenize and (return_dict or not return_assistant_tokens_mask),
+            masks_wanted=return_assistant_tokens_mask,
+            sanitized=sanitize_control_tokens,
+            continued=continue_final_message,
+        )
         one = bool(conversation) and isinstance(conversation[0], Mapping)
-        texts = chat_text(
+        chats = rendered_chats(
             self,
             [conversation] if one or not conversation else conversation,
             tools=tools,
@@ -219,17 +236,17 @@ class Tokenizer(Vocabulary):
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             variables=variables,
+            sanitized=sanitize_control_tokens,
         )
         if not tokenize:
-            return texts[0] if one else texts
-        encoded = self(
-            texts[0] if one and return_tensors is None else texts,
-            add_special_tokens=False,  # the template has them
-            padding=padding,
-            truncation=truncation,
-            max_length=max_length,
-            return_tensors=return_tensors,
-        )
+            return chats[0].text if one else [chat.text for chat in chats]
+        options = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        options |= {"return_tensors": return_tensors, **(tokenizer_kwargs or {})}
+        if sanitize_control_tokens:
+            encoded = sanitized_chats(self, chats, one, **options)
+        else:
+            masks = return_assistant_tokens_mask
+            encoded = encoded_chats(self, chats, one, masks_wanted=masks, **options)
         return encoded if return_dict else encoded["input_ids"]
 
     def pad(

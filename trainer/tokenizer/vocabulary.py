@@ -9,7 +9,13 @@ import torch
 from tokenizers import AddedToken
 
 from trainer.errors import InputError, nearest
-from trainer.tokenizer.special_tokens import EXTRA, SPECIAL_TOKENS, content, other_special_tokens
+from trainer.tokenizer.special_tokens import (
+    EXTRA,
+    SPECIAL_TOKENS,
+    content,
+    named_special_tokens,
+    other_special_tokens,
+)
 
 Ids = int | Sequence[int] | np.ndarray | torch.Tensor
 
@@ -91,9 +97,15 @@ class Vocabulary:
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
-        """Special tokens by role."""
+        """Special tokens by role, and those under names of their own."""
         roles = {name: getattr(self, name) for name in SPECIAL_TOKENS}
-        return {name: token for name, token in roles.items() if token is not None}
+        found = {name: token for name, token in roles.items() if token is not None}
+        return found | self.named_special_tokens
+
+    @property
+    def named_special_tokens(self) -> dict[str, str]:
+        """Special tokens under names that only this tokenizer has, such as `eot_token`."""
+        return named_special_tokens(self.config)
 
     @property
     def all_special_tokens(self) -> list[str]:

@@ -1,0 +1,136 @@
+"""Chats as ids: what `Tokenizer.apply_chat_template` returns of rendered texts."""
+
+import inspect
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import InputError, nearest
+from trainer.tokenizer.control_tokens import encoded
+from trainer.tokenizer.encoding import BatchEncoding
+from trainer.tokenizer.tensors import as_tensors
+
+if TYPE_CHECKING:
+    from trainer.tokenizer import Tokenizer
+    from trainer.tokenizer.templates import Rendering
+
+log = logging.getLogger("trainer")
+
+OWN = ("padding", "truncation", "max_length", "return_tensors", "add_special_tokens")
+"""Options of a tokenizer's call that `apply_chat_template` has itself, or always sets."""
+
+
+def check_options(
+    tokenizer: "Tokenizer",
+    tokenizer_kwargs: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    ids_wanted: bool,
+    masks_wanted: bool,
+    sanitized: bool,
+    continued: bool | str,
+) -> None:
+    """Raise InputError for options that contradict each other, or are given in the wrong place."""
+    if masks_wanted and (not ids_wanted or continued):
+        found = "continue_final_message" if continued else "tokenize=False or return_dict=False"
+        raise InputError(f"return_assistant_tokens_mask: found beside {found}; accepted: without")
+    if sanitized and (not ids_wanted or masks_wanted):
+        found = "return_assistant_tokens_mask" if masks_wanted else "tokenize=False"
+        raise InputError(f"sanitize_control_tokens: found beside {found}; accepted: without")
+    known = set(inspect.signature(type(tokenizer).__call__).parameters) - {"self", "text", *OWN}
+    for name in tokenizer_kwargs:
+        if name not in known:
+            accepted = f"{', '.join(sorted(known))}{nearest(name, known)}"
+            raise InputError(f"tokenizer_kwargs: found '{name}'; accepted: {accepted}")
+    for name in variables:
+        if name in known or name == "add_special_tokens":
+            accepted = f"tokenizer_kwargs={{'{name}': ...}}"
+            if name == "add_special_tokens":
+                accepted = "without it, since the template writes the special tokens"
+            raise InputError(f"apply_chat_template: found '{name}'; accepted: {accepted}")
+
+
+def tell_unread(template: str, variables: Mapping[str, Any]) -> None:
+    """Log the variables that a template does not read."""
+    unread = [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]
+    if unread:
+        log.warning("chat_template: does not read %s, which changes nothing", ", ".join(unread))
+
+
+def encoded_chats(
+    tokenizer: "Tokenizer",
+    chats: Sequence["Rendering"],
+    one: bool,
+    *,
+    masks_wanted: bool,
+    return_tensors: Any,
+    **options: Any,
+) -> BatchEncoding:
+    """The ids of rendered chats, and with `masks_wanted` which of them the assistant says.
+
+    `one`: a single chat, whose lists have no axis for the batch.
+    """
+    texts = [chat.text for chat in chats]
+    single = one and return_tensors is None
+    found = tokenizer(
+        texts[0] if single else texts,
+        add_special_tokens=False,  # the template has them
+        return_tensors=None if masks_wanted else return_tensors,
+        **options,
+    )
+    if not masks_wanted:
+        return found
+    rows = [found["input_ids"]] if single else found["input_ids"]
+    masks = [_mask(found, row, chat, len(rows[row])) for row, chat in enumerate(chats)]
+    columns = {**found, "assistant_masks": masks[0] if single else masks}
+    return BatchEncoding(
+        columns if return_tensors is None else as_tensors(columns, return_tensors),
+        lambda: found.encodings,
+    )
+
+
+def sanitized_chats(
+    tokenizer: "Tokenizer",
+    chats: Sequence["Rendering"],
+    one: bool,
+    *,
+    padding: Any,
+    truncation: Any,
+    max_length: int | None,
+    return_tensors: Any,
+    **options: Any,
+) -> BatchEncoding:
+    """The ids of chats whose messages were marked: control tokens in them become plain text."""
+    if options:
+        found = ", ".join(options)
+        raise InputError(f"tokenizer_kwargs: found {found} beside sanitize_control_tokens")
+    rows = [encoded(tokenizer, chat.text) for chat in chats]
+    if truncation or (max_length is not None and not padding):
+        limit = tokenizer.model_max_length if max_length is None else max_length
+        left = tokenizer.truncation_side == "left"
+        rows = [row[-limit:] if left else row[:limit] for row in rows]
+    inputs = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
+    if padding or return_tensors is not None:
+        batch = tokenizer.pad(
+            inputs, padding or False, max_length=max_length, return_tensors=return_tensors
+        )
+    else:
+        names = ("input_ids", "attention_mask")
+        batch = BatchEncoding({name: [row[name] for row in inputs] for name in names})
+    if one and return_tensors is None:
+        batch = BatchEncoding({name: column[0] for name, column in batch.items()})
+    return batch
+
+
+def _mask(found: BatchEncoding, row: int, chat: "Rendering", length: int) -> list[int]:
+    """[L], 1 for each token of what stands in {% generation %} blocks."""
+    mask = [0] * length
+    for start, stop in chat.generated:
+        first = found.char_to_token(row, start)
+        if first is None:  # cut off
+            break
+        last = found.char_to_token(row, stop - 1)
+        end = length if last is None else last + 1
+        mask[first:end] = [1] * (end - first)
+    return mask
