@@ -163,7 +163,8 @@ def without_nulls(found: Any) -> Any:
 
 def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[dict[str, Any]]:
     """Messages whose last one has the mark OPEN_END after the text of a field."""
-    last, text = messages[-1], messages[-1].get(field)
+    last = messages[-1]
+    text: Any = last.get(field)
     places = [n for n, part in enumerate(text) if "text" in part] if _in_parts(text) else []
     if isinstance(text, str):
         opened: Any = text + OPEN_END

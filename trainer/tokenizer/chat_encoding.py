@@ -25,17 +25,19 @@ def check_options(
     tokenizer: "Tokenizer",
     tokenizer_kwargs: Mapping[str, Any],
     variables: Mapping[str, Any],
-    *,
-    ids_wanted: bool,
-    masks_wanted: bool,
+    returned: tuple[bool, bool, bool],
     sanitized: bool,
     continued: bool | str,
 ) -> None:
-    """Raise InputError for options that contradict each other, or are given in the wrong place."""
-    if masks_wanted and (not ids_wanted or continued):
+    """Raise InputError for options that contradict each other, or are given in the wrong place.
+
+    `returned`: whether ids are wanted, as a dictionary, and with masks.
+    """
+    tokenize, as_dict, masks_wanted = returned
+    if masks_wanted and (not (tokenize and as_dict) or continued):
         found = "continue_final_message" if continued else "tokenize=False or return_dict=False"
         raise InputError(f"return_assistant_tokens_mask: found beside {found}; accepted: without")
-    if sanitized and (not ids_wanted or masks_wanted):
+    if sanitized and (not tokenize or masks_wanted):
         found = "return_assistant_tokens_mask" if masks_wanted else "tokenize=False"
         raise InputError(f"sanitize_control_tokens: found beside {found}; accepted: without")
     known = set(inspect.signature(type(tokenizer).__call__).parameters) - {"self", "text", *OWN}
@@ -95,13 +97,18 @@ def sanitized_chats(
     chats: Sequence["Rendering"],
     one: bool,
     *,
+    masks_wanted: bool,
     padding: Any,
     truncation: Any,
     max_length: int | None,
     return_tensors: Any,
     **options: Any,
 ) -> BatchEncoding:
-    """The ids of chats whose messages were marked: control tokens in them become plain text."""
+    """The ids of chats whose messages were marked: control tokens in them become plain text.
+
+    There are no masks for them.
+    """
+    assert not masks_wanted
     if options:
         found = ", ".join(options)
         raise InputError(f"tokenizer_kwargs: found {found} beside sanitize_control_tokens")

@@ -221,10 +221,9 @@ class Tokenizer(Vocabulary):
             self,
             tokenizer_kwargs or {},
             variables,
-            ids_wanted=tokenize and (return_dict or not return_assistant_tokens_mask),
-            masks_wanted=return_assistant_tokens_mask,
-            sanitized=sanitize_control_tokens,
-            continued=continue_final_message,
+            (tokenize, return_dict, return_assistant_tokens_mask),
+            sanitize_control_tokens,
+            continue_final_message,
         )
         one = bool(conversation) and isinstance(conversation[0], Mapping)
         chats = rendered_chats(
@@ -240,13 +239,18 @@ class Tokenizer(Vocabulary):
         )
         if not tokenize:
             return chats[0].text if one else [chat.text for chat in chats]
-        options = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        options |= {"return_tensors": return_tensors, **(tokenizer_kwargs or {})}
-        if sanitize_control_tokens:
-            encoded = sanitized_chats(self, chats, one, **options)
-        else:
-            masks = return_assistant_tokens_mask
-            encoded = encoded_chats(self, chats, one, masks_wanted=masks, **options)
+        encode = sanitized_chats if sanitize_control_tokens else encoded_chats
+        encoded = encode(
+            self,
+            chats,
+            one,
+            masks_wanted=return_assistant_tokens_mask,
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            return_tensors=return_tensors,
+            **(tokenizer_kwargs or {}),
+        )
         return encoded if return_dict else encoded["input_ids"]
 
     def pad(
