@@ -1,12 +1,12 @@
 """Chats: messages to text through the tokenizer's template, or through ChatML."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import InputError, RowError, nearest
-from trainer.tokenizer.chat_encoding import tell_unread
 from trainer.tokenizer.control_tokens import control_tokens, marked
 from trainer.tokenizer.templates import Rendering, Request, render
 
@@ -91,7 +91,7 @@ def rendered_chats(
         )
     plain = [messages_of(messages, row) for row, messages in enumerate(conversations)]
     template = chosen_template(tokenizer, chat_template, tools)
-    tell_unread(template, variables)
+    _tell_unread(template, variables)
     given = {"tools": tools, "documents": documents, **variables}
     if sanitized:
         tokens = control_tokens(tokenizer, template)
@@ -159,6 +159,13 @@ def without_nulls(found: Any) -> Any:
     if isinstance(found, list | tuple):
         return [without_nulls(each) for each in found]
     return found
+
+
+def _tell_unread(template: str, variables: Mapping[str, Any]) -> None:
+    """Log the variables that a template does not read."""
+    unread = [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]
+    if unread:
+        log.warning("chat_template: does not read %s, which changes nothing", ", ".join(unread))
 
 
 def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """Chats as ids: what `Tokenizer.apply_chat_template` returns of rendered texts."""
 
 import inspect
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import InputError, nearest
+from trainer.tokenizer.chat import rendered_chats
 from trainer.tokenizer.control_tokens import encoded
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.tensors import as_tensors
@@ -15,24 +14,47 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
     from trainer.tokenizer.templates import Rendering
 
-log = logging.getLogger("trainer")
-
 OWN = ("padding", "truncation", "max_length", "return_tensors", "add_special_tokens")
 """Options of a tokenizer's call that `apply_chat_template` has itself, or always sets."""
 
 
-def check_options(
+def apply_template(
     tokenizer: "Tokenizer",
+    conversation: Sequence[Any],
+    *,
+    rendering: Mapping[str, Any],
+    encoding: Mapping[str, Any],
     tokenizer_kwargs: Mapping[str, Any],
-    variables: Mapping[str, Any],
+    return_tensors: Any,
     returned: tuple[bool, bool, bool],
-    sanitized: bool,
-    continued: bool | str,
-) -> None:
-    """Raise InputError for options that contradict each other, or are given in the wrong place.
+) -> Any:
+    """What `Tokenizer.apply_chat_template` returns.
 
-    `returned`: whether ids are wanted, as a dictionary, and with masks.
+    `rendering` are options of `rendered_chats`, `encoding` those of a call; `returned`
+    says whether ids are wanted, as a dictionary, and with masks.
     """
+    _check_options(tokenizer, rendering, tokenizer_kwargs, returned)
+    tokenize, as_dict, masks_wanted = returned
+    one = bool(conversation) and isinstance(conversation[0], Mapping)
+    given = [conversation] if one or not conversation else conversation
+    chats = rendered_chats(tokenizer, given, **rendering)
+    if not tokenize:
+        return chats[0].text if one else [chat.text for chat in chats]
+    encode = _sanitized_chats if rendering["sanitized"] else _encoded_chats
+    options = {**encoding, **tokenizer_kwargs}
+    found = encode(tokenizer, chats, one, masks_wanted, return_tensors, options)
+    return found if as_dict else found["input_ids"]
+
+
+def _check_options(
+    tokenizer: "Tokenizer",
+    rendering: Mapping[str, Any],
+    tokenizer_kwargs: Mapping[str, Any],
+    returned: tuple[bool, bool, bool],
+) -> None:
+    """Raise InputError for options that contradict each other, or are given in the wrong place."""
+    variables, sanitized = rendering["variables"], rendering["sanitized"]
+    continued = rendering["continue_final_message"]
     tokenize, as_dict, masks_wanted = returned
     if masks_wanted and (not (tokenize and as_dict) or continued):
         found = "continue_final_message" if continued else "tokenize=False or return_dict=False"
@@ -53,21 +75,13 @@ def check_options(
             raise InputError(f"apply_chat_template: found '{name}'; accepted: {accepted}")
 
 
-def tell_unread(template: str, variables: Mapping[str, Any]) -> None:
-    """Log the variables that a template does not read."""
-    unread = [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]
-    if unread:
-        log.warning("chat_template: does not read %s, which changes nothing", ", ".join(unread))
-
-
-def encoded_chats(
+def _encoded_chats(
     tokenizer: "Tokenizer",
     chats: Sequence["Rendering"],
     one: bool,
-    *,
     masks_wanted: bool,
     return_tensors: Any,
-    **options: Any,
+    options: Mapping[str, Any],
 ) -> BatchEncoding:
     """The ids of rendered chats, and with `masks_wanted` which of them the assistant says.
 
@@ -92,28 +106,22 @@ def encoded_chats(
     )
 
 
-def sanitized_chats(
+def _sanitized_chats(
     tokenizer: "Tokenizer",
     chats: Sequence["Rendering"],
     one: bool,
-    *,
     masks_wanted: bool,
-    padding: Any,
-    truncation: Any,
-    max_length: int | None,
     return_tensors: Any,
-    **options: Any,
+    options: Mapping[str, Any],
 ) -> BatchEncoding:
-    """The ids of chats whose messages were marked: control tokens in them become plain text.
-
-    There are no masks for them.
-    """
+    """The ids of chats whose messages were marked: control tokens in them become plain text."""
     assert not masks_wanted
-    if options:
-        found = ", ".join(options)
+    if more := [name for name in options if name not in OWN]:
+        found = ", ".join(more)
         raise InputError(f"tokenizer_kwargs: found {found} beside sanitize_control_tokens")
+    padding, max_length = options["padding"], options["max_length"]
     rows = [encoded(tokenizer, chat.text) for chat in chats]
-    if truncation or (max_length is not None and not padding):
+    if options["truncation"] or (max_length is not None and not padding):
         limit = tokenizer.model_max_length if max_length is None else max_length
         left = tokenizer.truncation_side == "left"
         rows = [row[-limit:] if left else row[:limit] for row in rows]

@@ -14,8 +14,7 @@ from trainer import hub
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.tokenizer import layouts
-from trainer.tokenizer.chat import rendered_chats
-from trainer.tokenizer.chat_encoding import check_options, encoded_chats, sanitized_chats
+from trainer.tokenizer.chat_encoding import apply_template
 from trainer.tokenizer.collating import collate
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.folder import read
@@ -217,41 +216,23 @@ class Tokenizer(Vocabulary):
         own, bounded in time and memory; `variables` are its further variables. Raises InputError
         naming its line.
         """
-        check_options(
+        return apply_template(
             self,
-            tokenizer_kwargs or {},
-            variables,
-            (tokenize, return_dict, return_assistant_tokens_mask),
-            sanitize_control_tokens,
-            continue_final_message,
-        )
-        one = bool(conversation) and isinstance(conversation[0], Mapping)
-        chats = rendered_chats(
-            self,
-            [conversation] if one or not conversation else conversation,
-            tools=tools,
-            documents=documents,
-            chat_template=chat_template,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=variables,
-            sanitized=sanitize_control_tokens,
-        )
-        if not tokenize:
-            return chats[0].text if one else [chat.text for chat in chats]
-        encode = sanitized_chats if sanitize_control_tokens else encoded_chats
-        encoded = encode(
-            self,
-            chats,
-            one,
-            masks_wanted=return_assistant_tokens_mask,
-            padding=padding,
-            truncation=truncation,
-            max_length=max_length,
+            conversation,
+            rendering={
+                "tools": tools,
+                "documents": documents,
+                "chat_template": chat_template,
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+                "variables": variables,
+                "sanitized": sanitize_control_tokens,
+            },
+            encoding={"padding": padding, "truncation": truncation, "max_length": max_length},
+            tokenizer_kwargs=tokenizer_kwargs or {},
             return_tensors=return_tensors,
-            **(tokenizer_kwargs or {}),
+            returned=(tokenize, return_dict, return_assistant_tokens_mask),
         )
-        return encoded if return_dict else encoded["input_ids"]
 
     def pad(
         self,
