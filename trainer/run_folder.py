@@ -14,7 +14,7 @@ from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
 from trainer.checkpoint.verify import MANIFEST, verify
-from trainer.errors import InputError
+from trainer.errors import EnvironmentFault, InputError
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
 
@@ -61,14 +61,14 @@ class RunFolder:
         if settings.resume not in ("auto", "must"):
             return None
         try:
-            results = json.loads((self.path / "results.json").read_text())
+            results = json.loads(files.read_bytes(self.path / "results.json"))
             over = results["steps"] >= settings.total_steps(results["train_samples"])
             over = over or bool(results["stopped"] and results["asked"] == asked_of(settings))
             over = over and self.model.is_dir()
             return results if over and results["config"] == config_digest else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (EnvironmentFault, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("%s: not readable (%s); looked past", self.path / "results.json", error)
             return None
 
@@ -111,14 +111,14 @@ class RunFolder:
         else:
             self.origin = str(checkpoint.resolve())
             rows = checkpoint.parent / self.metrics.path.name
-            files.write_bytes(self.metrics.path, rows.read_bytes() if rows.exists() else b"")
+            files.write_bytes(self.metrics.path, files.read_bytes(rows) if rows.exists() else b"")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """config.yaml, which `from=` repeats. JSON is YAML, but people read this one."""
         import yaml
 
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        files.write_text(self.path / "config.yaml", text)
+        files.write_text(self.path / "config.yaml", text, private=True)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl."""
@@ -157,10 +157,12 @@ class RunFolder:
         """predictions.jsonl, or predictions-<name>.jsonl of a named evaluation set."""
         file = f"predictions-{name}.jsonl" if name else "predictions.jsonl"
         files.write_text(self.path / file, "".join(f"{line}\n" for line in lines))
+        files.fsync_folder(self.path)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """results.json: written last, so that what it tells of is there."""
         files.write_json(self.path / "results.json", results)
+        files.fsync_folder(self.path)
 
 
 def asked_of(settings: TrainSettings) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -90,17 +92,20 @@ def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
         raise EnvironmentFault(_reason(name, paths[-1], error, size)) from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Make or replace a file; a reader or a crash finds the old content or the new, never half."""
+def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
+    """Make or replace a file; a reader or a crash finds the old content or the new, never half.
+
+    A `private` one is readable for the user alone.
+    """
     if (kept := _deferred.get()) is not None:
-        kept._add(partial(write_bytes, path, data))
+        kept._add(partial(write_bytes, path, data, private))
         return
-    _write(path, [data], len(data))
+    _write(path, [data], len(data), 0o600 if private else 0o666)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """As `write_bytes`, in UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -128,26 +133,65 @@ def write_tensors(
 def append_line(path: Path, line: str) -> None:
     """Add one line at the end of a file, which is made where absent."""
     data = line.encode() + b"\n"
-    with operation("append", path, size=len(data)), open(path, "ab", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with operation("append", path, size=len(data)), _opened(path, flags) as file:
         _write_piece(file, data, "append", path)
 
 
 def truncate(path: Path, size: int) -> None:
     """Cut a file to its first `size` bytes; it is made where absent."""
-    with operation("truncate", path), open(path, "ab") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with operation("truncate", path), _opened(path, flags) as file:
         file.truncate(size)
 
 
-def make_folder(path: Path, private: bool = False) -> None:
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file. Raises FileNotFoundError where there is none.
+
+    As everything that is opened in a run's folder, it is not followed where it is a link, and not
+    waited for where it is a pipe: those are an EnvironmentFault.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with operation("read", path), _opened(path, os.O_RDONLY) as file:
+        return file.read()
+
+
+def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of a regular file; a link is not followed, a pipe or device not waited for.
+
+    Raises OSError.
+    """
+    safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | safe, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            reason = "it is a symbolic link, which is not followed"
+            raise OSError(errno.ELOOP, reason, str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
+def make_folder(
+    path: Path, private: bool = False, fresh: bool = False, synced: bool = False
+) -> None:
     """Make a folder and the ones above it; an existing one is left as it is.
 
-    A `private` one is the user's alone.
+    A `private` one is the user's alone. A `fresh` one must not exist. The name of a `synced` one,
+    and those of the new ones above it, would survive a power failure.
     """
-    if path.is_dir():
+    if path.is_dir() and not fresh:
         return
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     with operation("make_folder", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
+        path.mkdir(mode=0o700 if private else 0o777, exist_ok=not fresh)
+    for each in missing if synced else ():
+        fsync_folder(each.parent)
 
 
 def fsync_file(path: Path) -> None:
@@ -252,15 +296,24 @@ def readable(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int) -> None:
-    staged = path.with_name(f".tmp-{path.name}")
+def staged_name(path: Path) -> Path:
+    """Beside a file, the name of what is to replace it, which nobody can have taken before us."""
+    return path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+
+
+def _opened(path: Path, flags: int, mode: int = 0o666) -> Any:
+    """A regular file, unbuffered."""
+    kind = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb"
+    return os.fdopen(open_regular(path, flags, mode), kind, buffering=0)
+
+
+def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int, mode: int = 0o666) -> None:
+    staged = staged_name(path)
+    new = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     seals = _seals.get()
     digest = None if seals is None else hashlib.sha256()
     try:
-        with (
-            operation("write", staged, path, size=size),
-            open(staged, "wb", buffering=0) as file,
-        ):
+        with operation("write", staged, path, size=size), _opened(staged, new, mode) as file:
             for piece in pieces:
                 _write_piece(file, piece, "write", staged, digest)
         fsync_file(staged)

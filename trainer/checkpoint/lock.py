@@ -1,5 +1,6 @@
 """RunLock: one process at a time works in an output folder, and the kernel sees to it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -29,7 +30,7 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
-        files.make_folder(self.path.parent)
+        files.make_folder(self.path.parent, synced=True)
         for _ in range(ATTEMPTS):
             if self._take():
                 return self
@@ -50,11 +51,12 @@ class RunLock:
 
     def _take(self) -> bool:
         with files.operation("lock", self.path):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = files.open_regular(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             with files.operation("lock", self.path), suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_ours(descriptor):
+                    self._refuse_other_names(descriptor)
                     self._sign()
                     self._descriptor = descriptor
         finally:
@@ -68,6 +70,11 @@ class RunLock:
             return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
         return False
 
+    def _refuse_other_names(self, descriptor: int) -> None:
+        """Raise an error where signing would overwrite a file that has another name as well."""
+        if os.fstat(descriptor).st_nlink > 1:
+            raise OSError(errno.EMLINK, "it has other names (hard links); remove it")
+
     def _sign(self) -> None:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
@@ -77,11 +84,13 @@ class RunLock:
     def _holder(self) -> dict[str, Any] | None:
         """Who signed the lock; None while nobody has."""
         try:
-            holder = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
+            holder = json.loads(files.read_bytes(self.path))
+        except (OSError, ValueError, EnvironmentFault, RecursionError):
             return None
-        signed = isinstance(holder, dict) and holder.keys() == {"pid", "host", "since"}
-        return holder if signed else None
+        if not isinstance(holder, dict) or holder.keys() != {"pid", "host", "since"}:
+            return None
+        texts = all(isinstance(holder[name], str) for name in ("host", "since"))
+        return holder if texts and type(holder["pid"]) is int else None
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:

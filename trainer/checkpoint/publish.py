@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 LEFTOVER = re.compile(
     r"\.(tmp|del|old)-(\.(tmp|old)-)?((checkpoint-[0-9]+|model)(-[0-9]+)?"
-    r"|config\.yaml|metrics\.jsonl|results\.json|predictions(-[\w.-]+)?\.jsonl)"
+    r"|(config\.yaml|metrics\.jsonl|results\.json|predictions(-[\w.-]+)?\.jsonl)(-[0-9a-f]{8})?)"
 )
 """What a crash of ours leaves in a run's folder; whatever else is there is somebody else's."""
 FAULTS = {kind.exit_code: kind for kind in (InputError, EnvironmentFault, NumericsError)}
@@ -204,7 +204,7 @@ def _prepare(final: Path, staging: Path, expected_bytes: int) -> None:
     if free < expected_bytes:
         sizes = f"need {files.readable(expected_bytes)}, free {files.readable(free)}"
         raise EnvironmentFault(f"{final}: no space left on device ({sizes})")
-    files.make_folder(staging)
+    files.make_folder(staging, fresh=True)
 
 
 def _replaceable(final: Path) -> bool:

@@ -27,8 +27,7 @@ class StepLog:
         """Drop the rows after `step` and lines that a crash left half written; -1 drops all."""
         if not self.path.exists():
             return
-        with files.operation("read", self.path):
-            found = self.path.read_bytes()
+        found = files.read_bytes(self.path)
         kept = b"".join(line for line in found.splitlines(keepends=True) if _belongs(line, step))
         if kept != found:
             files.write_bytes(self.path, kept)
@@ -38,5 +37,5 @@ def _belongs(line: bytes, step: int) -> bool:
     try:
         row = json.loads(line)
         return line.endswith(b"\n") and row["step"] <= step
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
     """The value of a strict JSON file. Raises CorruptCheckpoint, EnvironmentFault where the disk
     does not give it: that is not to be taken for damage."""
     try:
-        return json.loads(path.read_bytes(), parse_constant=_not_json)
+        return json.loads(files.read_bytes(path), parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(path, f"not valid JSON ({error})") from None
     except FileNotFoundError:

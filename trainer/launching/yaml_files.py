@@ -39,6 +39,8 @@ def check(path: Path) -> str:
 
     Raises InputError. What else may be wrong with it shows when it is read.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: is no regular file; accepted: a YAML file")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise InputError(f"{path}: {size:,} bytes; accepted: at most {MAX_BYTES:,}")
