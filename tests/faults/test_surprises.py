@@ -35,7 +35,7 @@ PLACES: dict[str, Callable[[Path], object]] = {
 
 
 CASES = [(name, kind) for name in PLACES for kind in ("link", "dangling", "pipe")]
-"""A copy of a run by hard links may be what the user wants: only a lock is cut, so only that one."""
+"""A copy of a run by hard links may be what the user wants; only a lock is cut, hence that one."""
 
 
 @pytest.mark.parametrize(("name", "kind"), [*CASES, (".lock", "hard link")])
