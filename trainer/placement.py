@@ -1,6 +1,5 @@
 """Placement: the device, the ranks and the number format that a model trains with."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,13 +96,6 @@ def place(
         shard(model, device, precision, cpu_offload)
         return Placement(model, model, ranks, precision, accelerator)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
-
-
-def use_deterministic_kernels(wanted: bool) -> None:
-    """Refuse kernels that add in no fixed order, or allow them again."""
-    if wanted:  # cuBLAS wants it said in so many words, before its first product
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
 
 
 def _prepare(model: nn.Module, settings: TrainSettings) -> None:

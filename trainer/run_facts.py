@@ -67,6 +67,7 @@ def progress(trainer: "Trainer") -> Progress:
 def results(trainer: "Trainer", shipped: int, last: Mapping[str, float]) -> dict[str, Any]:
     """What results.json holds: `shipped` is the step of model/, `last` the last step's metrics."""
     state, folder = trainer.state, trainer.folder
+    model_path = str(folder.name / folder.model.name) if folder else None
     return {
         "steps": state.step,
         "total_steps": trainer.total_steps,
@@ -80,10 +81,21 @@ def results(trainer: "Trainer", shipped: int, last: Mapping[str, float]) -> dict
         "last_metrics": dict(last),
         "asked": asked_of(trainer.settings),
         "config": trainer.config_digest,
+        "data": data_fingerprints(trainer),
         "commands": trainer.commands,
         "stopped": state.stopped or None,
         "skipped_steps": state.skipped,
-        **evaluation_results(
-            trainer.evaluations, trainer.recipe, str(folder.model) if folder else None
-        ),
+        **evaluation_results(trainer.evaluations, trainer.recipe, model_path),
+    }
+
+
+def data_fingerprints(trainer: "Trainer") -> dict[str, str]:
+    """Of the training rows and of each evaluation set, by the name that errors give it."""
+    sets = {
+        f"dataset.validation.{name}".rstrip("."): samples
+        for name, samples in trainer.eval_samples.items()
+    }
+    return {
+        name: samples.fingerprint
+        for name, samples in {"dataset.train": trainer.train_samples, **sets}.items()
     }

@@ -21,12 +21,18 @@ from trainer.settings import TrainSettings
 logger = logging.getLogger("trainer")
 
 
+RESUME_WORDS = ("auto", "never", "must")
+"""Values of trainer.resume that are no checkpoint's path."""
+
+
 class RunFolder:
     """The folder of a run: config.yaml, metrics.jsonl, checkpoints, model/, results.json."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metrics = StepLog(path / "metrics.jsonl")
+        self.path = path.absolute()  # the process may change its working folder
+        self.name = path
+        """The folder as it was given, for what people read."""
+        self.metrics = StepLog(self.path / "metrics.jsonl")
         self.origin: str | None = None
         """The checkpoint of another folder that the run began from."""
 
@@ -78,7 +84,7 @@ class RunFolder:
 
         Raises EnvironmentFault where the ranks do not all see it: their work could not be saved.
         """
-        words = ("auto", "never", "must")
+        words = RESUME_WORDS
         if resume not in words and not (Path(resume) / MANIFEST).is_file():
             accepted = f"{', '.join(words)}, or a checkpoint's folder"
             raise InputError(f"trainer.resume: found '{resume}'; accepted: {accepted}")
@@ -163,6 +169,12 @@ class RunFolder:
         """results.json: written last, so that what it tells of is there."""
         files.write_json(self.path / "results.json", results)
         files.fsync_folder(self.path)
+
+
+def resume_from(settings: TrainSettings) -> str:
+    """trainer.resume, a path as an absolute one: the process may change its working folder."""
+    resume = settings.resume
+    return resume if resume in RESUME_WORDS else str(Path(resume).absolute())
 
 
 def asked_of(settings: TrainSettings) -> dict[str, Any]:

@@ -54,10 +54,11 @@ from trainer.optim import (
     trainable,
 )
 from trainer.outcome import named_metrics, prediction_lines
-from trainer.placement import place, use_deterministic_kernels
+from trainer.placement import place
 from trainer.precision import autocast
+from trainer.process_state import process_as_found, use_deterministic_kernels
 from trainer.recipe import LossOnly, Recipe
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, resume_from
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model, written_parameters
 from trainer.settings import TrainSettings
@@ -118,6 +119,7 @@ class Trainer:
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
         named = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
         self.eval_rows = {name: rows for name, rows in named.items() if rows is not None}
+        self.resume_from = resume_from(self.settings)
         self.recipe = recipe if recipe is not None else LossOnly(loss)
         if recipe is not None and is_rows(train_dataset):
             train_dataset = as_table(train_dataset)
@@ -149,8 +151,9 @@ class Trainer:
         """Train to the last step, or until a callback asks to stop; returns results.json's content.
 
         Raises NumericsError where loss or gradient are not finite, Interrupted after a signal.
+        Leaves torch's generators and its deterministic switch as it found them.
         """
-        with self.ranks.faults_told(), self._session() as interruption:
+        with process_as_found(), self.ranks.faults_told(), self._session() as interruption:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
                 rate = self._learning_rate(state.step)
@@ -265,7 +268,13 @@ class Trainer:
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
         samples = self.train_samples
-        batch = samples.collate(sample_ids) if len(sample_ids) else samples.placeholder()
+        if not len(sample_ids):
+            batch = samples.placeholder()
+        elif isinstance(samples, StackedSamples):
+            epoch = self.state.step // self.plan.steps_per_epoch
+            batch = samples.collate(sample_ids, self.seed, epoch)
+        else:
+            batch = samples.collate(sample_ids)
         return batch.for_step(self.seed, self.state.step).to(self.ranks.device)
 
     def _learning_rate(self, step: int) -> float:
@@ -401,8 +410,9 @@ class Trainer:
         if self.ranks.is_main:
             tell_doubt(self.recipe, self.train_samples, self.model, self.tokenizer)
         keep_freed_memory()
-        use_deterministic_kernels(self.settings.deterministic)
         settings = self.settings
+        if settings.deterministic:
+            use_deterministic_kernels()
         self.step_tokens = self._token_budget(self.train_samples)
         rows = Rows(self.model) if is_sharded(self.model) else None
         parameters = list(rows.parameters.items()) if rows else trainable(self.model)
@@ -460,7 +470,7 @@ class Trainer:
             for callback in self.callbacks:
                 stack.callback(callback.on_close)
             if self.folder:
-                opened = self.folder.opened(self.settings.resume, self.ranks)
+                opened = self.folder.opened(self.resume_from, self.ranks)
                 checkpoint = stack.enter_context(opened)
                 if checkpoint is not None:
                     self._restore(checkpoint)

@@ -415,3 +415,27 @@ def test_numbers_that_are_not_finite_end_every_job_with_exit_code_4(
     )  # fmt: skip
     assert answer.code == 4 and "evaluation: 40 of 40 samples" in answer.err
     assert not (run / "model").exists()
+
+
+def test_a_finished_run_on_other_data_is_not_called_complete(
+    table: Path, ask: Ask, tiny: Path, caplog: Any
+) -> None:
+    """Other rows in the same file: the training rows are refused, evaluation rows are measured."""
+    command = (f"model.path={tiny}", *DATA, "trainer.max_steps=2", "output_dir=run")
+    assert ask(*command).code == 0
+    assert "complete" in ask(*command).out
+    lines = Path("dev.jsonl").read_text().splitlines(keepends=True)
+    Path("dev.jsonl").write_text("".join(lines[:30]))
+    answer = ask(*command)
+    assert answer.code == 0 and "complete at" not in answer.out
+    assert "other data: dataset.validation" in caplog.text
+    results = json.loads(Path("run/results.json").read_text())
+    assert sum(row["support"] for row in results["report"]["classes"]) == 30
+    train = Path("train.jsonl").read_text()
+    Path("train.jsonl").write_text(train.replace("day", "night", 1))
+    answer = ask(*command)
+    assert answer.code == 2 and "dataset: found 96 samples (" in answer.err
+    Path("train.jsonl").unlink()
+    answer = ask(*command)
+    assert answer.code == 0 and "complete at" in answer.out
+    assert "its data was not compared" in caplog.text

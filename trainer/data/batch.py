@@ -1,14 +1,23 @@
 """Batches: what one forward pass sees, flat (padding-free) or stacked."""
 
+import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.drawing import generators_kept, seed_generators
 from trainer.models.sequence_lengths import SequenceLengths
+
+log = logging.getLogger("trainer")
+
+LOOKED_AT = 256
+"""Rows of a data set that makes them on demand that its fingerprint is made of."""
 
 
 class Batch(Protocol):
@@ -186,14 +195,35 @@ class StackedBatch:
 
 @dataclass
 class StackedSamples:
-    """A map-style data set of dicts of tensors or numbers, for a plain `nn.Module`."""
+    """A map-style data set of dicts of tensors or numbers, for a plain `nn.Module`.
+
+    Rows may be drawn from the global generators of Python, numpy and torch (augmentation): these
+    are seeded for each row, so that a resumed run sees the same rows, and kept for the caller.
+    """
 
     rows: Any
     input_names: Sequence[str]
 
     def __post_init__(self) -> None:
         self.lengths = np.ones(len(self.rows), dtype=np.int64)
-        self.fingerprint = f"{len(self.rows)} rows"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal rows; of rows that are made on demand LOOKED_AT are looked at.
+
+        Rows that differ each time they are read, by a generator of their own, count by their
+        shapes and types; a warning says that a resumed run will see others.
+        """
+        kept = isinstance(self.rows, (list, tuple))
+        number = len(self) if kept else min(len(self), LOOKED_AT)
+        numbers = np.linspace(0, len(self) - 1, number).astype(np.int64)
+        by_value = kept or self._digest(numbers[:1]) == self._digest(numbers[:1])
+        if not by_value:
+            log.warning(
+                "the training rows differ each time they are read: a resumed run sees other ones; "
+                "draw them from the global generators of random, numpy or torch instead"
+            )
+        return self._digest(numbers, by_value)
 
     def padding_avoided(self, batch_size: int) -> float:
         return 0.0
@@ -201,8 +231,14 @@ class StackedSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def collate(self, sample_ids: Sequence[int] | np.ndarray) -> StackedBatch:
-        rows: list[Mapping[str, Any]] = [self.rows[int(i)] for i in sample_ids]
+    def collate(
+        self, sample_ids: Sequence[int] | np.ndarray, seed: int = 0, epoch: int = 0
+    ) -> StackedBatch:
+        """One batch; rows that are drawn are a function of seed, epoch and their number.
+
+        Seeds and restores the process's generators: only for the thread that trains.
+        """
+        rows = self._read(sample_ids, seed, epoch)
         columns = {
             name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]
         }
@@ -210,3 +246,26 @@ class StackedSamples:
 
     def placeholder(self) -> StackedBatch:
         return self.collate([0])
+
+    def _read(
+        self, sample_ids: Sequence[int] | np.ndarray, seed: int = 0, epoch: int = 0
+    ) -> list[Mapping[str, Any]]:
+        if isinstance(self.rows, (list, tuple)):
+            return [self.rows[int(i)] for i in sample_ids]
+        found = []
+        with generators_kept():
+            for i in sample_ids:
+                seed_generators(seed, epoch, int(i))
+                found.append(self.rows[int(i)])
+        return found
+
+    def _digest(self, numbers: np.ndarray, by_value: bool = True) -> str:
+        digest = hashlib.sha256(f"{len(self)} rows".encode())
+        for number in numbers:
+            (row,) = self._read([number])
+            for name in sorted(row):
+                tensor = torch.as_tensor(row[name]).detach().cpu().contiguous()
+                digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+                if by_value and tensor.numel():
+                    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()

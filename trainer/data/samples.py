@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from trainer.data.batch import Samples, StackedSamples
+from trainer.data.drawing import generators_kept, seed_generators
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
 from trainer.models.pretrained import PretrainedModel
@@ -42,7 +43,7 @@ def as_samples(
     if not hasattr(dataset, "column_names"):
         from datasets import Dataset
 
-        dataset = Dataset.from_list(list(dataset))
+        dataset = Dataset.from_list(all_rows(dataset))
     return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)
 
 
@@ -66,4 +67,19 @@ def as_table(rows: Any) -> "Dataset":
         return rows
     from datasets import Dataset
 
-    return Dataset.from_list(list(rows))
+    return Dataset.from_list(all_rows(rows))
+
+
+def all_rows(dataset: Any) -> list[Any]:
+    """The rows of a data set, by number up to its length: iterating one may never end.
+
+    Rows that are drawn at random are a function of their number.
+    """
+    if isinstance(dataset, (list, tuple)) or not hasattr(dataset, "__getitem__"):
+        return list(dataset)
+    rows = []
+    with generators_kept():
+        for number in range(len(dataset)):
+            seed_generators(0, 0, number)
+            rows.append(dataset[number])
+    return rows

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import InputError
+from trainer.errors import EnvironmentFault, InputError
 from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from trainer.data.rows import Splits
     from trainer.trainer import Trainer
 
+logger = logging.getLogger("trainer")
 
 EXTENSIONS = (
     "num_epochs",
@@ -40,8 +43,7 @@ def prepare(run: Run) -> bool:
     fetch_model(run)
     with told_elsewhere("trainer"):  # by the rank that does it again
         recipe, tokenizer, splits = load_data(run)
-        named = {f"dataset.validation.{n}".rstrip("."): s for n, s in splits.validation.items()}
-        fill_cache(recipe, tokenizer, {"dataset.train": splits.train, **named})
+        fill_cache(recipe, tokenizer, _tables(splits))
     return True
 
 
@@ -85,7 +87,43 @@ def build_trainer(run: Run) -> "Trainer":
 
 
 def _results_if_complete(run: Run) -> dict[str, Any] | None:
-    return RunFolder(run.output_dir).completed(run.trainer, config_digest(run.config))
+    """The results of this very run on this very data, if nothing is left to do."""
+    results = RunFolder(run.output_dir).completed(run.trainer, config_digest(run.config))
+    if results is None or "data" not in results:
+        return results
+    try:
+        now = _data_fingerprints(run)
+    except (InputError, EnvironmentFault, OSError) as error:
+        text = "%s: its data was not compared with that of the finished run: %s"
+        logger.warning(text, run.output_dir, error)
+        return results
+    before: Mapping[str, str] = results["data"]
+    changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+    if changed:
+        text = "%s: holds a finished run on other data: %s"
+        logger.warning(text, run.output_dir, ", ".join(changed))
+    return None if changed else results
+
+
+def _data_fingerprints(run: Run) -> dict[str, str]:
+    """What results.json holds as `data`, of the rows as they are now."""
+    from trainer.data.tokens import default_cache_dir, tokenize
+    from trainer.jobs.parts import load_data, told_elsewhere
+
+    with told_elsewhere("trainer"):
+        recipe, tokenizer, splits = load_data(run)
+        return {
+            name: tokenize(
+                rows, recipe, tokenizer, cache_dir=default_cache_dir(), where=name, progress=False
+            ).fingerprint
+            for name, rows in _tables(splits).items()
+        }
+
+
+def _tables(splits: "Splits") -> dict[str, Any]:
+    """Training rows and evaluation sets, by the names that errors give them."""
+    named = {f"dataset.validation.{n}".rstrip("."): s for n, s in splits.validation.items()}
+    return {"dataset.train": splits.train, **named}
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

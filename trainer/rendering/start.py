@@ -1,5 +1,7 @@
 """Start summary: what is about to be trained, on what, for how long and where."""
 
+from pathlib import Path
+
 from rich.text import Text
 
 from trainer.callbacks.callback import RunFacts
@@ -14,7 +16,7 @@ def start_summary(facts: RunFacts) -> Text:
         "data": _data(facts),
         "steps": _steps(facts),
         "device": _device(facts),
-        "output": str(facts.output_dir) if facts.output_dir else "nothing is written",
+        "output": _shown(facts.output_dir) if facts.output_dir else "nothing is written",
     }
     return labelled(lines).append("\n")
 
@@ -49,3 +51,9 @@ def _device(facts: RunFacts) -> str:
         return f"{where}, 1 process"
     uneven = f"the busiest does {share(facts.imbalance)} more than the mean"
     return f"{where}, {facts.num_processes} processes; {uneven}"
+
+
+def _shown(path: Path) -> str:
+    """A path below the working folder as relative to it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
