@@ -147,4 +147,9 @@ class LossOnly(Recipe):
 
         if label_smoothing:
             raise InputError("trainer.label_smoothing: a plain loss function smooths by itself")
-        return self.function(in_fp32(outputs), batch)
+        found = self.function(in_fp32(outputs), batch)
+        if not (isinstance(found, (tuple, list)) and len(found) == 2):
+            what = f"{type(found).__name__}, a mean perhaps"
+            accepted = "(sum, count), which are divided over the whole global batch"
+            raise InputError(f"loss: the function returned {what}; accepted: {accepted}")
+        return found[0], found[1]

@@ -12,25 +12,17 @@ import torch
 from torch import nn
 
 from trainer import run_facts
-from trainer.agreement import (
-    agree,
-    check_answers,
-    check_length,
-    check_metrics,
-    check_run,
-    check_set_names,
-    learn,
-    tell_doubt,
-)
+from trainer.agreement import check_answers, check_run, tell_doubt
 from trainer.allocator import keep_freed_memory
+from trainer.arguments import checked
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.state import read_progress
 from trainer.collectives import can_make_up
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.plan import GlobalBatchPlan
-from trainer.data.samples import as_samples, as_table, is_rows
-from trainer.errors import EnvironmentFault, InputError, NumericsError
+from trainer.data.samples import as_samples
+from trainer.errors import EnvironmentFault, NumericsError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.finiteness import check_finite
 from trainer.interruption import Interruption
@@ -57,7 +49,7 @@ from trainer.outcome import named_metrics, prediction_lines
 from trainer.placement import place
 from trainer.precision import autocast
 from trainer.process_state import process_as_found, use_deterministic_kernels
-from trainer.recipe import LossOnly, Recipe
+from trainer.recipe import Recipe
 from trainer.run_folder import RunFolder, resume_from
 from trainer.run_state import Resumable, RunState
 from trainer.saving import write_model, written_parameters
@@ -79,22 +71,23 @@ class Trainer:
 
     `model` is one of this package's, with a `recipe` (or a plain `nn.Module` with a `loss` callable
     that takes (outputs, batch) and returns (sum, count)). Data sets are tables of rows, which the
-    recipe and the tokenizer turn into ids; several evaluation sets come as a mapping by name.
-    Without `output_dir` nothing is written.
+    recipe and the tokenizer turn into ids; several evaluation sets come as a mapping by name. A
+    model or a tokenizer may be a path, a metric its name (trainer/arguments.py). Without
+    `output_dir` nothing is written.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        recipe: Recipe | None = None,
-        settings: TrainSettings | None = None,
+        model: nn.Module | str | Path,
+        recipe: Recipe | type[Recipe] | None = None,
+        settings: TrainSettings | Mapping[str, Any] | None = None,
         *,
         loss: Any = None,
         tokenizer: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        metrics: Mapping[str, Metric] | None = None,
-        callbacks: Sequence[Callback] = (),
+        metrics: Mapping[str, Metric | str] | Sequence[Metric | str] | str | None = None,
+        callbacks: Sequence[Callback] | Callback = (),
         output_dir: str | Path | None = None,
         seed: int = 42,
         config: Mapping[str, Any] | None = None,
@@ -106,42 +99,34 @@ class Trainer:
         strategy: str = "auto",
         cpu_offload: bool = False,
     ) -> None:
-        if (recipe is None) == (loss is None):
-            raise InputError("Trainer: give either a recipe or a loss")
-        self.settings = settings or TrainSettings()
+        given = checked(
+            model, recipe, settings, loss, tokenizer, train_dataset, eval_dataset, metrics,
+            callbacks,
+        )  # fmt: skip
+        self.recipe, self.settings, self.metrics = given.recipe, given.settings, given.metrics
+        self.tokenizer, self.eval_rows = given.tokenizer, given.evaluation
         self.seed = seed
         self.config = dict(config or {})
-        self.model_path = model_path
+        self.model_path = model_path or (str(model) if isinstance(model, (str, Path)) else "")
         self.commands = dict(commands or {})
         self.config_digest = config_digest
-        self.metrics = dict(metrics or {})
-        self.tokenizer = tokenizer
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
-        named = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
-        self.eval_rows = {name: rows for name, rows in named.items() if rows is not None}
         self.resume_from = resume_from(self.settings)
-        self.recipe = recipe if recipe is not None else LossOnly(loss)
-        if recipe is not None and is_rows(train_dataset):
-            train_dataset = as_table(train_dataset)
-            self.recipe = learn(recipe, train_dataset)
-            agree(model, self.recipe)
-        check_set_names(self.eval_rows)
-        check_metrics(self.recipe, self.metrics)
-        if any(map(is_rows, [train_dataset, *self.eval_rows.values()])):
-            check_length(model, self.recipe)
         trackers_dir = self.folder.path / "trackers" if self.folder else None
-        self.placement = place(model, self.settings, trackers_dir, timeout, strategy, cpu_offload)
+        self.placement = place(
+            given.model, self.settings, trackers_dir, timeout, strategy, cpu_offload
+        )
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
-        self.train_samples = self._samples(train_dataset, "dataset.train", cache_dir)
+        self.train_samples = self._samples(given.train, "dataset.train", cache_dir)
         self.eval_samples = {
             name: self._evaluation_samples(name, rows, cache_dir)
             for name, rows in self.eval_rows.items()
         }
         self.evaluations: dict[str, Evaluation] = {}
         self.evaluated_step = self.finite_step = -1
-        self.callbacks = list(callbacks)
+        self.callbacks = given.callbacks
         if self.settings.early_stopping_patience:
             self.callbacks.append(EarlyStopping(self.settings.early_stopping_patience))
 
