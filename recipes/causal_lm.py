@@ -70,7 +70,8 @@ def _learnt_once(batch: Any) -> "Tensor":
 
     if "labels" not in batch:
         repeated = batch["context"].repeat_interleave(
-            batch.sequence_lengths.to(batch.input_ids.device), output_size=batch.num_tokens
+            batch.sequence_lengths.to(batch.input_ids.device, non_blocking=True),
+            output_size=batch.num_tokens,
         )
         known = batch.position_ids < repeated
         batch.fields["labels"] = batch.input_ids.masked_fill(known, IGNORED)

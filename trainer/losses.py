@@ -81,7 +81,8 @@ class TokenLosses:
 
         `lengths` [B] are on the CPU; a sample of several sequences adds up theirs.
         """
-        sequence = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.losses.device)
+        sequence = torch.arange(len(lengths)).repeat_interleave(lengths)
+        sequence = sequence.to(self.losses.device, non_blocking=True)
         columns = {"losses": self.losses, "supervised": self.supervised, "correct": self.correct}
         return {
             name: self.losses.new_zeros(len(lengths)).index_add_(0, sequence, x.to(self.losses))

@@ -14,6 +14,7 @@ from typing import Any, Self
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -166,6 +167,7 @@ class Device(TorchDispatchMode):
         name = func.name().split("::")[1].split(".")[0]
         if name in ("_to_copy", "copy_", "_copy_from"):
             return self._copied(func, name, args, kwargs, inputs)
+        _refuse_if_deterministic(name, args, inputs)
         if name == "_local_scalar_dense":
             self.trace.waits[f"item at {_place()}"] += 1
             return _one(inputs[0].dtype)
@@ -174,6 +176,8 @@ class Device(TorchDispatchMode):
         except (DataDependentOutputException, DynamicOutputShapeException):
             self.trace.waits[f"{name} at {_place()}"] += 1
             found = _plausible(name, args, inputs)
+        if name.startswith("index_put") and _chooses_rows(args):
+            self.trace.waits[f"{name} by a mask at {_place()}"] += 1
         self._count(name, inputs, found)
         return found
 
@@ -228,6 +232,70 @@ def named(dotted: str) -> Any:
     for part in dotted.split(".")[1:]:
         found = getattr(found, part)
     return found
+
+
+def _sdpa_on(device: Device) -> Callable[..., Tensor]:
+    """F.scaled_dot_product_attention by the kernel that CUDA chooses (sdp_utils.cpp).
+
+    torch asks CUDA's own code for the choice, which is not there.
+    """
+    usual, aten = F.scaled_dot_product_attention, torch.ops.aten
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        options = {"scale": scale, "enable_gqa": enable_gqa}
+        if query.device.type == "cpu":
+            return usual(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        ampere, channels = device.capability >= (8, 0), query.shape[3]
+        halves = (torch.float16, torch.bfloat16) if ampere else (torch.float16,)
+        alike = query.shape[1] == key.shape[1] == value.shape[1]
+        aligned = channels % (4 if query.dtype == torch.float32 else 8) == 0
+        known = query.dtype in (*halves, torch.float32)
+        if query.device.type != "cuda" or not (known and alike and aligned):
+            parts = query, key, value, attn_mask, dropout_p, is_causal
+            return aten._scaled_dot_product_attention_math(*parts, **options)[0]
+        if ampere and query.dtype in halves and attn_mask is None and channels <= 256:
+            return aten._scaled_dot_product_flash_attention(
+                query, key, value, dropout_p, is_causal, scale=scale
+            )[0]
+        bias = None if attn_mask is None else _bias(attn_mask, query, key)
+        return aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, query.requires_grad, dropout_p, is_causal, scale=scale
+        )[0]
+
+    return attend
+
+
+def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The mask as torch hands it to the memory-efficient kernel: rows of a multiple of 8."""
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    width = bias.shape[-1]
+    bias = F.pad(bias, (0, -width % 8))[..., :width]
+    return bias.expand(*query.shape[:3], key.shape[2])
+
+
+INEXACT_SUMS = ("cumsum", "cumprod", "histc", "kthvalue", "put_", "scatter_reduce", "bincount")
+"""Operations that CUDA refuses under `torch.use_deterministic_algorithms`, on fractions."""
+
+
+def _refuse_if_deterministic(name: str, args: Any, inputs: list[Tensor]) -> None:
+    fractions = any(x.is_floating_point() and x.device.type == "cuda" for x in inputs)
+    if name in INEXACT_SUMS and fractions and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(f"{name}_cuda does not have a deterministic implementation")
+
+
+def _chooses_rows(args: Any) -> bool:
+    """Whether index_put goes by a mask to more than one value: it then counts the mask's ones."""
+    masks = [x for x in args[1] if x is not None and x.dtype == torch.bool]
+    return bool(masks) and args[2].numel() != 1
 
 
 def _on_host(inputs: list[Tensor], device: Any) -> bool:
@@ -346,6 +414,7 @@ def _answers(device: Device) -> dict[str, Callable[..., Any]]:
     found = {f"torch.cuda.{name}": const(value) for name, value in answers.items()}
     found["torch.cuda.amp.common.amp_definitely_not_available"] = const(False)
     found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
+    found["torch.nn.functional.scaled_dot_product_attention"] = _sdpa_on(device)
     found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
     found["torch.Tensor.is_pinned"] = const(False)
     # the fake one reads number after number

@@ -61,6 +61,12 @@ struct Hooks final : at::CUDAHooksInterface {
 
 namespace at {
 using c10::impl::DeviceGuardImplRegistrar;
+using c10::impl::NoOpDeviceGuardImpl;
 static DeviceGuardImplRegistrar guard(c10::DeviceType::CUDA, new Guard());
+// Devices of other makers have no more than a place: fake tensors can be on them.
+static DeviceGuardImplRegistrar apple(
+    c10::DeviceType::MPS, new NoOpDeviceGuardImpl<c10::DeviceType::MPS>());
+static DeviceGuardImplRegistrar intel(
+    c10::DeviceType::XPU, new NoOpDeviceGuardImpl<c10::DeviceType::XPU>());
 C10_REGISTER_TYPED_CLASS(CUDAHooksRegistry, "CUDAHooks", Hooks);
 }  // namespace at

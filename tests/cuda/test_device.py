@@ -33,6 +33,7 @@ def test_tensors_on_the_device_are_fake_and_those_on_the_host_are_real() -> None
         lambda x: x[torch.tensor([0, 1])],
         lambda x: x.new_tensor([1.0]),
         lambda x: torch.zeros(4).copy_(x),
+        lambda x: x.index_put_((x > 0,), x[:2]),
     ],
 )
 def test_what_waits_for_the_device_is_counted(wait) -> None:
@@ -41,6 +42,17 @@ def test_what_waits_for_the_device_is_counted(wait) -> None:
         assert not device.trace.waits
         wait(x)
         assert device.trace.waits.total() == 1, device.trace.waits
+
+
+def test_sums_without_an_order_are_refused_where_cuda_refuses_them() -> None:
+    try:
+        torch.use_deterministic_algorithms(True)
+        with Device():
+            torch.ones(3, dtype=torch.int64, device=CUDA).cumsum(0)
+            with pytest.raises(RuntimeError, match="deterministic"):
+                torch.ones(3, device=CUDA).cumsum(0)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_model_runs_forward_and_backward_by_cudas_own_rules() -> None:

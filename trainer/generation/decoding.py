@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
-from trainer.generation.sampling import choose
+from trainer.generation.sampling import check_chosen, choose
 from trainer.generation.settings import GenerationSettings
 from trainer.models.cache import KeyValueCache
 from trainer.models.generation_config import model_end_ids
 from trainer.models.pretrained import max_sequence_length
+from trainer.models.sequence_lengths import SequenceLengths
 
 
 def generate_ids(
@@ -82,26 +83,32 @@ class Decoding:
         self._room = max_sequence_length(model.config)
         for row, prompt in prompts.items():
             _check_prompt(row, len(prompt), self._room)
-        self._new = [torch.tensor(list(prompt)) for prompt in prompts.values()]
+        self._new = torch.tensor([token for prompt in prompts.values() for token in prompt])
+        self._lengths = torch.tensor([len(prompt) for prompt in prompts.values()])
         self._place = 0
         self._seen = self._seen_tokens() if settings.repetition_penalty != 1 else None
         self._cache = KeyValueCache(len(prompts)) if past is None else past.cache
         self._past = past
+        self._unwritten: list[int] = []
         if past is not None:
             (prompt,) = prompts.values()
             rope = getattr(model.body, "rope", None)
             keys_change = rope is not None and rope.kind == "dynamic"  # with the text's length
             past.cut_back_to([] if keys_change else prompt)
-            self._new = [self._new[0][len(past.ids) :]]
+            self._new, self._lengths = self._new[len(past.ids) :], self._lengths - len(past.ids)
+            self._unwritten = self._new.tolist()
 
     @torch.no_grad()
     def step(self) -> dict[int, int]:
         """One more token for each text that grows: its number, and the token."""
         tokens = choose(self._logits(), self._seen, self.rows, self._place, self.settings)
+        chosen = tokens.tolist()  # the one wait for the device of a token
+        check_chosen(chosen, self.rows, self._place)
         if self._seen is not None:
             self._seen.scatter_(1, tokens.unsqueeze(1), True)
-        found = dict(zip(self.rows, tokens.tolist(), strict=True))
-        self._new = list(tokens.cpu().unsqueeze(1).unbind(0))
+        found = dict(zip(self.rows, chosen, strict=True))
+        self._unwritten = chosen
+        self._new, self._lengths = tokens, torch.ones(len(chosen), dtype=torch.int64)
         self._place += 1
         full = (self._cache.lengths >= self._room).tolist()
         ended = self._place >= self.settings.max_new_tokens
@@ -117,32 +124,35 @@ class Decoding:
         if len(kept) == len(self.rows):
             return
         self.rows = [self.rows[place] for place in kept]
-        self._new = [self._new[place] for place in kept]
-        if kept:
-            places = torch.tensor(kept)
-            self._cache.keep(places)
-            self._seen = None if self._seen is None else self._seen[places.to(self._seen.device)]
+        if not kept:
+            return
+        places = torch.tensor(kept)
+        self._cache.keep(places)
+        self._lengths = self._lengths[places]
+        places = places.to(self._new.device, non_blocking=True)
+        self._new = self._new.index_select(0, places)
+        self._seen = None if self._seen is None else self._seen.index_select(0, places)
 
     def _logits(self) -> Tensor:
         """[B, V], of what follows each text."""
         training = self.model.training
         outputs = self.model.eval()(
-            torch.cat(self._new).to(self.model.device),
-            sequence_lengths=torch.tensor([len(new) for new in self._new]),
+            self._new.to(self.model.device, non_blocking=True),
+            sequence_lengths=SequenceLengths(self._lengths),
             cache=self._cache,
         )
         self.model.train(training)
         if self._past is not None:
-            self._past.ids += self._new[0].tolist()
+            self._past.ids += self._unwritten
         return outputs.projection.last().logits()
 
     def _seen_tokens(self) -> Tensor:
         """[B, V] bool, the tokens of each prompt."""
         size = self.model.config.vocab_size
-        seen = torch.zeros(len(self._new), size, dtype=torch.bool, device=self.model.device)
-        for row, prompt in zip(seen, self._new, strict=True):
-            row[prompt.to(row.device)] = True
-        return seen
+        seen = torch.zeros(len(self._lengths), size, dtype=torch.bool)
+        for row, prompt in zip(seen, self._new.split(self._lengths.tolist()), strict=True):
+            row[prompt] = True
+        return seen.to(self.model.device, non_blocking=True)
 
 
 def _check_prompt(row: int, length: int, room: int) -> None:

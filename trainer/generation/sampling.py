@@ -9,6 +9,9 @@ from torch import Tensor
 from trainer.errors import NumericsError
 from trainer.generation.settings import GenerationSettings
 
+UNIT = 2.0**52
+"""What a probability of 1 is as a whole number."""
+
 
 def choose(
     logits: Tensor,
@@ -20,23 +23,46 @@ def choose(
     """The next token [B] of logits [B, V], after `place` tokens of the texts numbered `rows`.
 
     `seen` [B, V] bool are the tokens that are in the texts, for the repetition penalty. Ties go to
-    the lower id. Raises NumericsError where a text's largest logit is not finite.
+    the lower id. A token is -1 where a text's largest logit is not finite: to look at that here
+    would make the host wait for the device once more.
     """
     logits = logits.float()
     if seen is not None:
         logits = penalized(logits, seen, settings.repetition_penalty)
     peak = logits.amax(-1, keepdim=True)
-    if not peak.isfinite().all():
-        row = rows[int(peak.isfinite().int().argmin())]
-        raise NumericsError(f"generation: token {place} of text {row}: its logits are not finite")
     if settings.temperature == 0:
-        return logits.argmax(-1)
+        return _marked(logits.argmax(-1), peak)
     # near 0 a temperature makes all but the most probable -inf, and none NaN
     scores = restricted((logits - peak).double() / settings.temperature, settings)
-    sums = scores.softmax(-1).cumsum(-1)
+    sums = _shares(scores).cumsum(-1)
     draws = [uniform(settings.seed, row, place) for row in rows]
-    target = torch.tensor(draws, dtype=sums.dtype, device=sums.device).unsqueeze(1) * sums[:, -1:]
-    return torch.searchsorted(sums, target, right=True).squeeze(1)
+    drawn = torch.tensor(draws, dtype=torch.float64).to(sums.device, non_blocking=True)
+    total = sums[:, -1:]
+    target = (drawn.unsqueeze(1) * total).long().minimum(total - 1)
+    return _marked(torch.searchsorted(sums, target, right=True).squeeze(1), peak)
+
+
+def check_chosen(tokens: Sequence[int], rows: Sequence[int], place: int) -> None:
+    """Raises NumericsError where `choose` could choose no token."""
+    for token, row in zip(tokens, rows, strict=True):
+        if token < 0:
+            raise NumericsError(
+                f"generation: token {place} of text {row}: its logits are not finite"
+            )
+
+
+def _marked(tokens: Tensor, peak: Tensor) -> Tensor:
+    """tokens [B], -1 where the largest logit of peak [B, 1] is not finite."""
+    return tokens.masked_fill(~peak.squeeze(1).isfinite(), -1)
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Scores [B, V] in float64 -> probabilities [B, V], as whole numbers of 2^-52.
+
+    Whole numbers add up to the same in any order: on CUDA, sums of fractions do not, and
+    `deterministic=true` refuses them.
+    """
+    return (scores.softmax(-1) * UNIT).round().long()
 
 
 def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -54,7 +80,7 @@ def restricted(scores: Tensor, settings: GenerationSettings) -> Tensor:
         scores = scores.masked_fill(scores < least, -torch.inf)
     if settings.top_p < 1:
         ascending, order = scores.sort()
-        left_out = ascending.softmax(-1).cumsum(-1) <= 1 - settings.top_p
+        left_out = _shares(ascending).cumsum(-1) <= round((1 - settings.top_p) * UNIT)
         left_out[:, -1] = False
         scores = scores.masked_fill(left_out.scatter(1, order, left_out), -torch.inf)
     if settings.min_p > 0:

@@ -6,11 +6,11 @@ T tokens, B sequences, the longest of L; D = heads x channels.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.dropout import Dropout, head_keys
 from trainer.models.flash_attention import fits_flash_kernel, flash_attention
+from trainer.models.fused_attention import fits_varlen_kernel, grid_attention, varlen_attention
 from trainer.models.packing import Layout
 
 Path = Literal["plain", "sdpa", "varlen", "flash"]
@@ -44,13 +44,6 @@ def choose_path(
         half = dtype in (torch.float16, torch.bfloat16)
         return "varlen" if half and fits_varlen and not hidden_keys else "sdpa"
     return "sdpa" if longest >= LONG_ON_CPU else "plain"
-
-
-def fits_varlen_kernel(device: torch.device, channels: int) -> bool:
-    """Whether the varlen kernel runs on this device with so many channels a head."""
-    if device.type != "cuda" or channels % 8 or channels > 256:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class AttentionCore(nn.Module):
@@ -94,7 +87,7 @@ class AttentionCore(nn.Module):
         query, key, value = (self._heads(part, layout) for part in (query, key, value))
         mask = layout.visible_pairs(window)
         if path == "sdpa":
-            context, weights = F.scaled_dot_product_attention(query, key, value, mask), None
+            context, weights = grid_attention(query, key, value, mask), None
         else:
             keys_grid = None if keys is None else layout.to_grid(keys)
             context, weights = self._plain(query, key, value, mask, keys_grid, weights_wanted)
@@ -128,15 +121,10 @@ class AttentionCore(nn.Module):
     def _varlen(
         self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None
     ) -> Tensor:
-        from torch.nn.attention.varlen import varlen_attn
-
         shape = (self.num_heads, self.channels)
         query, key, value = (part.unflatten(1, shape) for part in (query, key, value))
-        ends, longest = layout.cumulative_lengths, layout.longest
         sides = (-1, -1) if window is None else (window, window)
-        context = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=sides)
-        assert isinstance(context, Tensor)
-        return context.flatten(1)
+        return varlen_attention(query, key, value, layout, sides).flatten(1)
 
     def _flash(
         self,

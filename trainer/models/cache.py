@@ -3,6 +3,8 @@
 B sequences, K key heads of C channels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,10 @@ class KeyValueCache:
     def __init__(self, num_sequences: int) -> None:
         self.lengths = torch.zeros(num_sequences, dtype=torch.int64)
         """[B] on the CPU, tokens that the last finished call left here"""
+        self.is_empty = True
+        """Whether no sequence has any"""
         self._grids: dict[int, tuple[Tensor, Tensor]] = {}
+        self._call: _Call | None = None
 
     def append(
         self, layer: int, key: Tensor, value: Tensor, layout: Layout
@@ -30,36 +35,57 @@ class KeyValueCache:
 
         The columns of a sequence that has fewer are anything behind its own.
         """
-        needed = int((self.lengths + layout.lengths).max())
-        grids = self._with_room(layer, key, needed)
-        sequence = torch.arange(layout.num_sequences).repeat_interleave(layout.lengths)
-        column = self.columns(layout)
+        call = self._call_of(layout)
+        grids = self._with_room(layer, key, call.needed)
         for grid, new in zip(grids, (key, value), strict=True):
-            grid[sequence.to(key.device), :, column] = new.to(grid.dtype)
-        return grids[0][:, :, :needed], grids[1][:, :, :needed]
+            grid[call.sequence, :, call.column] = new.to(grid.dtype)
+        return grids[0][:, :, : call.needed], grids[1][:, :, : call.needed]
 
     def columns(self, layout: Layout) -> Tensor:
         """[T], the column where each new token goes: its position."""
-        starts = self.lengths - (layout.lengths.cumsum(0) - layout.lengths)
-        return (torch.arange(layout.num_tokens) + starts.repeat_interleave(layout.lengths)).to(
-            layout.device
-        )
+        return self._call_of(layout).column
+
+    def visible(self, layout: Layout, width: int, window: int | None) -> Tensor:
+        """[B, L, width] bool, whether a new token of the grid [B, L] sees a column.
+
+        It sees itself and those before it, with `window` only so many of them.
+        """
+        masks = self._call_of(layout).masks
+        if window not in masks:
+            columns = torch.arange(width, device=layout.device)
+            rows = layout.to_grid(self.columns(layout)).unsqueeze(2)  # [B, L, 1]
+            seen = columns <= rows
+            masks[window] = seen if window is None else seen & (columns >= rows - window)
+        return masks[window]
 
     def advance(self, layout: Layout) -> None:
         """Counts the tokens that every layer has written."""
-        self.lengths = self.lengths + layout.lengths
+        self._changed(self.lengths + layout.lengths)
 
     def keep(self, sequences: Tensor) -> None:
         """Only these sequences [b], in this order; numbers on the CPU."""
-        self.lengths = self.lengths[sequences]
-        self._grids = {
-            layer: tuple(grid[sequences.to(grid.device)] for grid in grids)  # type: ignore[misc]
-            for layer, grids in self._grids.items()
-        }
+        self._changed(self.lengths[sequences])
+        for layer, grids in self._grids.items():
+            rows = sequences.to(grids[0].device, non_blocking=True)
+            self._grids[layer] = grids[0].index_select(0, rows), grids[1].index_select(0, rows)
 
     def cut_back(self, length: int) -> None:
         """Forget what is behind the first `length` tokens of each sequence."""
-        self.lengths = self.lengths.clamp(max=length)
+        self._changed(self.lengths.clamp(max=length))
+
+    def _changed(self, lengths: Tensor) -> None:
+        self.lengths, self.is_empty, self._call = lengths, not lengths.any(), None
+
+    def _call_of(self, layout: Layout) -> "_Call":
+        """What the layers of one call share: computed, and sent to the device, once."""
+        if self._call is None or self._call.layout is not layout:
+            starts = self.lengths - (layout.lengths.cumsum(0) - layout.lengths)
+            column = torch.arange(layout.num_tokens) + starts.repeat_interleave(layout.lengths)
+            sequence = torch.arange(layout.num_sequences).repeat_interleave(layout.lengths)
+            both = torch.stack((sequence, column)).to(layout.device, non_blocking=True)
+            needed = int((self.lengths + layout.lengths).max())
+            self._call = _Call(layout, both[0], both[1], needed, {})
+        return self._call
 
     def _with_room(self, layer: int, key: Tensor, needed: int) -> tuple[Tensor, Tensor]:
         """The layer's grids with at least `needed` columns."""
@@ -71,3 +97,18 @@ class KeyValueCache:
             for new, grid in zip(self._grids[layer], old or (), strict=False):
                 new[:, :, : grid.shape[2]] = grid
         return self._grids[layer]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Where the T tokens of one call of the model go."""
+
+    layout: Layout
+    sequence: Tensor
+    """[T], on the device"""
+    column: Tensor
+    """[T], on the device"""
+    needed: int
+    """Columns that there are with them"""
+    masks: dict[int | None, Tensor]
+    """Window -> which columns the tokens see"""

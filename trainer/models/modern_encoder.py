@@ -67,8 +67,7 @@ class ModernEncoder(nn.Module):
         """[T, D] -> [B, D]"""
         if not self.mean_pooling:
             return x.index_select(0, layout.first_tokens)
-        lengths = layout.lengths.to(x.device).unsqueeze(1)
-        return layout.to_grid(x).sum(1) / lengths
+        return layout.to_grid(x).sum(1) / layout.device_lengths.unsqueeze(1)
 
 
 class ModernEmbeddings(nn.Module):

@@ -36,6 +36,10 @@ class Layout:
     """[T], the cell of the caller's grid that each token came from; None: every cell, in order"""
     visible: Tensor | None = None
     """[T], False for a token that nobody may see; None: all are visible"""
+    shown: Tensor | None = None
+    """The rows of the visible tokens, where not all are"""
+    has_gaps: bool = False
+    """Whether pads of the caller's grid lay between two tokens of a sequence"""
 
     @property
     def num_sequences(self) -> int:
@@ -57,18 +61,29 @@ class Layout:
     @cached_property
     def first_tokens(self) -> Tensor:
         """[B], the row of each sequence's first token."""
-        return (self.lengths.cumsum(0) - self.lengths).to(self.device, non_blocking=True)
+        return self.cumulative_lengths[:-1].long()
 
     @cached_property
     def last_tokens(self) -> Tensor:
         """[B], the row of each sequence's last token."""
-        return (self.lengths.cumsum(0) - 1).to(self.device, non_blocking=True)
+        return self.cumulative_lengths[1:].long() - 1
 
     @cached_property
     def cumulative_lengths(self) -> Tensor:
         """[B + 1] int32: where each sequence starts, and the end of the last."""
         ends = torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
         return ends.to(torch.int32).to(self.device, non_blocking=True)
+
+    @cached_property
+    def device_lengths(self) -> Tensor:
+        """[B], the lengths where the tokens are."""
+        return self.cumulative_lengths.long().diff()
+
+    @cached_property
+    def sequence_of_tokens(self) -> Tensor:
+        """[T], the sequence that each token is in."""
+        sequences = torch.arange(self.num_sequences, device=self.device)
+        return sequences.repeat_interleave(self.device_lengths, output_size=self.num_tokens)
 
     @cached_property
     def slots(self) -> Tensor:
@@ -86,15 +101,6 @@ class Layout:
         keys = torch.zeros(self._num_slots, dtype=torch.bool, device=self.device)
         keys[self.slots] = True if self.visible is None else self.visible
         return keys.view(self.num_sequences, 1, 1, self.longest)
-
-    @cached_property
-    def has_gaps(self) -> bool:
-        """Whether pads of the caller's grid lay between two tokens of a sequence."""
-        if self.cells is None:
-            return False
-        lengths = self.lengths.to(self.device)
-        first, last = self.first_tokens, self.first_tokens + lengths - 1
-        return bool((self.cells[last] - self.cells[first] + 1 != lengths).any())
 
     def visible_pairs(self, window: int | None = None) -> Tensor | None:
         """[B, 1, longest, longest], or 1 for an axis: whether a query sees a key; None: always.
@@ -195,8 +201,9 @@ class Layout:
         if self.width is None:
             return x
         if self.cells is not None:
-            cells = self.cells if self.visible is None else self.cells[self.visible]
-            x = x if self.visible is None else x[self.visible]
+            cells = self.cells
+            if self.shown is not None:
+                cells, x = cells.index_select(0, self.shown), x.index_select(0, self.shown)
             x = _Scatter.apply(x, cells, self.num_sequences * self.width)
         return x.view(self.num_sequences, self.width, *x.shape[1:])
 
@@ -314,17 +321,25 @@ def flat_inputs(
 def _layout_of_mask(input_ids: Tensor, attention_mask: Tensor | None, keep_first: bool) -> Layout:
     batch_size, width = input_ids.shape
     device = input_ids.device
-    visible = None if attention_mask is None else attention_mask != 0
+    mask = None if attention_mask is None else attention_mask.cpu()  # a device is read once
+    visible = None if mask is None else mask != 0
     if visible is None or bool(visible.all()):
         return Layout(torch.full((batch_size,), width), device, width)
     kept = visible.clone()
     if keep_first:
         kept[:, 0] = True
-    cells = kept.flatten().nonzero().squeeze(1)
     _check_rows_seen(visible)
-    someone_hidden = bool((kept != visible).any())
-    seen = visible.flatten()[cells] if someone_hidden else None
-    return Layout(kept.sum(1).cpu(), device, width, cells, seen)
+    cells, lengths = kept.flatten().nonzero().squeeze(1), kept.sum(1)
+    ends = lengths.cumsum(0)
+    spans = cells[ends - 1] - cells[ends - lengths] + 1
+    seen = shown = None
+    if not torch.equal(kept, visible):
+        seen = visible.flatten()[cells]
+        shown = seen.nonzero().squeeze(1).to(device, non_blocking=True)
+        seen = seen.to(device, non_blocking=True)
+    cells = cells.to(device, non_blocking=True)
+    gaps = not torch.equal(spans, lengths)
+    return Layout(lengths, device, width, cells, seen, shown, gaps)
 
 
 def _position_grid(

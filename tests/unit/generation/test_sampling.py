@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.errors import InputError, NumericsError
-from trainer.generation.sampling import choose, uniform
+from trainer.generation.sampling import check_chosen, choose, uniform
 from trainer.generation.settings import GenerationSettings
 
 WRONG = [
@@ -71,4 +71,5 @@ def test_next_to_no_temperature_takes_the_most_probable(temperature):
 def test_logits_that_are_not_finite_are_told(wrong, temperature):
     logits = torch.stack((torch.zeros(4), torch.full((4,), wrong)))
     with pytest.raises(NumericsError, match="^generation: token 3 of text 9: its logits are not"):
-        choose(logits, None, [7, 9], 3, GenerationSettings(temperature=temperature))
+        chosen = choose(logits, None, [7, 9], 3, GenerationSettings(temperature=temperature))
+        check_chosen(chosen.tolist(), [7, 9], 3)

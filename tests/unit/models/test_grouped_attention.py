@@ -34,7 +34,9 @@ RAGGED = [100, 3, 1, 40, 77, 90, 200]
         ("cuda", torch.bfloat16, {"dropping": True}, "flash"),
         ("cuda", torch.bfloat16, {"dropping": True, "fits_flash": False}, "plain"),
         ("cuda", torch.bfloat16, {"dropping": True, "weights_wanted": True}, "plain"),
-        ("mps", torch.float16, {}, "blocks"),
+        ("cuda", torch.bfloat16, {"window_over_gaps": True}, "sdpa"),
+        ("mps", torch.float16, {}, "sdpa"),
+        ("xpu", torch.bfloat16, {}, "sdpa"),
     ],
 )
 def test_the_path_is_a_function_of_plain_facts(device, dtype, facts, path):
