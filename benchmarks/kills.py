@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py               # 200 kills
     python benchmarks/kills.py --kills 20 --seed 1
+    python benchmarks/kills.py --async-save  # the checkpoints are written by a thread
 
 A run is a process of its own that trains a small BERT with AdamW, an average of the weights and
 the best model, saves at every other step, and gets SIGKILL after a random time. Then every
@@ -34,12 +35,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         import_everything()
-        seconds = undisturbed(folder / "whole")
+        seconds = undisturbed(folder / "whole", options.async_save)
         wanted = digests(folder / "whole")
         run = 0
         while outcome["kills"] < options.kills:
             run += 1
-            outcome += disturbed(folder / f"{run}", draw, seconds, options.kills - outcome["kills"])
+            left = options.kills - outcome["kills"]
+            outcome += disturbed(folder / f"{run}", draw, seconds, left, options.async_save)
             if digests(folder / f"{run}") != wanted:
                 outcome[BAD[1]] += 1
             outcome["runs"] += 1
@@ -53,23 +55,26 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--async-save", action="store_true", help="save while training goes on")
     parser.add_argument("--folder", help="where the runs lie; default: the system's temporary one")
     return parser.parse_args()
 
 
-def undisturbed(folder: Path) -> float:
+def undisturbed(folder: Path, async_save: bool) -> float:
     """Train once without a kill; the seconds that it took."""
     started = time.perf_counter()
-    status = os.waitpid(start(folder), 0)[1]
+    status = os.waitpid(start(folder, async_save), 0)[1]
     assert os.waitstatus_to_exitcode(status) == 0, "the undisturbed run failed"
     return time.perf_counter() - started
 
 
-def disturbed(folder: Path, draw: random.Random, seconds: float, most: int) -> Counter[str]:
+def disturbed(
+    folder: Path, draw: random.Random, seconds: float, most: int, async_save: bool
+) -> Counter[str]:
     """Kill a run at random instants, at most so many times, until it is through."""
     outcome: Counter[str] = Counter()
     while True:
-        child = start(folder)
+        child = start(folder, async_save)
         if outcome["kills"] < most:
             time.sleep(draw.uniform(0, 0.6 * seconds))
             os.kill(child, signal.SIGKILL)
@@ -83,14 +88,14 @@ def disturbed(folder: Path, draw: random.Random, seconds: float, most: int) -> C
         outcome += what_was_hit(folder)
 
 
-def start(folder: Path) -> int:
+def start(folder: Path, async_save: bool) -> int:
     """The process id of a run that begins, or goes on, in `folder`."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        train(folder)
+        train(folder, async_save)
         code = 0
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -110,7 +115,7 @@ def import_everything() -> None:
     Accuracy().prepare()
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, async_save: bool) -> None:
     import numpy as np
     import torch
 
@@ -146,6 +151,7 @@ def train(folder: Path) -> None:
             global_batch_size=8,
             learning_rate=1e-3,
             save_steps=2,
+            async_save=async_save,
             eval_steps=5,
             logging_steps=1,
             ema_decay=0.9,

@@ -46,6 +46,10 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def of_thread(self, name: str) -> "Ranks":
+        """These ranks for another thread than the main one, which meets its like by this name."""
+        return Ranks(self.device, channel=name)
+
     @contextmanager
     def faults_told(self) -> Iterator[None]:
         """Within it, a rank that has left or hangs is a LostRank of one line."""

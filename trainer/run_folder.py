@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import files
+from trainer.checkpoint.background import BackgroundSave
 from trainer.checkpoint.lock import LOCK, RunLock
-from trainer.checkpoint.publish import check_seen, checkpoint_path, publish, published, together
+from trainer.checkpoint.publish import (
+    Alone,
+    begin,
+    check_seen,
+    checkpoint_path,
+    complete,
+    deferred,
+    publish,
+    published,
+    together,
+)
+from trainer.checkpoint.publish import Ranks as Publishers
 from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
@@ -144,21 +156,35 @@ class RunFolder:
         limit: int,
         best: int | None,
         expected_bytes: int = 0,
-    ) -> Path:
-        """Publish the checkpoint of a step, then let old ones go. Every rank calls it."""
-        if ranks.is_main:
-            self.metrics.sync()
-        newest = self.newest
-        checkpoint = publish(
-            self.checkpoint(step),
-            fill,
-            facts={"step": step} | ({"origin": self.origin} if self.origin else {}),
-            expected_bytes=max(expected_bytes, 0 if newest is None else _size(newest)),
-            ranks=ranks,
-        )
-        if ranks.is_main:
-            retain(self.path, limit, best)
-        return checkpoint
+        background: BackgroundSave | None = None,
+    ) -> Path | None:
+        """Publish the checkpoint of a step, then let old ones go. Every rank calls it.
+
+        With `background` it only copies what `fill` writes and gives None: the rest is done there.
+        """
+        final, newest = self.checkpoint(step), self.newest
+        least = max(expected_bytes, 0 if newest is None else _size(newest))
+        staging = begin(final, least, ranks)
+
+        def write(ranks: Publishers, fill: Callable[[Path], None]) -> Path:
+            main = ranks.rank == 0
+            together(ranks, lambda: self.metrics.sync() if main else None)
+            facts = {"step": step} | ({"origin": self.origin} if self.origin else {})
+            complete(staging, final, fill, facts=facts, ranks=ranks)
+            if main:
+                retain(self.path, limit, best)
+            return final
+
+        if background is None:
+            return write(ranks, fill)
+        kept, shared = deferred(staging, fill, ranks)
+        if shared:  # the threads of all ranks meet
+            background.start(lambda: write(ranks.of_thread("saving"), lambda _: kept.write()))
+        elif ranks.is_main:  # a rank that is lost meanwhile does not take the checkpoint with it
+            background.start(lambda: write(Alone(), lambda _: kept.write()))
+        else:
+            background.start(lambda: final)
+        return None
 
     def publish_model(self, step: int, fill: Callable[[Path], None], ranks: Ranks) -> Path:
         """Publish model/, replacing one of an earlier end. Every rank calls it."""

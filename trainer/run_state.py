@@ -195,6 +195,14 @@ class Resumable:
         tensors = [*self.model.state_dict().values(), *moments, *average]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
+    def copied_bytes(self, ranks: Ranks) -> int:
+        """What this rank's copies of a checkpoint's tensors need in host memory."""
+        if not is_sharded(self.model):
+            return self.num_bytes if ranks.is_main else 0
+        # rank 0 holds the whole weights beside their copies
+        whole = 2 * sum(4 * p.numel() for p in self.model.parameters()) if ranks.is_main else 0
+        return whole + 3 * sum(p.nbytes for p in self.parameters.values())
+
     def read_weights(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights, and their average, and nothing else."""
         read_weights(checkpoint, self.model)

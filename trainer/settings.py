@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trainer.errors import InputError, nearest
 
@@ -57,6 +57,8 @@ class TrainSettings:
     """Log every so many steps, share of the run, or "epoch"; 0 is never."""
     save_total_limit: int = 2
     """Checkpoints kept, the newest and the best always among them; at least 2."""
+    async_save: bool | Literal["auto"] = "auto"
+    """Write checkpoints while training goes on; auto: where host memory holds a copy of them."""
     metric_for_best_model: str | None = None
     """The evaluation metric that means better; null: the recipe's own."""
     load_best_model_at_end: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.collectives import Collectives
 from trainer.data.batch import Batch
+from trainer.errors import EnvironmentFault
 from trainer.memory import Reduction, is_out_of_memory, room, whole
 from trainer.models.sharded import Rows, is_sharded
 from trainer.optim import ExponentialMovingAverage, set_learning_rate
@@ -18,8 +19,9 @@ from trainer.precision import autocast
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
 
-LEAVING = (130, 143)
-"""The exit codes that a rank may be asked to leave with (trainer/interruption.py)."""
+LEAVING = (EnvironmentFault.exit_code, 130, 143)
+"""The exit codes that a rank may want to leave with: its checkpoint could not be written, or it
+was asked to (trainer/interruption.py)."""
 
 
 @dataclass(frozen=True)

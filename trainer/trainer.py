@@ -18,6 +18,7 @@ from trainer.arguments import checked
 from trainer.batch_norm import check_batch_norm
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.checkpoint.background import BackgroundSave, fits_in_memory
 from trainer.checkpoint.state import read_progress
 from trainer.collectives import can_make_up
 from trainer.data.batch import Batch, Samples, StackedSamples
@@ -146,8 +147,9 @@ class Trainer:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
                 rate = self._learning_rate(state.step)
-                facts = self._step(rate, lambda: interruption.code)
+                facts = self._step(rate, lambda: interruption.code or self._failure)
                 self._advance(facts)
+                self._look_at_save(facts)
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
                 )
@@ -158,6 +160,7 @@ class Trainer:
                 if self._due("save_steps") or ask.save or improved or leave or state.stopped:
                     self._save_checkpoint()
                 if leave:
+                    self._finish_save()
                     raise interruption.error(leave, self.folder and self.folder.newest)
                 self.throughput.restart_clock()
             return self._finish()
@@ -287,6 +290,7 @@ class Trainer:
         forgiving = self.settings.non_finite == "skip" or self.scaler is not None
         if forgiving and self.state.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW:
             return
+        self.background.wait()
         good = self.folder.newest if self.folder else None
         raise NumericsError(
             f"step {self.state.step}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
@@ -367,6 +371,8 @@ class Trainer:
     def _evaluation_is_finite(self, forgiving: bool = True) -> bool:
         """Whether the last evaluation was; raises NumericsError unless `non_finite` is skip."""
         step = self.state.step
+        if any(len(found.non_finite) for found in self.evaluations.values()):
+            self.background.wait()
         good = self.folder.newest_until(self.finite_step) if self.folder else None
         try:
             check_finite(self.evaluations, f"; step {step}; last good checkpoint: {good or 'none'}")
@@ -446,6 +452,8 @@ class Trainer:
             self.state,
             self.throughput,
         )
+        self.background = BackgroundSave()
+        self.saved_step = -1
         for metric in self.metrics.values():
             metric.prepare()
 
@@ -465,6 +473,7 @@ class Trainer:
             if self.folder:
                 opened = self.folder.opened(self.resume_from, self.ranks)
                 checkpoint = stack.enter_context(opened)
+                stack.callback(self.background.close)  # before another run may have the folder
                 if checkpoint is not None:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
@@ -549,6 +558,8 @@ class Trainer:
             if reason:
                 logger.warning("resume: the best model so far does not count: %s", reason)
                 self.state.best = None
+        if self.folder and checkpoint.resolve().parent == self.folder.path.resolve():
+            self.saved_step = self.state.step
         if self.folder and self.ranks.is_main:
             if self.settings.trackers:
                 self.told_before = told_before(self.folder.trackers, self.folder.metrics.path)
@@ -564,20 +575,48 @@ class Trainer:
         return ""
 
     def _save_checkpoint(self) -> None:
-        """Publish what resuming needs; a step's checkpoint is published once."""
-        if self.folder is None or self.folder.checkpoint(self.state.step).exists():
+        """Save what resuming needs, once a step; in the background where that is wanted."""
+        if self.folder is None:
             return
-        self.folder.save_checkpoint(
+        self._finish_save()  # never two at once
+        if self.saved_step == self.state.step:
+            return
+        checkpoint = self.folder.save_checkpoint(
             self.state.step,
             self._fill_checkpoint,
             ranks=self.ranks,
             limit=self.settings.save_total_limit,
             best=self.state.best.step if self.state.best else None,
             expected_bytes=self.resumable.num_bytes,
+            background=self.background if self._saves_in_background() else None,
         )
-        if self.ranks.is_main:
+        self.saved_step = self.state.step
+        self._tell_saved(checkpoint)
+
+    def _saves_in_background(self) -> bool:
+        if self.settings.async_save != "auto":
+            return self.settings.async_save
+        return fits_in_memory(self.resumable.copied_bytes(self.ranks), self.ranks)
+
+    @property
+    def _failure(self) -> int:
+        """The exit code for a save in the background that has failed; 0: none has."""
+        return EnvironmentFault.exit_code * self.background.failed
+
+    def _look_at_save(self, facts: StepFacts) -> None:
+        """Raise what kept a rank from saving in the background; tell of what was published."""
+        if facts.leave == EnvironmentFault.exit_code:
+            self._finish_save()
+        self._tell_saved(self.background.news())
+
+    def _finish_save(self) -> None:
+        """Wait for a save in the background. Raises what made it fail; every rank calls it."""
+        self._tell_saved(self.background.finish(self.ranks))
+
+    def _tell_saved(self, checkpoint: Path | None) -> None:
+        if self.ranks.is_main and checkpoint is not None:
             for callback in self.callbacks:
-                callback.on_save(self.folder.checkpoint(self.state.step))
+                callback.on_save(checkpoint)
 
     def _fill_checkpoint(self, directory: Path) -> None:
         self.resumable.write(directory, run_facts.progress(self), self.ranks)
@@ -588,6 +627,7 @@ class Trainer:
         if self.eval_samples and self.evaluated_step != shipped:
             self._evaluate_sets()
         last = named_metrics(self.evaluations)
+        self._finish_save()
         if self.settings.load_best_model_at_end and state.best and self.folder:
             shipped = state.best.step
             self.resumable.read_weights(self.folder.verified_checkpoint(shipped, self.ranks))

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.distributed.stopping import build
 from tests.unit.test_exactness import tiny_model
+from trainer.checkpoint import files
 from trainer.metrics.classification import Accuracy
 
 SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
@@ -58,23 +59,35 @@ def train(run: Path) -> None:
 def lose(run: Path, moment: str, number: int) -> None:
     """Train as a rank that a signal hits at a moment of step 4."""
     trainer = build(run, timeout=TIMEOUT, **SETTINGS)
-    trainer.stop(moment, 4, lambda: os.kill(os.getpid(), number)).fit()
+
+    def hit() -> None:
+        trainer.background.wait()  # the checkpoint of step 2
+        os.kill(os.getpid(), number)
+
+    trainer.stop(moment, 4, hit).fit()
 
 
 def train_on_a_slow_disk(run: Path) -> None:
-    """A checkpoint of rank 0 takes longer than a rank waits for another."""
-    trainer = build(run, timeout=TIMEOUT, **SETTINGS)
-    trainer.stop("fill", 4, lambda: time.sleep(2.5 * TIMEOUT)).fit()
+    """A checkpoint of rank 0 takes longer than a rank waits for another; the next waits for it."""
+
+    def hook(moment: str, operation: str, *paths: Path) -> None:
+        if (moment, operation) == ("before", "write") and paths[-1].name == "manifest.json":
+            time.sleep(2.5 * TIMEOUT * ("checkpoint-4" in str(paths[-1])))
+
+    files.hook = hook
+    build(run, timeout=TIMEOUT, **SETTINGS).fit()
 
 
 def train_with_a_full_disk(run: Path) -> None:
     """From step 4 on no file may grow beyond what metrics.jsonl needs."""
 
     def fill_disk() -> None:
+        trainer.background.wait()  # the checkpoint of step 2
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
-    build(run, timeout=TIMEOUT, **SETTINGS).stop("forward", 4, fill_disk).fit()
+    trainer = build(run, timeout=TIMEOUT, **SETTINGS)
+    trainer.stop("forward", 4, fill_disk).fit()
 
 
 def together(run: Path, name: str, roles: list[Callable[[Path], None]]) -> dict[str, Any]:

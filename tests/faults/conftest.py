@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from trainer.checkpoint import files
+from trainer.checkpoint.background import BackgroundSave
 from trainer.checkpoint.publish import checkpoint_path, publish
 from trainer.checkpoint.state import Progress, write_state
+from trainer.ranks import Ranks
+from trainer.run_folder import RunFolder
 
 CRASHED = 77
 
@@ -84,6 +87,27 @@ def save() -> Callable[..., Path]:
 
     def save(output_dir: Path, step: int, filling: Any = fill) -> Path:
         return publish(checkpoint_path(output_dir, step), filling(step), facts={"step": step})
+
+    return save
+
+
+@pytest.fixture(params=["at once", "in the background"])
+def save_as_runs_do(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Publishes the checkpoint of a step as a run does it, and waits for it."""
+
+    def save(output_dir: Path, step: int, filling: Any = fill) -> Path:
+        background = BackgroundSave() if request.param == "in the background" else None
+        folder = RunFolder(output_dir)
+        keeping = {"limit": 1000, "best": None}
+        saved = folder.save_checkpoint(
+            step, filling(step), ranks=Ranks(), background=background, **keeping
+        )
+        if background is None:
+            return saved
+        try:
+            return background.finish(Ranks())
+        finally:
+            background.close()
 
     return save
 

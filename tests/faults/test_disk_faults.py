@@ -40,7 +40,8 @@ def failing(k: int, number: int) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-def test_every_operation_of_a_save_may_fail(folder, save, tree, number):
+def test_every_operation_of_a_save_may_fail(folder, save_as_runs_do, tree, number):
+    save = save_as_runs_do
     save(folder / "run", 1)
     before = tree(folder / "run")
     k, failed = 0, True

@@ -10,11 +10,12 @@ import pytest
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path: Path, repository: Path) -> None:
+@pytest.mark.parametrize("mode", [[], ["--async-save"]], ids=["at once", "in the background"])
+def test_twenty_kills(tmp_path: Path, repository: Path, mode: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     script = str(repository / "benchmarks" / "kills.py")
     done = subprocess.run(
-        [sys.executable, script, "--kills", "20", "--folder", str(tmp_path)],
+        [sys.executable, script, "--kills", "20", "--folder", str(tmp_path), *mode],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -118,7 +118,8 @@ def save_and_retain(save: Callable[..., Path]) -> Callable[[Path], None]:
     return work
 
 
-def test_save_and_retention(folder, save):
+def test_save_and_retention(folder, save_as_runs_do):
+    save = save_as_runs_do
     for step in (1, 2):
         save(folder / "run", step)
     left = after_every_operation(folder, save_and_retain(save))
@@ -132,7 +133,8 @@ def test_save_and_retention(folder, save):
         verify(run / "checkpoint-1")
 
 
-def test_a_save_is_durable_when_publish_returns(folder, save):
+def test_a_save_is_durable_when_publish_returns(folder, save_as_runs_do):
+    save = save_as_runs_do
     save(folder / "run", 2)
     left = after_every_operation(folder, lambda run: save(run, 3))
     assert {choose(run).name for run in left[-4:]} == {"checkpoint-3"}

@@ -49,6 +49,9 @@ class Deferred:
         while self._writes:
             self._writes.pop(0)()
 
+    def __bool__(self) -> bool:
+        return bool(self._writes)
+
     def _add(self, write: Callable[[], None]) -> None:
         self._writes.append(write)
 

@@ -94,11 +94,21 @@ def begin(final: Path, expected_bytes: int, ranks: Ranks) -> Path:
     return staging
 
 
-def deferred(staging: Path, fill: Callable[[Path], None], ranks: Ranks) -> files.Deferred:
-    """What `fill` would write, copied into host memory. Every rank calls it, for itself."""
+def deferred(
+    staging: Path, fill: Callable[[Path], None], ranks: Ranks
+) -> tuple[files.Deferred, bool]:
+    """What `fill` would write, copied into host memory, and whether ranks beside 0 write too.
+
+    Every rank calls it, for itself.
+    """
+
+    def fill_later() -> bool:
+        fill(staging)
+        return bool(kept)
+
     with _undone(staging, ranks), files.deferred() as kept:
-        together(ranks, lambda: fill(staging))
-    return kept
+        writes = together(ranks, fill_later)
+    return kept, any(writes[1:])
 
 
 def complete(

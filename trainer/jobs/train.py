@@ -26,6 +26,7 @@ EXTENSIONS = (
     "resume",
     "allow_changes",
     "time_limit",
+    "async_save",
 )
 """Settings that another command for the same run may change."""
 
