@@ -8,6 +8,9 @@ import hashlib
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
+
+from trainer.models.leaves import runs_compiled
 
 _DRAWS = 1 << 16
 """A draw is 16 bits: a probability is rounded to 1/65536, and the scaling follows the rounding."""
@@ -40,6 +43,7 @@ class Dropout(nn.Module):
         self.site = 0
         self._dropped = min(round(self.p * _DRAWS), _DRAWS - 1)
         self._hashes: tuple[object, Tensor] | None = None
+        self._constants: tuple[object, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def active(self) -> bool:
@@ -57,12 +61,20 @@ class Dropout(nn.Module):
             return x
         if keys is None:
             return F.dropout(x, self.p)
+        if runs_compiled(x):
+            from trainer.models.fused_dropout import draws_of, dropped
+
+            return dropped(x, draws_of(self, keys, x.shape[-1]))
         return (x * self.mask(x, keys)) * self.scale
 
     def add(self, residual: Tensor, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """residual + dropout(x), in one pass less."""
         if not self.active or keys is None:
             return residual + self(x)
+        if runs_compiled(x):
+            from trainer.models.fused_dropout import draws_of, dropped_sum
+
+            return dropped_sum(residual, x, draws_of(self, keys, x.shape[-1]))
         return torch.add(residual, x * self.mask(x, keys), alpha=self.scale)
 
     @torch.no_grad()
@@ -83,10 +95,27 @@ class Dropout(nn.Module):
         Made once for each device: a kernel takes it where Python would compute it each time.
         """
         wanted = num_heads, self.site, device
-        if self._hashes is None or self._hashes[0] != wanted or _is_traced(self._hashes[1]):
+        if self._hashes is None or self._hashes[0] != wanted or is_fake(self._hashes[1]):
             hashes = _mixed_count(num_heads, device).bitwise_xor_(_site_constant(self.site))
             self._hashes = wanted, hashes
         return self._hashes[1]
+
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The site's hash, what `draw_bits` below are dropped, and the scale: scalars on a device.
+
+        Made once for each device, without a copy from the host.
+        """
+        wanted = self.site, device
+        if (
+            self._constants is None
+            or self._constants[0] != wanted
+            or is_fake(self._constants[1][0])
+        ):
+            numbers = _site_constant(self.site), self._dropped * _DRAWS - (1 << 31)
+            ints = (torch.full((), n, dtype=torch.int32, device=device) for n in numbers)
+            scale = torch.full((), self.scale, dtype=torch.float32, device=device)
+            self._constants = wanted, (*ints, scale)
+        return self._constants[1]
 
     def extra_repr(self) -> str:
         return f"p={self.p}, site={self.site}"
@@ -102,6 +131,33 @@ def number_sites(model: nn.Module) -> None:
 def head_keys(keys: Tensor, num_heads: int) -> Tensor:
     """Keys [B, L] of queries -> keys [B, num_heads, L]: every head drops keys of its own."""
     return keys.unsqueeze(1) ^ _mixed_count(num_heads, keys.device).view(1, -1, 1)
+
+
+def draw_bits(keys: Tensor, columns: Tensor, site: Tensor) -> Tensor:
+    """int32 [..., C] whose 16 high bits are the draws of keys [...] and `mixed_columns` [C].
+
+    The same as `_draws`, but number by number, as a compiler fuses it.
+    """
+    hashes = _mix(keys ^ site).unsqueeze(-1) ^ columns
+    hashes = hashes * 0x7FEB352D
+    hashes = hashes ^ ((hashes >> 15) & 0x1FFFF)
+    hashes = hashes * _signed(0x846CA68B)
+    hashes = hashes ^ ((hashes >> 16) & 0xFFFF)
+    odd = torch.arange(columns.shape[0], device=columns.device) % 2 == 1
+    return torch.where(odd, hashes, hashes << 16)
+
+
+_columns: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def mixed_columns(channels: int, device: torch.device) -> Tensor:
+    """int32 [C], what the hash of a row is mixed with for each channel; made once for a device."""
+    known = _columns.get((channels, device))
+    if known is None or is_fake(known):
+        pairs = _mixed_count((channels + 1) // 2, device)
+        known = pairs.unsqueeze(1).expand(-1, 2).reshape(-1)[:channels].contiguous()
+        _columns[channels, device] = known
+    return known
 
 
 def _draws(keys: Tensor, channels: int) -> Tensor:
@@ -136,11 +192,6 @@ def _mixed_count(number: int, device: torch.device) -> Tensor:
     for factor in (0x7FEB352D, 0x2C1B3C6D):
         count = ((count ^ (count >> 16)) * factor) & 0xFFFFFFFF
     return (count ^ (count >> 15)).to(torch.int32)
-
-
-def _is_traced(x: Tensor) -> bool:
-    """Whether a tensor has no numbers: it was made while something traced the model."""
-    return torch._subclasses.fake_tensor.is_fake(x)
 
 
 def _to_int32(part: Tensor) -> Tensor:

@@ -1,0 +1,149 @@
+"""A norm, and what is added to the residual stream before it, in one kernel forward and few back."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trainer.models.dropout import Dropout
+from trainer.models.fused_dropout import Draws, draws_of, keep
+from trainer.models.leaves import Leaf, runs_compiled
+
+Norm = nn.LayerNorm | nn.RMSNorm
+
+
+def norm(x: Tensor, layer: Norm) -> Tensor:
+    """layer(x), in the type of x; only where `runs_compiled` says so."""
+    return _norm(x, None, layer, None)[1]
+
+
+def add_and_norm(
+    residual: Tensor,
+    x: Tensor,
+    layer: Norm,
+    dropout: Dropout | None = None,
+    keys: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sum of residual and dropout(x), all [T, C], and layer(sum)."""
+    drops = dropout is not None and dropout.active
+    if not runs_compiled(x, reduces=True) or (drops and keys is None):
+        total = residual + x if dropout is None else dropout.add(residual, x, keys)
+        return total, layer(total)
+    draws = draws_of(dropout, keys, x.shape[-1]) if drops else None  # type: ignore[arg-type]
+    return _norm(x, residual, layer, draws)
+
+
+def _norm(
+    x: Tensor, residual: Tensor | None, layer: Norm, draws: Draws | None
+) -> tuple[Tensor, Tensor]:
+    weight, bias = cast(Tensor, layer.weight), getattr(layer, "bias", None)
+    eps = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
+    centred = isinstance(layer, nn.LayerNorm)
+    return _AddAndNorm.apply(x, residual, weight, bias, eps, centred, *(draws or (None,) * 5))
+
+
+def _forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    *draws: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum and norm [..., C]; the mean (0 where none is taken off) and the scale, fp32 [...]."""
+    total = x.float() if draws[0] is None else keep(x, Draws(*draws))
+    if residual is not None:
+        total = total + residual.float()
+    total = total.to(x.dtype)
+    wide = total.float()
+    mean = wide.mean(-1) if centred else torch.zeros_like(wide[..., 0])
+    wide = wide - mean.unsqueeze(-1)
+    scale = (wide.square().mean(-1) + eps).rsqrt()
+    normed = wide * scale.unsqueeze(-1) * weight.float()
+    if bias is not None:
+        normed = normed + bias.float()
+    return total, normed.to(x.dtype), mean, scale
+
+
+def _backward(
+    grad: Tensor,
+    grad_total: Tensor | None,
+    total: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    centred: bool,
+    *draws: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of the sum, and of x where its channels were dropped."""
+    normed = (total.float() - mean.unsqueeze(-1)) * scale.unsqueeze(-1)
+    wide = grad.float() * weight.float()
+    along = (wide * normed).mean(-1, keepdim=True)
+    wide_grad = wide - normed * along
+    if centred:
+        wide_grad = wide_grad - wide.mean(-1, keepdim=True)
+    wide_grad = wide_grad * scale.unsqueeze(-1)
+    if grad_total is not None:
+        wide_grad = wide_grad + grad_total.float()
+    if draws[0] is None:
+        return wide_grad.to(total.dtype), None
+    return wide_grad.to(total.dtype), keep(wide_grad, Draws(*draws)).to(total.dtype)
+
+
+def _backward_of_weights(
+    grad: Tensor, total: Tensor, mean: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Those of weight and bias, fp32 [C]."""
+    normed = (total.float() - mean.unsqueeze(-1)) * scale.unsqueeze(-1)
+    wide = grad.float()
+    return (wide * normed).flatten(0, -2).sum(0), wide.flatten(0, -2).sum(0)
+
+
+FORWARD = Leaf(_forward, reduces=True)
+BACKWARD = Leaf(_backward, reduces=True)
+BACKWARD_OF_WEIGHTS = Leaf(_backward_of_weights, reduces=True)
+
+
+class _AddAndNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        centred: bool,
+        *draws: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        total, normed, mean, scale = FORWARD(x, residual, weight, bias, eps, centred, *draws)
+        ctx.save_for_backward(total, mean, scale, weight, *draws)
+        ctx.centred = centred
+        ctx.set_materialize_grads(False)
+        return total, normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_total: Tensor | None, grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        total, mean, scale, weight, *draws = ctx.saved_tensors
+        x_wanted, residual_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad[:4]
+        if grad is None:
+            grad = torch.zeros_like(total)
+        grad_sum, grad_x = BACKWARD(
+            grad, grad_total, total, mean, scale, weight, ctx.centred, *draws
+        )
+        grad_weight = grad_bias = None
+        if weight_wanted or bias_wanted:
+            grad_weight, grad_bias = BACKWARD_OF_WEIGHTS(grad, total, mean, scale)
+            grad_weight, grad_bias = grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+        return (
+            (grad_sum if grad_x is None else grad_x) if x_wanted else None,
+            grad_sum if residual_wanted else None,
+            grad_weight if weight_wanted else None,
+            grad_bias if bias_wanted else None,
+            *(None,) * 7,
+        )
