@@ -103,8 +103,13 @@ class Device(TorchDispatchMode):
     there could be; each reading is a wait of the trace.
     """
 
-    def __init__(self, capability: tuple[int, int] = (9, 0), num_devices: int = 1) -> None:
+    def __init__(
+        self, capability: tuple[int, int] = (9, 0), num_devices: int = 1, triton: bool = True
+    ) -> None:
+        """`triton`: whether Triton is installed beside torch. A compiled leaf is one launch."""
         super().__init__()
+        self.triton = triton
+        self._in_leaf = False
         self.capability = capability
         self.num_devices = num_devices
         self.trace = Trace()
@@ -117,6 +122,10 @@ class Device(TorchDispatchMode):
             owner, name = target.rsplit(".", 1)
             holder = named(owner)
             self._stack.enter_context(mock.patch.object(holder, name, replacement, create=True))
+        replacements = {"triton_device.installed": lambda: self.triton}
+        replacements["leaves.Leaf.run_compiled"] = lambda leaf, *inputs: self._leaf(leaf, inputs)
+        for name, replacement in replacements.items():
+            self._stack.enter_context(mock.patch(f"trainer.models.{name}", replacement))
         self._stack.enter_context(self.fake)
         super().__enter__()
         return self
@@ -160,6 +169,8 @@ class Device(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._in_leaf:
+            return func(*args, **kwargs)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if _on_host(inputs, kwargs.get("device")):
             with unset_fake_temporarily():
@@ -179,6 +190,16 @@ class Device(TorchDispatchMode):
         if name.startswith("index_put") and _chooses_rows(args):
             self.trace.waits[f"{name} by a mask at {_place()}"] += 1
         self._count(name, inputs, found)
+        return found
+
+    def _leaf(self, leaf: Any, inputs: tuple[Any, ...]) -> Any:
+        """What a compiled leaf gives: one kernel that reads its inputs and writes its outputs."""
+        self._in_leaf = True
+        try:
+            found = leaf.function(*inputs)
+        finally:
+            self._in_leaf = False
+        self._count(leaf.function.__name__, [x for x in inputs if isinstance(x, Tensor)], found)
         return found
 
     def _copied(

@@ -1,7 +1,5 @@
 """Attention dropout on CUDA: our Triton kernels, and nothing of size [L, L]."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -14,15 +12,6 @@ DROPPING = {
     "gpt2": {"attn_pdrop": 0.1},
     "qwen3": {"attention_dropout": 0.1, "head_dim": 16},
 }
-
-
-@pytest.fixture(autouse=True)
-def triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: name == "triton" or usual(name, *a)
-    )
-    monkeypatch.delenv("TEMPERING_TRITON", raising=False)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
@@ -43,11 +32,13 @@ def test_attention_dropout_keeps_nothing_of_the_length_squared(family, precision
 
 
 @pytest.mark.parametrize(
-    ("capability", "switch"), [((7, 5), "1"), ((9, 0), "0")], ids=["an older GPU", "turned off"]
+    ("capability", "triton", "switch"),
+    [((7, 5), True, "1"), ((9, 0), False, "1"), ((9, 0), True, "0")],
+    ids=["an older GPU", "without Triton", "turned off"],
 )
-def test_elsewhere_the_plain_path_drops(capability, switch, monkeypatch) -> None:
+def test_elsewhere_the_plain_path_drops(capability, triton, switch, monkeypatch) -> None:
     monkeypatch.setenv("TEMPERING_TRITON", switch)
-    with Device(capability=capability) as device:
+    with Device(capability=capability, triton=triton) as device:
         model = device.place(model_of("bert"))
         with device.traced() as trace, torch.autocast("cuda", torch.float16):
             model(**batch_of([30, 5]).to(CUDA).inputs())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainer.models.dropout import Dropout, head_keys
 from trainer.models.flash_attention import fits_flash_kernel, flash_attention
 from trainer.models.fused_attention import fits_varlen_kernel, grid_attention, varlen_attention
+from trainer.models.linear import Linear, joined_linear
 from trainer.models.packing import Layout
 
 Path = Literal["plain", "sdpa", "varlen", "flash"]
@@ -149,15 +150,15 @@ class Attention(AttentionCore):
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__(hidden_size, num_heads, dropout)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
+        self.query = Linear(hidden_size, hidden_size)
+        self.key = Linear(hidden_size, hidden_size)
+        self.value = Linear(hidden_size, hidden_size)
+        self.output = Linear(hidden_size, hidden_size)
 
     def forward(
         self, x: Tensor, layout: Layout, keys: Tensor | None = None, weights_wanted: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """x [T, D], dropout keys [T] -> ([T, D], probabilities [B, heads, L, L] if wanted)."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        query, key, value = joined_linear(x, (self.query, self.key, self.value))
         context, weights = self.attend(query, key, value, layout, keys, weights_wanted)
         return self.output(context), weights

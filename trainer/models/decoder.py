@@ -6,8 +6,10 @@ from trainer.errors import InputError
 from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig
 from trainer.models.encoder import Encoded, run_layer, to_autocast_type
+from trainer.models.fused_norm import add_and_norm
 from trainer.models.gated_feed_forward import GatedFeedForward
 from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.linear import Linear, joined_linear
 from trainer.models.norms import RMSNorm
 from trainer.models.packing import FlatInputs, Layout
 from trainer.models.rope import read_rope
@@ -112,8 +114,8 @@ class DecoderLayer(nn.Module):
         """x [T, D] -> ([T, D], attention probabilities if wanted)."""
         normed = self.attention_norm(x)
         attended, weights = self.attention(normed, turns, layout, past, keys, weights_wanted)
-        x = x + attended
-        return x + self.feed_forward(self.feed_forward_norm(x)), weights
+        x, normed = add_and_norm(x, attended, self.feed_forward_norm)
+        return x + self.feed_forward(normed), weights
 
 
 class RotaryAttention(GroupedAttention):
@@ -124,10 +126,10 @@ class RotaryAttention(GroupedAttention):
         key_heads = config.num_key_value_heads or heads
         super().__init__(heads, key_heads, channels, config.attention_dropout, window)
         biases = config.attention_bias
-        self.query = nn.Linear(size, heads * channels, bias=biases)
-        self.key = nn.Linear(size, key_heads * channels, bias=biases)
-        self.value = nn.Linear(size, key_heads * channels, bias=biases)
-        self.output = nn.Linear(heads * channels, size, bias=config.attention_output_bias)
+        self.query = Linear(size, heads * channels, bias=biases)
+        self.key = Linear(size, key_heads * channels, bias=biases)
+        self.value = Linear(size, key_heads * channels, bias=biases)
+        self.output = Linear(heads * channels, size, bias=config.attention_output_bias)
         normed, eps = config.normed_heads, config.rms_norm_eps
         self.query_norm = RMSNorm(channels, eps) if normed else None
         self.key_norm = RMSNorm(channels, eps) if normed else None
@@ -142,7 +144,7 @@ class RotaryAttention(GroupedAttention):
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """x [T, D], cosines and sines [T, C / 2] -> ([T, D], probabilities if wanted)."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        query, key, value = joined_linear(x, (self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             query = self.query_norm(query.unflatten(1, (-1, self.channels))).flatten(1)
             key = self.key_norm(key.unflatten(1, (-1, self.channels))).flatten(1)

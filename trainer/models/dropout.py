@@ -8,7 +8,8 @@ import hashlib
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import is_fake
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.models.leaves import runs_compiled
 
@@ -95,7 +96,7 @@ class Dropout(nn.Module):
         Made once for each device: a kernel takes it where Python would compute it each time.
         """
         wanted = num_heads, self.site, device
-        if self._hashes is None or self._hashes[0] != wanted or is_fake(self._hashes[1]):
+        if self._hashes is None or self._hashes[0] != wanted or is_stale(self._hashes[1]):
             hashes = _mixed_count(num_heads, device).bitwise_xor_(_site_constant(self.site))
             self._hashes = wanted, hashes
         return self._hashes[1]
@@ -109,12 +110,12 @@ class Dropout(nn.Module):
         if (
             self._constants is None
             or self._constants[0] != wanted
-            or is_fake(self._constants[1][0])
+            or is_stale(self._constants[1][0])
         ):
             numbers = _site_constant(self.site), self._dropped * _DRAWS - (1 << 31)
-            ints = (torch.full((), n, dtype=torch.int32, device=device) for n in numbers)
+            site, threshold = (torch.full((), n, dtype=torch.int32, device=device) for n in numbers)
             scale = torch.full((), self.scale, dtype=torch.float32, device=device)
-            self._constants = wanted, (*ints, scale)
+            self._constants = wanted, (site, threshold, scale)
         return self._constants[1]
 
     def extra_repr(self) -> str:
@@ -147,13 +148,18 @@ def draw_bits(keys: Tensor, columns: Tensor, site: Tensor) -> Tensor:
     return torch.where(odd, hashes, hashes << 16)
 
 
+def is_stale(known: Tensor) -> bool:
+    """Whether a tensor was made while something traced the model, and that has ended."""
+    return isinstance(known, FakeTensor) and known.fake_mode is not detect_fake_mode()
+
+
 _columns: dict[tuple[int, torch.device], Tensor] = {}
 
 
 def mixed_columns(channels: int, device: torch.device) -> Tensor:
     """int32 [C], what the hash of a row is mixed with for each channel; made once for a device."""
     known = _columns.get((channels, device))
-    if known is None or is_fake(known):
+    if known is None or is_stale(known):
         pairs = _mixed_count((channels + 1) // 2, device)
         known = pairs.unsqueeze(1).expand(-1, 2).reshape(-1)[:channels].contiguous()
         _columns[channels, device] = known

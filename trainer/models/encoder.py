@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from trainer.models.attention import Attention
 from trainer.models.config import ModelConfig
 from trainer.models.dropout import Dropout
+from trainer.models.fused_norm import add_and_norm
+from trainer.models.linear import Linear
 from trainer.models.norms import LayerNorm
 from trainer.models.packing import FlatInputs, Layout
 
@@ -135,9 +137,9 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x [T, D] -> ([T, D], attention probabilities if wanted)."""
         attended, weights = self.attention(x, layout, keys, weights_wanted)
-        x = self.attention_norm(self.attention_dropout.add(x, attended, keys))
-        x = self.feed_forward_norm(self.feed_forward_dropout.add(x, self.feed_forward(x), keys))
-        return x, weights
+        _, x = add_and_norm(x, attended, self.attention_norm, self.attention_dropout, keys)
+        inner, dropout = self.feed_forward(x), self.feed_forward_dropout
+        return add_and_norm(x, inner, self.feed_forward_norm, dropout, keys)[1], weights
 
 
 class FeedForward(nn.Module):
@@ -145,8 +147,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: str) -> None:
         super().__init__()
-        self.input = nn.Linear(hidden_size, intermediate_size)
-        self.output = nn.Linear(intermediate_size, hidden_size)
+        self.input = Linear(hidden_size, intermediate_size)
+        self.output = Linear(intermediate_size, hidden_size)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class Pooler(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = Linear(hidden_size, hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
         """[B, D] -> [B, D]"""

@@ -277,10 +277,13 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, keys, heads, starts, *ctx.numbers = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, *output, keys, heads, starts)
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 11
     return *_backward(grad, *ctx.saved_tensors, *ctx.numbers), *(None,) * 8
 
 

@@ -1,4 +1,4 @@
-"""A norm, and what is added to the residual stream before it, in one kernel forward and few back."""
+"""A norm, and what is added to the residual stream before it, in few kernels."""
 
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ def _norm(
     return _AddAndNorm.apply(x, residual, weight, bias, eps, centred, *(draws or (None,) * 5))
 
 
-def _forward(
+def _added_norm(
     x: Tensor,
     residual: Tensor | None,
     weight: Tensor,
@@ -67,7 +67,7 @@ def _forward(
     return total, normed.to(x.dtype), mean, scale
 
 
-def _backward(
+def _added_norm_gradients(
     grad: Tensor,
     grad_total: Tensor | None,
     total: Tensor,
@@ -92,7 +92,7 @@ def _backward(
     return wide_grad.to(total.dtype), keep(wide_grad, Draws(*draws)).to(total.dtype)
 
 
-def _backward_of_weights(
+def _norm_weight_gradients(
     grad: Tensor, total: Tensor, mean: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Those of weight and bias, fp32 [C]."""
@@ -101,9 +101,9 @@ def _backward_of_weights(
     return (wide * normed).flatten(0, -2).sum(0), wide.flatten(0, -2).sum(0)
 
 
-FORWARD = Leaf(_forward, reduces=True)
-BACKWARD = Leaf(_backward, reduces=True)
-BACKWARD_OF_WEIGHTS = Leaf(_backward_of_weights, reduces=True)
+FORWARD = Leaf(_added_norm, reduces=True)
+BACKWARD = Leaf(_added_norm_gradients, reduces=True)
+BACKWARD_OF_WEIGHTS = Leaf(_norm_weight_gradients, reduces=True)
 
 
 class _AddAndNorm(torch.autograd.Function):

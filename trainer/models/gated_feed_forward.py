@@ -9,6 +9,9 @@ from torch.autograd.function import once_differentiable
 
 from trainer.models.config import ModelConfig
 from trainer.models.encoder import ACTIVATIONS, to_autocast_type
+from trainer.models.leaves import Leaf, runs_compiled
+from trainer.models.linear import Linear
+from trainer.models.products import wide_product
 
 
 class GatedFeedForward(nn.Module):
@@ -17,16 +20,16 @@ class GatedFeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size, inner, biases = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate = nn.Linear(size, inner, bias=biases)
-        self.input = nn.Linear(size, inner, bias=biases)
-        self.output = nn.Linear(inner, size, bias=biases)
+        self.gate = Linear(size, inner, bias=biases)
+        self.input = Linear(size, inner, bias=biases)
+        self.output = Linear(inner, size, bias=biases)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.is_silu = config.hidden_act == "silu"
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, D] -> [T, D]"""
         layers = self.gate, self.input, self.output
-        plain = all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
+        plain = all(type(layer) is Linear and layer.bias is None for layer in layers)
         if plain and self.is_silu:
             weights = (layer.weight for layer in layers)
             return _GatedFeedForward.apply(to_autocast_type(x), *weights)
@@ -40,12 +43,12 @@ class _SiluTimes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(gate, x)
-        return F.silu(gate).mul_(x)
+        return _silu_times(gate, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return _silu_times_gradients(grad, *ctx.saved_tensors)
+        return _silu_times_gradients(grad, *ctx.saved_tensors)[1:]
 
 
 class _GatedFeedForward(torch.autograd.Function):
@@ -58,29 +61,64 @@ class _GatedFeedForward(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gate: Tensor, input: Tensor, output: Tensor) -> Tensor:
         gated, wide = F.linear(x, gate.to(x.dtype)), F.linear(x, input.to(x.dtype))
         ctx.save_for_backward(x, gated, wide, gate, input, output)
-        return F.linear(F.silu(gated).mul_(wide), output.to(x.dtype))
+        return F.linear(_silu_times(gated, wide), output.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gated, wide, gate, input, output = ctx.saved_tensors
         x_wanted, *wanted = ctx.needs_input_grad
-        product = F.silu(gated).mul_(wide)
+        grad_product = grad @ output.to(x.dtype)
+        product, grad_gated, grad_wide = _silu_times_gradients(grad_product, gated, wide)
+        del grad_product
         grad_output = _weight_gradient(grad, product, output) if wanted[2] else None
         del product
-        grad_gated, grad_wide = _silu_times_gradients(grad @ output.to(x.dtype), gated, wide)
         grad_gate = _weight_gradient(grad_gated, x, gate) if wanted[0] else None
         grad_input = _weight_gradient(grad_wide, x, input) if wanted[1] else None
         grad_x = None
         if x_wanted:
-            grad_x = (grad_gated @ gate.to(x.dtype)).add_(grad_wide @ input.to(x.dtype))
+            grad_x = grad_gated @ gate.to(x.dtype)
+            if x.device.type == "cuda":
+                grad_x.addmm_(grad_wide, input.to(x.dtype))
+            else:
+                grad_x.add_(grad_wide @ input.to(x.dtype))
         return grad_x, grad_gate, grad_input, grad_output
 
 
-def _silu_times_gradients(grad: Tensor, gate: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of silu(gate) * x by gate and by x."""
-    return torch.ops.aten.silu_backward(grad * x, gate), F.silu(gate).mul_(grad)
+def _silu_times(gate: Tensor, x: Tensor) -> Tensor:
+    return SILU_TIMES(gate, x) if runs_compiled(x) else F.silu(gate).mul_(x)
+
+
+def _silu_times_gradients(grad: Tensor, gate: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """silu(gate) * x, and its gradients by gate and by x."""
+    if runs_compiled(x):
+        return SILU_TIMES_GRADIENTS(grad, gate, x)
+    product = F.silu(gate).mul_(x)
+    return product, torch.ops.aten.silu_backward(grad * x, gate), F.silu(gate).mul_(grad)
+
+
+def _fused_silu_times(gate: Tensor, x: Tensor) -> Tensor:
+    return F.silu(gate.float()).mul(x.float()).to(x.dtype)
+
+
+def _fused_silu_times_gradients(
+    grad: Tensor, gate: Tensor, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide_grad, wide_gate, wide = grad.float(), gate.float(), x.float()
+    share = torch.sigmoid(wide_gate)
+    activated = wide_gate * share
+    grad_gate = wide_grad * wide * (share + activated * (1 - share))
+    return (
+        (activated * wide).to(x.dtype),
+        grad_gate.to(x.dtype),
+        (wide_grad * activated).to(x.dtype),
+    )
+
+
+SILU_TIMES = Leaf(_fused_silu_times)
+SILU_TIMES_GRADIENTS = Leaf(_fused_silu_times_gradients)
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return (grad.T @ x).to(weight.dtype)
+    product = wide_product(grad.T, x) if x.device.type == "cuda" else grad.T @ x
+    return product.to(weight.dtype)

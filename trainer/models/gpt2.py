@@ -12,7 +12,9 @@ from trainer.models.decoder_format import output_head, sequence_head, token_head
 from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS, to_autocast_type
 from trainer.models.family import Family, FamilyHead
+from trainer.models.fused_norm import add_and_norm
 from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.linear import linear, narrow_type
 from trainer.models.norms import LayerNorm
 from trainer.models.packing import FlatInputs, Layout
 
@@ -70,8 +72,9 @@ class Layer(nn.Module):
         """x [T, D] -> ([T, D], attention probabilities if wanted)."""
         normed = self.attention_norm(x)
         attended, weights = self.attention(normed, layout, past, keys, weights_wanted)
-        x = self.attention_dropout.add(x, attended, keys)
-        inner = self.activation(self.input(self.feed_forward_norm(x)))
+        dropout = self.attention_dropout
+        x, normed = add_and_norm(x, attended, self.feed_forward_norm, dropout, keys)
+        inner = self.activation(self.input(normed))
         return self.dropout.add(x, self.output(inner), keys), weights
 
 
@@ -106,6 +109,8 @@ class Projection(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        if narrow_type(x, self.weight) is not None:
+            return linear(x, self.weight.T, self.bias)
         return torch.addmm(self.bias, x, self.weight)
 
 

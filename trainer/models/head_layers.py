@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS
+from trainer.models.linear import Linear
 from trainer.models.norms import LayerNorm
 
 
@@ -23,10 +24,10 @@ class ClassificationHead(nn.Module):
     ) -> None:
         """`dense` is the activation of the first linear layer, where the family has one."""
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size) if dense else None
+        self.dense = Linear(hidden_size, hidden_size) if dense else None
         self.activation = ACTIVATIONS[dense] if dense else None
         self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_labels, bias=bias)
+        self.classifier = Linear(hidden_size, num_labels, bias=bias)
 
     def forward(self, pooled: Tensor, keys: Tensor | None = None) -> Tensor:
         """pooled [B, D], dropout keys [B] -> logits [B, num_labels]."""
@@ -41,7 +42,7 @@ class TokenHead(nn.Module):
     def __init__(self, hidden_size: int, num_labels: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(hidden_size, num_labels)
+        self.classifier = Linear(hidden_size, num_labels)
 
     def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
         """tokens [T, D], dropout keys [T] -> logits [T, num_labels]."""
@@ -64,7 +65,7 @@ class MaskedLMHead(nn.Module):
         inner_biases: bool = True,
     ) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size, bias=inner_biases)
+        self.dense = Linear(hidden_size, hidden_size, bias=inner_biases)
         self.activation = ACTIVATIONS[activation]
         self.norm = LayerNorm(hidden_size, eps=layer_norm_eps, bias=inner_biases)
         self.bias = nn.Parameter(torch.zeros(vocab_size))

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.errors import InputError, nearest
 from trainer.models import keys
 from trainer.models.dropout import Dropout, number_sites
 from trainer.models.gpt2 import Projection
+from trainer.models.linear import Linear, linear
 from trainer.models.lora_settings import LoRASettings
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ class LoRALayer(nn.Module):
     """The dropout keys of the next input's rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        narrow = F.linear(self.lora_dropout(x, self.keys), self.lora_A)
-        return torch.add(super().forward(x), F.linear(narrow, self.lora_B), alpha=self.scaling)
+        narrow = linear(self.lora_dropout(x, self.keys), self.lora_A)
+        return torch.add(super().forward(x), linear(narrow, self.lora_B), alpha=self.scaling)
 
     @torch.no_grad()
     def merged(self, weight: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class LoRALayer(nn.Module):
         return wide.to(weight.dtype)
 
 
-class LoRALinear(LoRALayer, nn.Linear):
+class LoRALinear(LoRALayer, Linear):
     """A linear layer with an adapter."""
 
 
@@ -176,6 +176,7 @@ class LoRAProjection(LoRALayer, Projection):
 
 KINDS: Mapping[type[nn.Module], type[LoRALayer]] = {
     nn.Linear: LoRALinear,
+    Linear: LoRALinear,
     Projection: LoRAProjection,
 }
 PLAIN: Mapping[type[nn.Module], Any] = {adapted: plain for plain, adapted in KINDS.items()}

@@ -10,6 +10,7 @@ from trainer.models.dropout import Dropout
 from trainer.models.encoder import ACTIVATIONS
 from trainer.models.family import Family, FamilyHead
 from trainer.models.head_layers import MaskedLMHead
+from trainer.models.linear import Linear
 from trainer.models.modern_encoder import ModernEncoder
 from trainer.models.norms import LayerNorm
 
@@ -20,11 +21,11 @@ class PredictionHead(nn.Module):
     def __init__(self, config: ModelConfig, num_labels: int | None = None) -> None:
         super().__init__()
         size = config.hidden_size
-        self.dense = nn.Linear(size, size, bias=False)
+        self.dense = Linear(size, size, bias=False)
         self.activation = ACTIVATIONS[config.classifier_activation]
         self.norm = LayerNorm(size, eps=config.layer_norm_eps, bias=False)
         self.dropout = Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(size, num_labels or config.num_labels)
+        self.classifier = Linear(size, num_labels or config.num_labels)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """x [T, D] or [B, D], dropout keys [T] or [B] -> logits [..., num_labels]."""

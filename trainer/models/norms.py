@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainer.models.fused_norm import norm
+from trainer.models.leaves import runs_compiled
+
 
 class LayerNorm(nn.LayerNorm):
     """torch's, in the type of its input on every device.
@@ -18,6 +21,8 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
             return super().forward(x)
+        if runs_compiled(x, reduces=True):
+            return norm(x, self)
         weight, bias = (p if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
         with torch.autocast(x.device.type, enabled=False):
             return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
@@ -30,6 +35,8 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(size, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        if runs_compiled(x, reduces=True):
+            return norm(x, self)
         if x.device.type != "cuda":
             return _RMSNorm.apply(x, self.weight, self.eps)
         with torch.autocast("cuda", enabled=False):  # it would return fp32

@@ -9,6 +9,7 @@ from trainer.models.dropout import Dropout
 from trainer.models.encoder import Encoder
 from trainer.models.family import Family, FamilyHead
 from trainer.models.head_layers import ClassificationHead, MaskedLMHead
+from trainer.models.linear import Linear
 
 
 def roberta_family(model_type: str, name: str, vocab_size: int) -> Family:
@@ -41,9 +42,9 @@ class RobertaClassificationHead(nn.Module):
         super().__init__()
         dropout = bert_format.classifier_dropout(config)
         self.dropout_before = Dropout(dropout)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor, keys: Tensor | None = None) -> Tensor:
         """first [B, D], dropout keys [B] -> logits [B, num_labels]."""

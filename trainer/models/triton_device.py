@@ -15,4 +15,9 @@ def triton_runs_on(device: torch.device) -> bool:
         return False
     if torch.cuda.get_device_capability(device) < (8, 0):
         return False
+    return installed()
+
+
+def installed() -> bool:
+    """Whether Triton is there, which torch brings for CUDA."""
     return importlib.util.find_spec("triton") is not None

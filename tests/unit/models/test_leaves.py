@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from trainer.models import leaves
 from trainer.models.dropout import Dropout
 from trainer.models.fused_dropout import draws_of, dropped, dropped_sum, keep
 from trainer.models.fused_norm import _norm
+from trainer.models.gated_feed_forward import _fused_silu_times, _fused_silu_times_gradients
 from trainer.models.leaves import Leaf
+from trainer.models.modern_encoder import _GeluTimes
 from trainer.models.norms import LayerNorm, RMSNorm
+from trainer.models.rotary import _Rotate, angles, rotate
 
 
 def dropout_of(p, site=5):
@@ -73,6 +77,22 @@ def test_norms_have_the_gradients_of_plain_code(kind, p):
 
     both(lambda x, r, *_: _norm(x, r, layer, draws), plain, [x, residual, *weights])
     both(lambda x, *_: [_norm(x, None, layer, None)[1]], lambda x, *_: [layer(x)], [x, *weights])
+
+
+def test_gates_and_turns_have_the_gradients_of_plain_code():
+    gate, x = (torch.randn(7, 24, requires_grad=True) for _ in range(2))
+    leaves_of_silu = _fused_silu_times, _fused_silu_times_gradients
+    upstream = torch.randn(7, 24)
+    product = leaves_of_silu[0](gate, x)
+    wanted = torch.autograd.grad(F.silu(gate) * x, [gate, x], upstream)
+    again, *found = leaves_of_silu[1](upstream, gate, x)
+    torch.testing.assert_close((product, *found), (F.silu(gate) * x, *wanted))
+    torch.testing.assert_close(again, product)
+    pair = torch.randn(7, 48, requires_grad=True)
+    activated, other = pair.chunk(2, -1)
+    both(lambda pair: [_GeluTimes.apply(pair)], lambda pair: [F.gelu(activated) * other], [pair])
+    turns = angles(torch.arange(7), 8, 10_000.0)
+    both(lambda x: [_Rotate.apply(x, *turns)], lambda x: [rotate(x, turns)], [x])
 
 
 def test_in_half_precision_sums_and_norms_stay_in_it_and_weights_have_wide_gradients():
