@@ -141,7 +141,7 @@ def test_linear_layers_can_be_wrapped():
     model.requires_grad_(False)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and name in ("query", "value"):
+            if isinstance(child, nn.Linear) and name in ("query", "value"):
                 setattr(module, name, LowRank(child))
     assert torch.equal(model(**batch).logits, before)
     trained = [p for p in model.parameters() if p.requires_grad]
