@@ -66,6 +66,10 @@ FROM_THE_USER_ALONE = {
 DEFAULT_METRICS = "classification"
 """The option of configs/config.yaml, which recipes that measure themselves do without."""
 
+DEFAULT_DATASET = "trainer.data.python_stdlib.PythonStdlib"
+DATA_KEYS = ("path", "name", "train", "validation", "test")
+"""Keys of dataset that mean dataset=files, whether they are typed or in a file of the user's."""
+
 QUICKSTART_ENDS = ("dataset", "model", "recipe", "job")
 """Who chooses one of these groups, or a path, means another run than the quickstart: its training
 numbers (configs/experiment/quickstart.yaml) no longer apply."""
@@ -228,10 +232,21 @@ def _read_override(text: str) -> Setting:
     several = parsed is not None and parsed.is_sweep_override()
     if several and key not in PATHS:
         raise InputError(f"{key}: found several values ({value}); accepted: one, or -m for a sweep")
+    if parsed is None and re.search(r"""^\{.*["'].*\}$""", value):
+        return Setting(key, _quoted_mapping(value), text)
     if parsed is None or several:
         return Setting(key, value, text)
     found = parsed.value()
     return Setting(key, value if key in PATHS and isinstance(found, (int, float)) else found, text)
+
+
+def _quoted_mapping(value: str) -> Any:
+    """A mapping with quoted keys, which Hydra's grammar does not have; else the text itself."""
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    return found if isinstance(found, dict) else value
 
 
 def _parse_value(value: str) -> Override | None:
@@ -277,8 +292,7 @@ def _imply(
     """Add the choices that others imply (configs/config.yaml tells the user)."""
     if _primary(command, folders).parent != CONFIGS or "experiment" in groups:
         return
-    data_keys = {f"dataset.{name}" for name in ("path", "name", "train", "validation", "test")}
-    if "dataset" not in groups and typed & data_keys:
+    if "dataset" not in groups and typed & {f"dataset.{key}" for key in DATA_KEYS}:
         groups["dataset"] = "files"
     if any(group in groups for group in QUICKSTART_ENDS) or "model.path" in typed:
         groups["experiment"] = None
@@ -301,7 +315,11 @@ def _from_files(
     primary = _primary(command, folders)
     for folder in folders[:-1]:
         _check_files(folder, primary)
-    base = _hydra(command, groups, folders, own=primary.parent != CONFIGS)
+    own = primary.parent != CONFIGS
+    base = _hydra(command, groups, folders, own)
+    if "dataset" not in groups and _names_files(base):
+        groups = {"experiment": None, **groups, "dataset": "files"}
+        base = _implied_files(command, groups, folders, base, own)
     chosen = {g: o for g, o in base.pop("hydra").runtime.choices.items() if "hydra/" not in g}
     if "metrics" not in groups and chosen.get("metrics") == DEFAULT_METRICS:
         chosen.pop("metrics")  # nobody chose them
@@ -313,6 +331,28 @@ def _from_files(
     if files and base.get("job") in FROM_THE_USER_ALONE:
         base["dataset"]["validation_fraction"] = 0.0  # all rows are asked about
     return base, Choices({group: option for group, option in chosen.items() if option})
+
+
+def _names_files(base: DictConfig) -> bool:
+    """Whether the user's files name data, and no data set that would read it."""
+    found = base.get("dataset")
+    target = found.get("_target_") if isinstance(found, DictConfig) else ""
+    return target in (None, DEFAULT_DATASET) and any(found.get(key) for key in DATA_KEYS)
+
+
+def _implied_files(
+    command: Command,
+    groups: dict[str, str | None],
+    folders: list[Path],
+    base: DictConfig,
+    own: bool,
+) -> DictConfig:
+    """The config with dataset=files below what the user's files say of the data."""
+    if base.dataset.get("_target_") is not None:
+        return _hydra(command, groups, folders, own)
+    files = OmegaConf.load(CONFIGS / "dataset" / "files.yaml")
+    base["dataset"] = OmegaConf.merge(files, base.dataset)
+    return base
 
 
 def _check_files(folder: Path, primary: Path) -> None:

@@ -1,14 +1,14 @@
 """Sequence classification: one label, several labels or a number for a text or a pair of texts."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.data.rows import label_column, text_column
-from trainer.errors import InputError, RowError, nearest
+from trainer.data import labels as cells
+from trainer.data.rows import column_of, text_column
+from trainer.errors import AnswerError, InputError, nearest
 from trainer.recipe import Axis, Head, Recipe
 
 if TYPE_CHECKING:
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-    from trainer.data.batch import Batch
+    from trainer.data.batch import Batch, Samples
     from trainer.models.outputs import SequenceClassifierOutput
     from trainer.tokenizer import Tokenizer
 
 PROBLEMS = ("auto", "single_label", "multi_label", "regression")
+INT_LABELS = ("auto", "ids", "names", "flags")
+PAIR = "text_pair"
+"""The column of second texts where no setting names one."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,19 @@ class SequenceClassification(Recipe):
     text: str = "text"
     """Column of the text."""
     text_pair: str | None = None
-    """Column of the second text of a pair."""
-    label: str = "label"
-    """Column of the label: a name, an int, a list of them (multi_label), a number (regression)."""
+    """Column of the second text of a pair; null: text_pair, where the rows have such a column."""
+    label: str | list[str] = "label"
+    """Column of the label: a name, an int, a list of them, a number; or several columns of 0/1."""
+    label_separator: str | None = None
+    """What stands between the labels of one cell, such as | in "a|b" (multi_label)."""
     problem: str = "auto"
-    """single_label, multi_label or regression; auto: told by the label column's type."""
+    """single_label, multi_label or regression; auto: as trainer/data/labels.py says."""
     labels: list[str] | None = None
     """Label names in the order of their ids; null: those of the training rows."""
     class_weights: Any = None
     """Weight of each class in the loss: {label: weight}, or balanced (rare classes weigh more)."""
-    int_labels: str = "ids"
-    """What an int in the label column is: the id of a label, or its name."""
+    int_labels: str = "auto"
+    """What whole numbers in the label column are: ids or names of labels, or flags (0 and 1)."""
     max_length: int = 128
     """Longer texts are cut to so many tokens."""
 
@@ -51,8 +56,10 @@ class SequenceClassification(Recipe):
             raise InputError(
                 f"recipe.problem: found '{self.problem}'; accepted: {', '.join(PROBLEMS)}"
             )
-        if self.int_labels not in ("ids", "names"):
-            raise InputError(f"recipe.int_labels: found '{self.int_labels}'; accepted: ids, names")
+        if self.int_labels not in INT_LABELS:
+            accepted = ", ".join(INT_LABELS)
+            raise InputError(f"recipe.int_labels: found '{self.int_labels}'; accepted: {accepted}")
+        _check_columns(self)
         if self.max_length < 1:
             raise InputError(f"recipe.max_length: found {self.max_length}; accepted: 1 or more")
         if self.labels is not None and len(set(self.labels)) < len(self.labels):
@@ -87,29 +94,71 @@ class SequenceClassification(Recipe):
             problem = "regression" if len(labels) == 1 else "single_label"
         return {"problem": problem, "labels": None if problem == "regression" else labels}
 
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
     def learn(self, rows: "Dataset", *held_out: "Dataset") -> "SequenceClassification":
-        values = label_column(rows, self.label, "recipe.label")
-        problem = _problem(values) if self.problem == "auto" else self.problem
-        if problem == "regression":
-            return replace(self, problem=problem)
-        learned = replace(self, problem=problem)
-        if self.labels is None:
-            labelled = [more for more in held_out if self.label in more.column_names]
-            more_values = [label_column(more, self.label, "recipe.label") for more in labelled]
-            feature = rows.features[self.label]
-            names = getattr(getattr(feature, "feature", feature), "names", None)
-            found = names or _names(chain(values, *more_values), problem)
-            learned = replace(learned, labels=list(found), int_labels="ids" if names else "names")
-        if problem == "single_label" and len(learned.labels or ()) < 2:
-            found = f"only one label, {', '.join(learned.labels or ())}"
-            raise InputError(f"recipe.label: '{self.label}' holds {found}; accepted: two or more")
-        return replace(learned, class_weights=learned._weights(values))
+        paired = self.text_pair is None and PAIR in rows.column_names
+        found = replace(self, text_pair=PAIR) if paired else self
+        values = found._values(rows)
+        if isinstance(self.label, list):
+            found = replace(found, problem="multi_label", labels=self.labels or self.label)
+            return replace(found, int_labels="flags")._weighted(values)
+        if self.problem == "auto":
+            problem = cells.problem_of(values, self.labels, self.label_separator)
+            found = replace(found, problem=problem)
+        if found.problem == "regression":
+            return found
+        labelled = [more for more in held_out if self.label in more.column_names]
+        more_values = chain.from_iterable(found._values(more) for more in labelled)
+        feature = rows.features[self.label]
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        found = found._named([*values, *more_values], names)
+        if found.problem == "single_label" and len(found.labels or ()) < 2:
+            only = f"only one label, {', '.join(found.labels or ())}"
+            raise InputError(f"recipe.label: '{self.label}' holds {only}; accepted: two or more")
+        return found._weighted(values)
+
+    def _values(self, rows: "Dataset | Mapping[str, Sequence[Any]]") -> list[Any]:
+        """The cells of the label, of several columns as one list a row."""
+        columns = [column_of(rows, name, "recipe.label") for name in self.answer_columns]
+        if isinstance(self.label, str):
+            return columns[0]
+        return [list(flags) for flags in zip(*columns, strict=True)]
+
+    def _named(self, values: list[Any], names: list[str] | None) -> "SequenceClassification":
+        """With the names of its labels, and what whole numbers are: `names` are the feature's."""
+        ints, labels, flat = self.int_labels, self.labels, values
+        if self.problem == "multi_label":
+            lists = [found for value in values if (found := self._listed(value)) is not None]
+            flat = list(chain.from_iterable(lists))
+            if ints == "auto" and cells.are_flags(lists):
+                ints = "flags"
+            if ints == "flags" and labels is None and not names:
+                labels = [str(number) for number in range(max(map(len, lists), default=0))]
+        if labels is None:
+            labels = list(names) if names else cells.names_of(flat, "recipe.label")
+            learnt_ints = "ids" if names else "names"
+        else:
+            learnt_ints = cells.ints_are(labels)
+        return replace(self, labels=labels, int_labels=learnt_ints if ints == "auto" else ints)
+
+    def _listed(self, value: Any) -> list[Any] | None:
+        """The labels of a cell that holds several; an empty one of texts to be split holds none."""
+        if value == "" and self.label_separator is not None:
+            return []
+        return cells.as_list(value, self.label_separator)
 
     def features(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
     ) -> dict[str, list[Any]]:
         texts = text_column(rows, self.text, "recipe.text")
         pairs = None
+        if self.text_pair is None and PAIR in rows:
+            found = f"the rows have a column '{PAIR}', and the model was trained on single texts"
+            accepted = f"recipe.text_pair={PAIR}, or another name (dataset.columns renames)"
+            raise InputError(f"recipe.text_pair: null, but {found}; accepted: {accepted}")
         if self.text_pair is not None:
             pairs = text_column(rows, self.text_pair, "recipe.text_pair")
         encoded = tokenizer(
@@ -121,11 +170,30 @@ class SequenceClassification(Recipe):
         )
         names = ("input_ids", "token_type_ids", "num_truncated_tokens")
         columns = {name: encoded[name] for name in names if name in encoded}
-        if self.label in rows:
+        if all(name in rows for name in self.answer_columns):
             columns["labels"] = [
-                self._target(value, row) for row, value in enumerate(rows[self.label])
+                self._target(value, row) for row, value in enumerate(self._values(rows))
             ]
         return columns
+
+    def class_counts(self, samples: "Samples") -> dict[str, int]:
+        import numpy as np
+
+        found = getattr(samples, "fields", {}).get("labels")
+        if found is None or self.labels is None:
+            return {}
+        sets = self.problem == "multi_label"
+        counts = found.sum(0) if sets else np.bincount(found, minlength=len(self.labels))
+        return {name: int(n) for name, n in zip(self.labels, counts, strict=True)}
+
+    @property
+    def label_rule(self) -> str:
+        columns = ", ".join(f"'{name}'" for name in self.answer_columns)
+        if self.problem == "regression":
+            return f"{columns}: a number (regression)"
+        ints = {"ids": "ids", "names": "names", "flags": "a flag for each label"}
+        whole = ints.get(self.int_labels, "ids or names")
+        return f"{columns}: {self.problem}, whole numbers are {whole}"
 
     @property
     def head(self) -> Head:
@@ -204,44 +272,45 @@ class SequenceClassification(Recipe):
 
     def _target(self, value: Any, row: int) -> Any:
         """What the loss compares with: an id, a number, or a vector of zeros and ones."""
+        where = f"'{self.label}'"
         if self.problem == "regression":
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise RowError(row, f"'{self.label}' is {value!r}; accepted: a number")
-            return float(value)
-        if self.problem == "single_label":
-            return self._id(value, row)
+            if (number := cells.as_number(value)) is None:
+                raise AnswerError(row, f"{where} is {value!r}; accepted: a number")
+            return number
         assert self.labels is not None
-        if not isinstance(value, (list, tuple)):
-            raise RowError(row, f"'{self.label}' is {value!r}; accepted: a list of labels")
-        chosen = {self._id(item, row) for item in value}
+        if self.problem == "single_label":
+            return cells.id_of(value, self.labels, self._ints(), row, where)
+        several = self._listed(value)
+        if several is None:
+            accepted = "accepted: a list of labels (recipe.label_separator splits texts)"
+            raise AnswerError(row, f"{where} is {value!r:.60}; {accepted}")
+        if self.int_labels == "flags":
+            return cells.flags_of(several, self.labels, row, where)
+        if self.int_labels == "auto" and len(several) == len(self.labels):
+            self._refuse_doubtful(several, row)
+        chosen = {cells.id_of(item, self.labels, self._ints(), row, where) for item in several}
         return [float(i in chosen) for i in range(len(self.labels))]
 
-    def _id(self, value: Any, row: int) -> int:
-        """The id of a label given by its name or, where ints are ids, by the id itself."""
-        assert self.labels is not None
-        if type(value) is int and self.int_labels == "ids":
-            if 0 <= value < len(self.labels):
-                return value
-            accepted = f"0 to {len(self.labels) - 1}"
-        else:
-            if (name := _name(value)) in self.labels:
-                return self.labels.index(name)
-            accepted = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-            accepted += nearest(str(value), self.labels)
-        raise RowError(row, f"'{self.label}' is {value!r}; accepted: {accepted}")
+    def _ints(self) -> str:
+        """What whole numbers are, of a recipe that has learnt nothing too (a foreign model's)."""
+        return cells.ints_are(self.labels or ()) if self.int_labels == "auto" else self.int_labels
 
-    def _weights(self, values: Sequence[Any]) -> dict[str, float] | None:
-        """The weight of each class by its name."""
+    def _refuse_doubtful(self, several: list[Any], row: int) -> None:
+        if cells.are_flags([several]):
+            accepted = "accepted: recipe.int_labels=flags, or ids"
+            raise AnswerError(row, f"'{self.label}' is {several}: flags, or ids? {accepted}")
+
+    def _weighted(self, values: Sequence[Any]) -> "SequenceClassification":
+        """With the weight of each class by its name."""
         weights, labels = self.class_weights, self.labels
         assert labels is not None
         if weights is None:
-            return None
+            return self
         if weights == "balanced":
-            lists = values if self.problem == "multi_label" else [[value] for value in values]
-            counts = Counter(self._id(item, row) for row, many in enumerate(lists) for item in many)
-            mean = sum(counts.values()) / len(labels)
-            return {name: mean / max(1, counts[i]) for i, name in enumerate(labels)}
+            counts = self._counts(values)
+            mean = sum(counts) / len(labels)
+            found = {name: mean / max(1, counts[i]) for i, name in enumerate(labels)}
+            return replace(self, class_weights=found)
         for name in weights:
             if str(name) not in labels:
                 raise InputError(
@@ -249,10 +318,24 @@ class SequenceClassification(Recipe):
                 )
         for name, weight in weights.items():
             if type(weight) not in (int, float) or not 0 <= weight < math.inf:
-                found = f"{name}: {weight!r}"
-                raise InputError(f"recipe.class_weights: found {found}; accepted: 0 or more")
+                shown = f"{name}: {weight!r}"
+                raise InputError(f"recipe.class_weights: found {shown}; accepted: 0 or more")
         given = {str(name): float(weight) for name, weight in weights.items()}
-        return {name: given.get(name, 1.0) for name in labels}
+        return replace(self, class_weights={name: given.get(name, 1.0) for name in labels})
+
+    def _counts(self, values: Sequence[Any]) -> list[int]:
+        """How many rows have each label; cells that are no label are another's to refuse."""
+        counts = [0] * len(self.labels or ())
+        for value in values:
+            try:
+                target = self._target(value, 0)
+            except AnswerError:
+                continue
+            if self.problem == "single_label":
+                counts[target] += 1
+            else:
+                counts = [count + int(flag) for count, flag in zip(counts, target, strict=True)]
+        return counts
 
     def _weight_tensor(self, logits: "Tensor") -> "Tensor | None":
         if self.class_weights is None:
@@ -260,24 +343,22 @@ class SequenceClassification(Recipe):
         return logits.new_tensor([self.class_weights[name] for name in self.labels or ()])
 
 
-def _problem(values: Sequence[Any]) -> str:
-    """The problem that a label column's type tells."""
-    first = next(iter(values), None)
-    if isinstance(first, float):
-        return "regression"
-    return "multi_label" if isinstance(first, (list, tuple)) else "single_label"
-
-
-def _names(values: Iterable[Any], problem: str) -> list[str]:
-    """The distinct labels in order, as names: numbers by their size, texts by their letters."""
-    flat = values if problem == "single_label" else chain.from_iterable(values)
-    distinct = set(flat)
-    if not all(isinstance(value, (str, int)) for value in distinct):
-        odd = next(value for value in distinct if not isinstance(value, (str, int)))
-        raise InputError(f"recipe.label: found {odd!r}; accepted: names, or whole numbers")
-    return [_name(value) for value in sorted(distinct, key=lambda v: (isinstance(v, str), v))]
-
-
-def _name(value: Any) -> str:
-    """A label's name: true and false as JSON writes them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _check_columns(recipe: SequenceClassification) -> None:
+    """Raise InputError for settings of label columns that exclude each other."""
+    if not recipe.answer_columns or len(set(recipe.answer_columns)) < len(recipe.answer_columns):
+        raise InputError(
+            f"recipe.label: found {recipe.label}; accepted: one column, or different ones"
+        )
+    if isinstance(recipe.label, str):
+        if recipe.label_separator == "":
+            raise InputError("recipe.label_separator: found ''; accepted: a character or more")
+        if recipe.label_separator is not None and recipe.problem not in ("auto", "multi_label"):
+            found = f"found beside recipe.problem={recipe.problem}"
+            raise InputError(f"recipe.label_separator: {found}; accepted: multi_label")
+        return
+    if recipe.problem not in ("auto", "multi_label") or recipe.label_separator is not None:
+        accepted = "accepted: recipe.problem=multi_label, and no recipe.label_separator"
+        raise InputError(f"recipe.label: several columns, one for each label; {accepted}")
+    if recipe.labels is not None and len(recipe.labels) != len(recipe.label):
+        found = f"{len(recipe.labels)} names for {len(recipe.label)} columns of recipe.label"
+        raise InputError(f"recipe.labels: found {found}; accepted: one for each")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from trainer.data.batch import Samples, StackedSamples
+from trainer.data.places import place_of
 from trainer.errors import InputError, RowError
 from trainer.metrics.metric import Metric
 from trainer.models.pretrained import PretrainedModel, max_sequence_length
@@ -25,7 +26,7 @@ def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"] = ()) 
     try:
         return recipe.learn(train, *held_out)
     except RowError as error:
-        raise InputError(f"dataset.train row {error.row}: {error}") from error
+        raise InputError(f"{place_of(train, error.row, 'dataset.train')}: {error}") from error
 
 
 def agree(model: nn.Module, recipe: Recipe) -> None:
@@ -119,7 +120,7 @@ def check_answers(recipe: Recipe, samples: Samples, where: str) -> None:
         return
     missing = [name for name in recipe.fields if name not in getattr(samples, "fields", {})]
     if missing:
-        column = getattr(recipe, "label", missing[0])
+        column = ", ".join(recipe.answer_columns) or missing[0]
         raise InputError(f"{where}: no column '{column}' to compare with; recipe.label names it")
 
 

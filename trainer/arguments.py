@@ -10,7 +10,8 @@ from torch import nn
 
 from trainer.agreement import agree, check_length, check_metrics, check_set_names, learn
 from trainer.callbacks.callback import Callback
-from trainer.data.samples import as_table, is_rows
+from trainer.data.given_rows import as_table, named_sets, set_key
+from trainer.data.samples import is_rows
 from trainer.errors import InputError, nearest
 from trainer.metrics.metric import Metric
 from trainer.metrics.named import metrics_of
@@ -54,16 +55,17 @@ def checked(
     called, and a metric's name is looked up. Raises InputError, in one line, for anything else.
     """
     chosen = _recipe(recipe, loss)
+    sets = named_sets(evaluation)
+    if recipe is not None:
+        train = _table(train, "dataset.train")
+        sets = {name: _table(rows, set_key(name)) for name, rows in sets.items()}
     if recipe is not None and is_rows(train):
-        train = as_table(train)
         chosen = learn(chosen, train)
     path = model if isinstance(model, (str, Path)) else None
     model = _model(model, chosen)
     tokenizer = _tokenizer(tokenizer, path)
     if recipe is not None and is_rows(train):
         agree(model, chosen)
-    sets = evaluation if isinstance(evaluation, Mapping) else {"": evaluation}
-    sets = {name: rows for name, rows in sets.items() if rows is not None}
     check_set_names(sets)
     by_key = metrics_of(metrics)
     if by_key and isinstance(chosen, LossOnly):
@@ -74,6 +76,11 @@ def checked(
         check_length(model, chosen)
     watching = _callbacks(callbacks)
     return Arguments(model, chosen, _settings(settings), tokenizer, train, sets, by_key, watching)
+
+
+def _table(rows: Any, where: str) -> Any:
+    """Rows as a table; samples as they are."""
+    return as_table(rows, where) if is_rows(rows) else rows
 
 
 def _recipe(recipe: Any, loss: Any) -> Recipe:

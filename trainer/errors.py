@@ -18,6 +18,10 @@ class RowError(InputError):
         self.row = row
 
 
+class AnswerError(RowError):
+    """The row's answer (its label, say) cannot be used; what is asked can."""
+
+
 class EnvironmentFault(RuntimeError):
     """The surroundings failed: a disk, a lock, another rank."""
 

@@ -85,5 +85,5 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= flat(value, f"{prefix}{key}.")
         else:
             plain = isinstance(value, (int, float, str, bool))
-            found[prefix + key] = value if plain else str(value)
+            found[f"{prefix}{key}"] = value if plain else str(value)
     return found

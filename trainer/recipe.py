@@ -62,6 +62,20 @@ class Recipe:
             yield from text_column(rows, column, "recipe.text")
 
     @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns that hold the answers, which a row to predict on need not have."""
+        return ()
+
+    @property
+    def label_rule(self) -> str | None:
+        """What was found in the columns of answers, in words."""
+        return None
+
+    def class_counts(self, samples: "Samples") -> dict[str, int]:
+        """How many samples have each label, where samples have some."""
+        return {}
+
+    @property
     def class_names(self) -> list[str] | None:
         """What the ids in `predictions` mean, where a sample has exactly one; for reports."""
         return None
@@ -92,9 +106,9 @@ class Recipe:
         """Columns of text to columns of ids: `input_ids`, perhaps `token_type_ids`, and `fields`.
 
         A sample of several sequences has a list of lists in `input_ids`. Rows without answers
-        (to predict on) give no answer columns. Two more columns are told to the user:
-        `num_truncated_tokens`, cut off each row, and `dropped`, whether it makes no sample. Raises
-        RowError for a row that cannot be used.
+        (to predict on) give no answer columns. The user is told of one more column:
+        `num_truncated_tokens`, cut off each row. Raises RowError for a row that cannot be used,
+        AnswerError where that is its answer's fault; dataset.bad_rows decides what happens then.
         """
         raise AssertionError(f"{type(self).__name__} does not make features")
 

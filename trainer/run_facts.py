@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.callbacks.callback import RunFacts
 from trainer.checkpoint.state import Progress
+from trainer.data.reading import BadRow
 from trainer.optim import trainable
 from trainer.outcome import evaluation_results, versions
 from trainer.run_folder import asked_of
@@ -36,8 +37,19 @@ def facts_at_start(trainer: "Trainer") -> RunFacts:
         padding_avoided=samples.padding_avoided(settings.global_batch_size),
         imbalance=trainer.plan.imbalance(trainer.ranks.world_size, settings.micro_batch_size),
         fresh=tuple(getattr(model, "fresh", ())),
+        class_counts=trainer.recipe.class_counts(samples),
+        label_rule=trainer.recipe.label_rule or "",
+        data_notes=tuple(trainer.data_notes),
+        num_dropped_rows=len(dropped_rows(trainer)),
         config=trainer.config,
     )
+
+
+def dropped_rows(trainer: "Trainer") -> list[BadRow]:
+    """The rows that were left out as bad: while files were read, and of each set."""
+    tables = [trainer.train_samples, *trainer.eval_samples.values()]
+    of_sets = [row for table in tables for row in getattr(table, "dropped", ())]
+    return [*trainer.bad_rows.dropped, *of_sets]
 
 
 def progress(trainer: "Trainer") -> Progress:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from trainer.checkpoint.record import StepLog
 from trainer.checkpoint.resume import choose, origin_of
 from trainer.checkpoint.retain import retain
 from trainer.checkpoint.verify import MANIFEST, verify
+from trainer.data.reading import BadRow
 from trainer.errors import EnvironmentFault, InputError
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
@@ -52,11 +53,6 @@ class RunFolder:
     def model(self) -> Path:
         """The folder of the model to use."""
         return self.path / "model"
-
-    @property
-    def trackers(self) -> Path:
-        """The folder of experiment trackers that write to a disk."""
-        return self.path / "trackers"
 
     @property
     def newest(self) -> Path | None:
@@ -142,6 +138,13 @@ class RunFolder:
 
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         files.write_text(self.path / "config.yaml", text, private=True)
+
+    def write_dropped(self, rows: Sequence[BadRow], name: str = "dropped.jsonl") -> None:
+        """The rows that were left out, if there are some: each with its place and the reason."""
+        path = self.path / name
+        if rows or path.exists():
+            lines = (json.dumps(row.to_json(), ensure_ascii=False, default=str) for row in rows)
+            files.write_text(path, "".join(f"{line}\n" for line in lines))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a row to metrics.jsonl."""

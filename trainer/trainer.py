@@ -15,14 +15,15 @@ from trainer import run_facts
 from trainer.agreement import check_answers, check_run, tell_doubt
 from trainer.allocator import keep_freed_memory
 from trainer.arguments import checked
-from trainer.batch_norm import check_batch_norm
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.background import BackgroundSave, fits_in_memory
 from trainer.checkpoint.state import read_progress
 from trainer.collectives import can_make_up
 from trainer.data.batch import Batch, Samples, StackedSamples
+from trainer.data.given_rows import set_key
 from trainer.data.plan import GlobalBatchPlan
+from trainer.data.reading import BadRows
 from trainer.data.samples import as_samples
 from trainer.errors import EnvironmentFault, NumericsError
 from trainer.evaluation import Evaluation, evaluate
@@ -59,7 +60,6 @@ from trainer.settings import TrainSettings
 from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
-from trainer.tracking import Tracking, forget_told, told_before
 
 logger = logging.getLogger("trainer")
 
@@ -74,10 +74,15 @@ class Trainer:
 
     `model` is one of this package's, with a `recipe` (or a plain `nn.Module` with a `loss` callable
     that takes (outputs, batch) and returns (sum, count)). Data sets are tables of rows, which the
-    recipe and the tokenizer turn into ids; several evaluation sets come as a mapping by name. A
+    recipe and the tokenizer turn into ids; several evaluation sets come as a mapping by name. Rows
+    come as a `datasets.Dataset`, a list of dicts, a dict of lists, a DataFrame, a map-style set of
+    dicts or paths of files; `bad_rows` says what is done with those that the recipe refuses. A
     model or a tokenizer may be a path, a metric its name (trainer/arguments.py). Without
     `output_dir` nothing is written.
     """
+
+    data_notes: Sequence[str] = ()
+    """What the start summary says of the data beside its counts."""
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class Trainer:
         timeout: float | None = None,
         strategy: str = "auto",
         cpu_offload: bool = False,
+        bad_rows: BadRows | None = None,
     ) -> None:
         given = checked(
             model, recipe, settings, loss, tokenizer, train_dataset, eval_dataset, metrics,
@@ -115,14 +121,13 @@ class Trainer:
         self.config_digest = config_digest
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
         self.resume_from = resume_from(self.settings)
-        self.told_before: dict[str, int] = {}
-        trackers_dir = self.folder.trackers if self.folder else None
+        self.bad_rows = bad_rows or BadRows()
+        trackers_dir = self.folder.path / "trackers" if self.folder else None
         self.placement = place(
             given.model, self.settings, trackers_dir, timeout, strategy, cpu_offload
         )
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
-        self.tracking = Tracking(self.placement.accelerator, trackers_dir)
         self.ema: ExponentialMovingAverage | None = None
         self.train_samples = self._samples(given.train, "dataset.train", cache_dir)
         self.eval_samples = {
@@ -155,7 +160,9 @@ class Trainer:
                 )
                 if self._due("logging_steps"):
                     self._log_training(facts)
-                improved = self._evaluation_due(ask) and self._evaluate_and_compare()
+                improved = (
+                    self._due("eval_steps") or ask.evaluate
+                ) and self._evaluate_and_compare()
                 leave = interruption.code if self.ranks.world_size == 1 else facts.leave
                 if self._due("save_steps") or ask.save or improved or leave or state.stopped:
                     self._save_checkpoint()
@@ -183,9 +190,10 @@ class Trainer:
     def predict(self, dataset: Any) -> dict[str, np.ndarray]:
         """What the recipe predicts for rows, [N, ...] each, in their order.
 
-        Raises NumericsError where the logits of a row are not finite.
+        Answers that stand in the rows are compared with if all can be used. Raises NumericsError
+        where the logits of a row are not finite.
         """
-        found = self._evaluation(self._samples(dataset, "input"), {})
+        found = self._evaluation(self._samples(dataset, "input", needs_answers=False), {})
         check_finite({"": found})
         return found.predictions
 
@@ -304,11 +312,6 @@ class Trainer:
             self.state.step % interval == 0 or self.state.step == self.total_steps
         )
 
-    def _evaluation_due(self, ask: Ask) -> bool:
-        """Whether to evaluate now; a run that stops early does, before the best is chosen."""
-        stops = bool(self.state.stopped) and self.settings.eval_steps != 0
-        return ask.evaluate or self._due("eval_steps") or stops
-
     def _asked(self, answers: Iterable[Ask | None]) -> Ask:
         """What the callbacks want together; remembers why one wants to stop."""
         asks = [ask for ask in answers if ask is not None]
@@ -342,7 +345,7 @@ class Trainer:
             self.folder.log(row)
         for callback in self.callbacks:
             callback.on_log(row)
-        self.tracking.track(row)
+        self.placement.track(row)
 
     def _evaluate_and_compare(self) -> bool:
         """Evaluate, log, and say whether to save: for a better best model, or as asked."""
@@ -386,7 +389,13 @@ class Trainer:
 
     # --- beginning and end ---
 
-    def _samples(self, dataset: Any, where: str, cache_dir: Path | None = None) -> Any:
+    def _samples(
+        self,
+        dataset: Any,
+        where: str,
+        cache_dir: Path | None = None,
+        needs_answers: bool = True,
+    ) -> Any:
         if dataset is None:
             return None
         with self.ranks.main_first():  # the others find its work in the cache
@@ -398,6 +407,8 @@ class Trainer:
                 where=where,
                 cache_dir=cache_dir,
                 progress=self.ranks.is_main,
+                bad_rows=self.bad_rows if needs_answers else None,
+                needs_answers=needs_answers,
             )
 
     def _prepare(self) -> None:
@@ -405,7 +416,6 @@ class Trainer:
         check_run(
             self.settings, self.recipe, self.train_samples, self.eval_samples, bool(self.folder)
         )
-        check_batch_norm(self.model, self.train_samples, self.settings, self.seed, self.ranks)
         if self.ranks.is_main:
             tell_doubt(self.recipe, self.train_samples, self.model, self.tokenizer)
         keep_freed_memory()
@@ -458,7 +468,7 @@ class Trainer:
             metric.prepare()
 
     def _evaluation_samples(self, name: str, rows: Any, cache_dir: Path | None) -> Any:
-        where = f"dataset.validation.{name}".rstrip(".")
+        where = set_key(name)
         samples = self._samples(rows, where, cache_dir)
         check_answers(self.recipe, samples, where)
         return samples
@@ -478,8 +488,7 @@ class Trainer:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
                     self.folder.metrics.cut_back(-1)
-                    forget_told(self.folder.trackers)
-            stack.callback(self.tracking.finish)
+            stack.callback(self.placement.finish_trackers)
             self._start()
             yield stack.enter_context(Interruption(self.settings.time_limit))
 
@@ -488,11 +497,11 @@ class Trainer:
         if self.ranks.is_main:
             if self.folder and self.config:
                 self.folder.write_config(self.config)
+            if self.folder:
+                self.folder.write_dropped(run_facts.dropped_rows(self))
             for callback in self.callbacks:
                 callback.on_start(run_facts.facts_at_start(self))
-        state = self.state
-        self.tracking.start(self.config, state.step, state.trackers, self.told_before)
-        state.trackers = self.tracking.runs
+        self.placement.start_trackers(self.config)
         self.wrapped.train()
         with room_told_of():
             self._warm_up()
@@ -561,8 +570,6 @@ class Trainer:
         if self.folder and checkpoint.resolve().parent == self.folder.path.resolve():
             self.saved_step = self.state.step
         if self.folder and self.ranks.is_main:
-            if self.settings.trackers:
-                self.told_before = told_before(self.folder.trackers, self.folder.metrics.path)
             self.folder.metrics.cut_back(self.state.step)
 
     def _damage_of(self, step: int) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from trainer.callbacks.callback import Callback
 from trainer.data.batch import StackedSamples
-from trainer.data.samples import all_rows
+from trainer.data.given_rows import all_rows
 from trainer.errors import InputError
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer

@@ -37,6 +37,14 @@ class RunFacts:
     """How much more than the mean the busiest process does in a step; 0.1 is a tenth more."""
     fresh: tuple[str, ...] = ()
     """The modules that a loaded model begins with random weights in."""
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+    """Training samples of each label, where they have some."""
+    label_rule: str = ""
+    """What was found in the label column, in words."""
+    data_notes: tuple[str, ...] = ()
+    """What was held out and how, and how many rows the sets share."""
+    num_dropped_rows: int = 0
+    """Rows that were left out as bad; dropped.jsonl lists them."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved config, secrets redacted (for trackers); empty from Python."""
 

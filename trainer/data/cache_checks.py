@@ -1,5 +1,6 @@
 """Whether the arrays of a cache entry can be a token table of this recipe and tokenizer."""
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,10 +8,15 @@ import numpy as np
 from trainer.recipe import Axis
 
 OFFSETS = ("sequence_offsets", "sample_offsets")
+DROPPED = ("dropped", "reasons")
+"""The numbers of dropped rows, and the JSON list of the reasons as bytes."""
 
 
 def fault_of(
-    arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis], vocab_size: int
+    arrays: Mapping[str, np.ndarray],
+    axes: Mapping[str, Axis],
+    vocab_size: int,
+    num_rows: int | None = None,
 ) -> str | None:
     """What is wrong with the arrays, in a few words; None where they fit together.
 
@@ -31,7 +37,24 @@ def fault_of(
     ids = arrays["input_ids"]
     if not tokens or ids.min() < 0 or ids.max() >= vocab_size:
         return f"input_ids beyond the {vocab_size} tokens of the tokenizer"
+    if fault := _dropped_fault(arrays, num_rows):
+        return fault
     return _fields_fault(arrays, axes, {"token": tokens, "sequence": sequences, "sample": samples})
+
+
+def _dropped_fault(arrays: Mapping[str, np.ndarray], num_rows: int | None) -> str | None:
+    found = [arrays[name] for name in DROPPED if name in arrays]
+    if not found:
+        return None
+    if len(found) < 2 or any(a.ndim != 1 for a in found) or found[0].dtype.kind != "i":
+        return "dropped rows without reasons"
+    numbers, reasons = found[0], json.loads(found[1].tobytes())
+    texts = isinstance(reasons, list) and all(isinstance(reason, str) for reason in reasons)
+    if not texts or len(reasons) != len(numbers):
+        return "dropped rows without reasons"
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= (num_rows or np.inf)):
+        return f"dropped rows beyond the {num_rows} rows"
+    return None
 
 
 def _fields_fault(
@@ -40,7 +63,7 @@ def _fields_fault(
     wanted = {f"field.{name}": lengths[axis] for name, axis in axes.items()}
     wanted |= {"token_type_ids": lengths["token"], "rows": lengths["sample"]}
     for name, array in arrays.items():
-        if name in ("input_ids", *OFFSETS):
+        if name in ("input_ids", *OFFSETS, *DROPPED):
             continue
         if name.startswith("count."):
             if array.ndim or array.dtype.kind != "i" or array < 0:

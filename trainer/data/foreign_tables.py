@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.data.compressed import COMPRESSIONS, bytes_of
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def read_parquet(path: Path, place: str) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    packed = path.suffix.lower() in COMPRESSIONS
     try:
-        with pq.ParquetFile(path, thrift_string_size_limit=MAX_METADATA) as file:
+        source = pa.BufferReader(bytes_of(path, place)) if packed else path
+        with pq.ParquetFile(source, thrift_string_size_limit=MAX_METADATA) as file:
             schema = file.schema_arrow
             batches = file.iter_batches(ROWS_AT_A_TIME)
             table = pa.Table.from_batches(_bounded(batches, path, place), schema)
@@ -78,7 +81,7 @@ def plain_table(table: "pa.Table", path: Path, place: str) -> "pa.Table":
         _plain(table.column(i), f"{place}: column '{name:.40}'", path)
         for i, name in enumerate(names)
     ]
-    return _with_class_names(pa.table(columns, names), described)
+    return with_class_names(pa.table(columns, names), described)
 
 
 def _bounded(batches: Iterable[Any], path: Path, place: str) -> Iterable[Any]:
@@ -165,6 +168,12 @@ def _without_metadata(kind: "pa.DataType") -> "pa.DataType":
     return pa.large_list(_without_metadata(kind.value_type)) if t.is_large_list(kind) else kind
 
 
+def class_names(table: "pa.Table") -> dict[str, Any]:
+    """Which columns are class labels, and of what names: what `with_class_names` takes."""
+    described = _described(table.schema.metadata)
+    return {name: entry for name, entry in described.items() if "ClassLabel" in json.dumps(entry)}
+
+
 def _described(metadata: Mapping[bytes, bytes] | None) -> Any:
     """What `datasets` wrote of the columns, as plain JSON; nothing where it cannot be read."""
     text = (metadata or {}).get(FEATURES, b"")
@@ -176,7 +185,7 @@ def _described(metadata: Mapping[bytes, bytes] | None) -> Any:
         return {}
 
 
-def _with_class_names(table: "pa.Table", described: Any) -> "pa.Table":
+def with_class_names(table: "pa.Table", described: Any) -> "pa.Table":
     """The table with metadata of our own, where the description names classes."""
     from datasets import Features
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainer.data.compressed import ending_of
 from trainer.data.formats import read
 from trainer.data.rows import Splits
 from trainer.data.sources import files_at
@@ -58,7 +59,7 @@ def _documents(path: str | None, where: str) -> list[list[str]]:
     """The lines of each file."""
     files = [] if path is None else files_at(path, where)
     for file in files:
-        if file.suffix.lower() != ".txt":
+        if ending_of(file) != ".txt":
             raise InputError(f"{where}: {file} is no plain text; accepted: files in .txt")
     return [read(file, where)["text"].to_pylist() for file in files]
 

@@ -1,15 +1,17 @@
 """Rows of any kind to samples that are ready to train on."""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from trainer.data.batch import Samples, StackedSamples
-from trainer.data.drawing import generators_kept, seed_generators
+from trainer.data.given_rows import as_table, check_kind, is_data_frame
+from trainer.data.reading import BadRows
 from trainer.data.tokens import tokenize
-from trainer.errors import InputError
+from trainer.errors import AnswerError, InputError
 from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import LossOnly, Recipe
 
@@ -26,25 +28,51 @@ def as_samples(
     where: str,
     cache_dir: Path | None = None,
     progress: bool = False,
+    bad_rows: BadRows | None = None,
+    needs_answers: bool = True,
 ) -> Samples:
     """Samples of a table of rows, or of a map-style data set where there is only a loss.
 
-    What already is `Samples` is taken as it is. `where` names the data set in errors.
+    What already is `Samples` is taken as it is. `where` names the data set in errors. Where
+    `needs_answers` is false, rows whose answers cannot be used are rows without answers.
     """
     if not is_rows(dataset):
         return dataset
+    check_kind(dataset, where)
     if len(dataset) == 0:
         raise InputError(f"{where}: no rows")
     if isinstance(recipe, LossOnly):
-        return StackedSamples(dataset, list(inspect.signature(type(model).forward).parameters))
+        names = list(inspect.signature(type(model).forward).parameters)
+        return StackedSamples(_plain_rows(dataset, where), names)
     if tokenizer is None:
         raise InputError(f"{where}: rows of text need a tokenizer")
     check_vocabulary(tokenizer, model)
-    if not hasattr(dataset, "column_names"):
-        from datasets import Dataset
+    rows = as_table(dataset, where)
 
-        dataset = Dataset.from_list(all_rows(dataset))
-    return tokenize(dataset, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=progress)
+    def made(rows: "Dataset") -> Samples:
+        return tokenize(
+            rows,
+            recipe,
+            tokenizer,
+            cache_dir=cache_dir,
+            where=where,
+            progress=progress,
+            bad_rows=bad_rows,
+        )
+
+    try:
+        return made(rows)
+    except InputError as error:
+        if needs_answers or not isinstance(error.__cause__, AnswerError):
+            raise
+        return made(rows.remove_columns(list(recipe.answer_columns)))
+
+
+def _plain_rows(dataset: Any, where: str) -> Any:
+    """Rows by their number, of a table's columns too, for a plain module."""
+    if isinstance(dataset, Mapping) or is_data_frame(dataset):
+        return as_table(dataset, where).with_format("torch")
+    return dataset
 
 
 def check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
@@ -59,27 +87,3 @@ def check_vocabulary(tokenizer: Any, model: nn.Module) -> None:
 def is_rows(dataset: Any) -> bool:
     """Whether a data set still has to be made into samples."""
     return dataset is not None and not hasattr(dataset, "collate")
-
-
-def as_table(rows: Any) -> "Dataset":
-    """Rows as a table: as they are, or made from a list of dicts."""
-    if hasattr(rows, "column_names"):
-        return rows
-    from datasets import Dataset
-
-    return Dataset.from_list(all_rows(rows))
-
-
-def all_rows(dataset: Any) -> list[Any]:
-    """The rows of a data set, by number up to its length: iterating one may never end.
-
-    Rows that are drawn at random are a function of their number.
-    """
-    if isinstance(dataset, (list, tuple)) or not hasattr(dataset, "__getitem__"):
-        return list(dataset)
-    rows = []
-    with generators_kept():
-        for number in range(len(dataset)):
-            seed_generators(0, 0, number)
-            rows.append(dataset[number])
-    return rows

@@ -2,25 +2,37 @@
 
 import glob
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.data.cells import joined
+from trainer.data.compressed import ending_of
 from trainer.data.foreign_folders import read_saved
-from trainer.data.formats import ENDINGS, read
+from trainer.data.formats import (
+    ENDINGS,
+    EXCEL,
+    PICKLED,
+    PLAIN,
+    UNREAD,
+    check_ending,
+    read_content,
+)
+from trainer.data.places import remember
+from trainer.data.reading import Reading
+from trainer.data.split_names import USUAL_NAMES, named_splits, usual_split
 from trainer.errors import EnvironmentFault, InputError, nearest
 from trainer.foreign_files import check_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-USUAL_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing"),
-}
-"""The names under which each split is looked for where the user names none."""
+DOCUMENTS = re.compile(
+    r"(readme|licen[cs]e|citation|notice|changelog|requirements)\b.*|dataset_infos?\.json",
+    re.IGNORECASE,
+)
+"""Files beside data sets that are no data, whatever their ending."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +41,37 @@ class Source:
 
     names: Sequence[str]
     read: Callable[[str], "Dataset"]
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """The files of each split, where it has some; one may have two names, its own and a usual."""
     slices: bool = False
     """Whether `read` takes train[:80%] and train+test too."""
 
     def usual(self, split: str) -> str | None:
         """The first of the usual names of train, validation or test that there is."""
-        return next((name for name in USUAL_NAMES[split] if name in self.names), None)
+        known = {name.lower(): name for name in reversed(self.names)}
+        return next((known[name] for name in USUAL_NAMES[split] if name in known), None)
 
-    def rows(self, split: str, where: str) -> "Dataset":
-        """The rows of a split. Raises InputError if there is none of that name."""
+    def refuse_unused(self, wanted: Collection[str], where: str) -> None:
+        """Raise InputError for a file that is neither wanted nor of a usual split."""
+        used = {file for name in (*USUAL_NAMES, *wanted) for file in self.files.get(name, ())}
+        others = [file for found in self.files.values() for file in found if file not in used]
+        if others:
+            more = f" and {len(set(others)) - 1} more" if len(set(others)) > 1 else ""
+            raise InputError(
+                f"{where}: {others[0]}{more}: not named after a split; accepted: train, validation "
+                "or test in the name of the file or its folder, or dataset.train=NAME, for one"
+            )
+
+    def check(self, split: str, where: str) -> None:
+        """Raise InputError if there is no split of that name."""
         for part in split.split("+") if self.slices else [split]:
             name = part.split("[")[0] if self.slices else part
             if name not in self.names:
                 there = f"there are: {', '.join(self.names)}{nearest(name, self.names)}"
                 raise InputError(f"{where}: no split '{name}'; {there}")
-        return self.read(split)
 
 
-def source_at(path: str, name: str | None, revision: str | None, has_header: bool) -> Source:
+def source_at(path: str, name: str | None, revision: str | None, reading: Reading) -> Source:
     """What lies at `dataset.path`: a place on the disk if there is one, else a hub id."""
     where = "dataset.path"
     place = _place(path, where)
@@ -57,17 +82,29 @@ def source_at(path: str, name: str | None, revision: str | None, has_header: boo
         raise InputError(f"dataset.{key}: only a hub id has one; {path} is on the disk")
     if any((place / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         return _saved_to_disk(place, where)
-    splits = _named_by_files(files_at(path, where))
-    return Source(list(splits), lambda split: _read_all(splits[split], where, has_header))
+    splits = {"train": [place]}
+    if not place.is_file():
+        splits = named_splits(_listed_files(path, where), _root_of(place), where)
+    return Source(list(splits), lambda split: read_all(splits[split], where, reading), splits)
 
 
-def read_files(path: str, where: str, has_header: bool = True) -> "Dataset":
+def read_files(path: str, where: str, reading: Reading = PLAIN) -> "Dataset":
     """All rows of a file, a folder, a glob or pkg://package/folder, in the order of their paths."""
-    return _read_all(files_at(path, where), where, has_header)
+    return read_all(files_at(path, where), where, reading)
 
 
 def files_at(path: str, where: str) -> list[Path]:
-    """The data files at a path, folder, glob or pkg://, sorted. Raises if there are none."""
+    """The data files at a path, folder, glob or pkg://, sorted.
+
+    Raises InputError if there are none, if some cannot be read, and for files named after several
+    splits where all are asked for as one.
+    """
+    files = _listed_files(path, where)
+    _refuse_other_splits(files, _root_of(_place(path, where)), where)
+    return files
+
+
+def _listed_files(path: str, where: str) -> list[Path]:
     place = _place(path, where)
     if place.is_file():
         return [place]
@@ -79,11 +116,37 @@ def files_at(path: str, where: str) -> list[Path]:
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True))]
         files = [file for file in files if file.is_file()]
         accepted = "a file, a folder or a glob that matches files"
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{where}: {path} is a pipe or a device; accepted: {accepted}")
     if not files:
         siblings = [str(place.parent / sibling.name) for sibling in _listed(place.parent)]
         found = "holds no data file" if place.is_dir() else "does not exist"
         raise InputError(f"{where}: {path} {found}; accepted: {accepted}{nearest(path, siblings)}")
+    for file in files:
+        check_ending(file, f"{where}: {file}")
     return files
+
+
+def _root_of(place: Path) -> Path:
+    """The folder below which the names of folders say what files are for."""
+    fixed = place
+    while any(mark in str(fixed) for mark in "*?["):
+        fixed = fixed.parent
+    return fixed if fixed.is_dir() else fixed.parent
+
+
+def _refuse_other_splits(files: list[Path], root: Path, where: str) -> None:
+    """Of several files that are one split none may be named after another, such as test.csv."""
+    section, _, wanted = where.partition(".")
+    if section != "dataset" or len(files) == 1:
+        return
+    wanted = wanted.split(".")[0]
+    named = [(usual_split(file, root, where), file) for file in files]
+    told = {split for split, _ in named}
+    for split, file in named:
+        if split not in (None, wanted) and len(told) > 1:
+            accepted = "accepted: files of one split, or all of them by dataset.path"
+            raise InputError(f"{where}: {file} is named after {split} rows; {accepted}")
 
 
 def _place(path: str, where: str) -> Path:
@@ -99,45 +162,38 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _is_data(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in ENDINGS and file.is_file()
+    """Whether a file of a folder is data, readable or not; hidden files and documents are not."""
+    *above, name = file.relative_to(folder).parts
+    hidden = name.startswith(".") or any(part.startswith((".", "_")) for part in above)
+    data = ending_of(file) in (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
+    return data and not hidden and not DOCUMENTS.fullmatch(name) and file.is_file()
 
 
 def _is_hub_id(path: str) -> bool:
     """name or owner/name, without the ending of a data file."""
-    return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path)) and Path(path).suffix not in ENDINGS
+    endings = (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
+    return (
+        bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path)) and ending_of(Path(path)) not in endings
+    )
 
 
-def _named_by_files(files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split that they are named after; {"train": all} if none has a usual name."""
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        stem = re.sub(r"[-_.]\d+([-_]of[-_]\d+)?$", "", file.stem)
-        splits.setdefault(file.parent.name if stem.isdigit() else stem, []).append(file)
-    usual = {name for names in USUAL_NAMES.values() for name in names}
-    return splits if len(files) > 1 and usual & set(splits) else {"train": files}
+def read_all(files: Sequence[Path], where: str, reading: Reading = PLAIN) -> "Dataset":
+    from trainer.data.exact_json import dataset_of
 
-
-def _read_all(files: list[Path], where: str, has_header: bool) -> "Dataset":
-    import pyarrow as pa
-    from datasets import Dataset
-
-    endings = sorted({file.suffix.lower() for file in files})
+    endings = sorted({ending_of(file) for file in files})
     if len(endings) > 1:
         found = f"{files[0]} and {len(files) - 1} more end in {' and '.join(endings)}"
         raise InputError(f"{where}: {found}; files of one split have one ending")
-    tables = [read(file, where, has_header=has_header) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        if table.column_names != tables[0].column_names:
+    contents = [read_content(file, where, reading) for file in files]
+    for file, content in zip(files, contents, strict=True):
+        if content.kind != "json" and set(content.columns) != set(contents[0].columns):
             raise InputError(
-                f"{where}: {file} has columns {', '.join(table.column_names)}; "
-                f"{files[0]} has {', '.join(tables[0].column_names)}; they must be the same"
+                f"{where}: {file} has columns {', '.join(content.columns)}; "
+                f"{files[0]} has {', '.join(contents[0].columns)}; they must be the same"
             )
-    try:
-        return Dataset(pa.concat_tables(tables, promote_options="permissive"))
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        found = str(error).splitlines()[0]
-        raise InputError(f"{where}: {files[0]}: not a table of rows ({found})") from None
+    table = joined(contents, [f"{where}: {file}" for file in files])
+    counts = [content.num_rows for content in contents]
+    return remember(dataset_of(table), list(zip(files, counts, strict=True)), reading)
 
 
 def _saved_to_disk(folder: Path, where: str) -> Source:

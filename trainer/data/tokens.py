@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 
 from trainer import tokenizer as tokenizer_module
-from trainer.data import blocks, cache
+from trainer.data import blocks, cache, chunks, labels
 from trainer.data.batch import FlatBatch
 from trainer.data.cache_checks import fault_of
+from trainer.data.chunks import chunk_of, usable
+from trainer.data.places import place_of
 from trainer.data.plan import epoch_order
+from trainer.data.reading import BadRow, BadRows
 from trainer.errors import InputError, RowError
 from trainer.recipe import Axis, Recipe
 
@@ -38,6 +41,8 @@ FORMAT = 3
 """The version of what a cache entry holds; a new one makes all entries anew."""
 ROWS_PER_CALL = 1000
 """Rows that a recipe sees at a time: enough for the tokenizer to use every core."""
+MODULES = (blocks.__file__, chunks.__file__, labels.__file__)
+"""Other modules that have a say in what ids and fields a row gets."""
 INSTANT = 0.5
 """Seconds of work that show no progress bar."""
 
@@ -50,8 +55,11 @@ def tokenize(
     cache_dir: Path | None,
     where: str,
     progress: bool,
+    bad_rows: BadRows | None = None,
 ) -> "TokenTable":
     """All rows as ids, from the cache where equal rows were made into ids before.
+
+    `bad_rows` says what is done with rows that the recipe refuses; None: the first one is an error.
 
     `where` names the rows in messages ("dataset.train"). `cache_dir=None` keeps all in memory.
     Raises InputError for a row that the recipe refuses or that has no tokens.
@@ -59,19 +67,28 @@ def tokenize(
     if len(rows) == 0:
         raise InputError(f"{where}: found no rows; at least one is needed")
     recipe.prepare(tokenizer)
+    bad_rows = bad_rows or BadRows()
+
+    def made() -> dict[str, np.ndarray]:
+        return _arrays(rows, recipe, tokenizer, where, progress, bad_rows.drops)
+
     if cache_dir is None or _source_files(recipe) is None:
-        table = TokenTable.of(_arrays(rows, recipe, tokenizer, where, progress), recipe.fields)
+        arrays = made()
     else:
-        folder = cache_dir / entry_name(rows, recipe, tokenizer)
-        check = partial(fault_of, axes=recipe.fields, vocab_size=len(tokenizer))
-        if (arrays := cache.load(folder, check)) is None:
-            made = _arrays(rows, recipe, tokenizer, where, progress)
-            cache.store(folder, made, check)
+        folder = cache_dir / entry_name(rows, recipe, tokenizer, bad_rows)
+        check = partial(fault_of, axes=recipe.fields, vocab_size=len(tokenizer), num_rows=len(rows))
+        if (found := cache.load(folder, check)) is None:
+            fresh = made()
+            cache.store(folder, fresh, check)
             # Memory-mapped, all processes of a machine share one copy.
-            arrays = cache.load(folder, check) or made
-        table = TokenTable.of(arrays, recipe.fields)
-    if progress and (dropped := table.counts.get("dropped")):
-        log.warning("%s: %d of %d rows are dropped", where, dropped, len(rows))
+            found = cache.load(folder, check) or fresh
+        arrays = found
+    table = TokenTable.of(arrays, recipe.fields)
+    table.dropped = _dropped(arrays, rows, where)
+    if table.dropped:
+        bad_rows.check(where, table.dropped, len(rows))
+        if progress:
+            log.warning("%s: %d of %d rows are dropped", where, len(table.dropped), len(rows))
     return table
 
 
@@ -102,7 +119,9 @@ class TokenTable:
     rows: np.ndarray | None = None
     """[N], the row that each sample comes from (a block: begins in); None: as many as samples"""
     counts: dict[str, int] = field(default_factory=dict)
-    """Rows that were `truncated`, or `dropped`, where the recipe says so."""
+    """Rows that were `truncated`, or `dropped` as bad."""
+    dropped: list[BadRow] = field(default_factory=list)
+    """The rows that make no sample, with the reason."""
     lengths: np.ndarray = field(init=False)
     """[N], the tokens of each sample over all its sequences"""
 
@@ -212,57 +231,77 @@ def _int64(array: np.ndarray) -> Tensor:
 
 
 def _arrays(
-    rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", where: str, progress: bool
+    rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", where: str, progress: bool, drop: bool
 ) -> dict[str, np.ndarray]:
     """What a cache entry holds: the recipe's features of all rows, end to end."""
-    rows = rows.with_format(None)
     parts: dict[str, list[np.ndarray]] = {}
     counts: Counter[str] = Counter()
+    reasons: dict[int, str] = {}
     for start in _starts(len(rows), where, progress):
-        chunk = rows[start : start + ROWS_PER_CALL]
+        chunk = chunk_of(rows, start, ROWS_PER_CALL)
+        numbers = np.arange(start, min(start + ROWS_PER_CALL, len(rows)))
         try:
-            num_rows = min(ROWS_PER_CALL, len(rows) - start)
-            features, kept = _kept(recipe.features(chunk, tokenizer), num_rows, counts)
-            if not len(kept):
-                continue
-            for name, part in _flattened(features, recipe, len(kept)).items():
-                parts.setdefault(name, []).append(part)
-            parts.setdefault("rows", []).append(start + kept)
+            pieces = usable(chunk, numbers, recipe, tokenizer, reasons if drop else None)
         except RowError as error:
-            raise InputError(f"{where} row {start + error.row}: {error}") from error
+            place = place_of(rows, start + error.row, where)
+            raise InputError(f"{place}: {error}") from error
+        for features, kept in pieces:
+            columns = _counted(features, counts)
+            for name, part in _flattened(columns, recipe, len(kept)).items():
+                parts.setdefault(name, []).append(part)
+            parts.setdefault("rows", []).append(kept)
     if not parts:
-        raise InputError(f"{where}: all {len(rows)} rows are dropped; at least one is needed")
-    for name, chunks in parts.items():
-        if len(chunks) != len(parts["input_ids"]):
+        first = next(iter(reasons.values()))
+        raise InputError(f"{where}: all {len(rows)} rows are bad, the first one: {first}")
+    for name, made in parts.items():
+        if len(made) != len(parts["input_ids"]):
             name = name.removeprefix("field.")
             raise InputError(f"{_name(recipe)}: features made '{name}' of some rows only")
-    arrays = {name: _joined(name, chunks, recipe) for name, chunks in parts.items()}
-    _refuse_empty(arrays["sequence_lengths"], arrays["sequences_per_sample"], where)
+    arrays = {name: _joined(name, made, recipe) for name, made in parts.items()}
+    _refuse_empty(arrays, rows, where)
     arrays["sequence_offsets"] = _offsets(arrays.pop("sequence_lengths"))
     arrays["sample_offsets"] = _offsets(arrays.pop("sequences_per_sample"))
     if recipe.blocks is not None:
         if len(arrays["input_ids"]) == len(arrays["rows"]):
             raise InputError(f"{where}: no text has a token after its first; accepted: longer ones")
         arrays = blocks.cut(arrays, recipe.blocks)
-    elif not counts["dropped"]:
+    elif not reasons:
         del arrays["rows"]
-    return arrays | {f"count.{name}": np.array(number) for name, number in counts.items()}
+    return arrays | _told(counts, reasons)
 
 
-def _kept(
-    features: Mapping[str, Sequence[Any]], num_rows: int, counts: Counter[str]
-) -> tuple[dict[str, Sequence[Any]], np.ndarray]:
-    """The features of the rows that are not dropped, and their numbers; adds to the counts."""
+def _told(counts: Mapping[str, int], reasons: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """Counts, and the dropped rows with their reasons, as arrays of a cache entry."""
+    found = {f"count.{name}": np.array(number) for name, number in counts.items()}
+    if not reasons:
+        return found
+    texts = json.dumps(list(reasons.values())).encode()
+    return found | {
+        "count.dropped": np.array(len(reasons)),
+        "dropped": np.array(list(reasons), dtype=np.int64),
+        "reasons": np.frombuffer(texts, dtype=np.uint8),
+    }
+
+
+def _dropped(arrays: Mapping[str, np.ndarray], rows: "Dataset", where: str) -> list[BadRow]:
+    """The dropped rows of a cache entry, with their places and cells."""
+    if "dropped" not in arrays:
+        return []
+    numbers = arrays["dropped"].tolist()
+    reasons = json.loads(arrays["reasons"].tobytes())
+    cells = rows.with_format(None).select(numbers)
+    return [
+        BadRow(place_of(rows, number, where), reason, row)
+        for number, reason, row in zip(numbers, reasons, cells, strict=True)
+    ]
+
+
+def _counted(features: Mapping[str, Sequence[Any]], counts: Counter[str]) -> dict[str, Any]:
+    """The features less what is only told to the user, which is counted."""
     columns = dict(features)
-    dropped = np.array(columns.pop("dropped", [False] * num_rows), dtype=bool)
     if "num_truncated_tokens" in columns:
-        cut = np.array(columns.pop("num_truncated_tokens"))
-        counts["truncated"] += int((cut > 0)[~dropped].sum())
-    counts["dropped"] += int(dropped.sum())
-    if dropped.any():
-        keep = (~dropped).tolist()
-        columns = {name: list(compress(column, keep)) for name, column in columns.items()}
-    return columns, np.flatnonzero(~dropped)
+        counts["truncated"] += int((np.array(columns.pop("num_truncated_tokens")) > 0).sum())
+    return columns
 
 
 def _starts(num_rows: int, where: str, progress: bool) -> Iterator[int]:
@@ -351,13 +390,14 @@ def _joined(name: str, chunks: list[np.ndarray], recipe: Recipe) -> np.ndarray:
     return whole.astype(np.float32 if whole.dtype.kind == "f" else np.int64)
 
 
-def _refuse_empty(lengths: np.ndarray, sequences_per_sample: np.ndarray, where: str) -> None:
+def _refuse_empty(arrays: Mapping[str, np.ndarray], rows: "Dataset", where: str) -> None:
+    lengths, sequences_per_sample = arrays["sequence_lengths"], arrays["sequences_per_sample"]
     owners = np.repeat(np.arange(len(sequences_per_sample)), sequences_per_sample)
     empty = np.union1d(owners[lengths == 0], np.flatnonzero(sequences_per_sample == 0))
     if len(empty):
         raise InputError(
-            f"{where} row {empty[0]}: found no tokens (so {len(empty)} of "
-            f"{len(sequences_per_sample)} rows); every row needs at least one"
+            f"{place_of(rows, int(arrays['rows'][empty[0]]), where)}: found no tokens (so "
+            f"{len(empty)} of {len(sequences_per_sample)} rows); every row needs at least one"
         )
 
 
@@ -365,7 +405,9 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def entry_name(rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer") -> str:
+def entry_name(
+    rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", bad_rows: BadRows | None = None
+) -> str:
     """A digest of all that decides the ids: rows, recipe, tokenizer, and the code between them."""
     import tokenizers
 
@@ -373,7 +415,7 @@ def entry_name(rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer") -> str:
     options = {option.name: repr(getattr(recipe, option.name)) for option in fields(recipe)}
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _source_files(recipe) or []]
     decisive = [FORMAT, tokenizers.__version__, code, _name(recipe), options]
-    decisive += [tokenizer.fingerprint(), rows_digest(rows)]
+    decisive += [tokenizer.fingerprint(), rows_digest(rows), bool(bad_rows and bad_rows.drops)]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
@@ -405,7 +447,7 @@ def _source_files(recipe: Recipe) -> list[Path] | None:
     except (TypeError, OSError):
         return None
     package = sorted(Path(str(tokenizer_module.__file__)).parent.glob("*.py"))
-    return [Path(__file__), Path(blocks.__file__), *package, *map(Path, found)]
+    return [*map(Path, (__file__, *MODULES)), *package, *map(Path, found)]
 
 
 def _name(recipe: Recipe) -> str:

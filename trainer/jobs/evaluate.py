@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from trainer.data.given_rows import set_key
+from trainer.data.reading import BadRows
 from trainer.errors import InputError, NumericsError
 from trainer.run import Run
 
@@ -17,8 +19,9 @@ def prepare(run: Run) -> bool:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     fetch_model(run)
     with told_elsewhere("trainer"):  # by the rank that does it again
-        named = {f"dataset.validation.{n}".rstrip("."): s for n, s in _held_out(run).items()}
-        fill_cache(run.recipe, load_tokenizer(run), named)
+        held_out, bad_rows = _held_out(run)
+        named = {set_key(name): rows for name, rows in held_out.items()}
+        fill_cache(run.recipe, load_tokenizer(run), named, bad_rows)
     return True
 
 
@@ -37,7 +40,7 @@ def run(run: Run) -> int:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     progress = EvaluationProgress(make_console())
     tokenizer = load_tokenizer(run)
-    held_out = _held_out(run)
+    held_out, bad_rows = _held_out(run)
     trainer = Trainer(
         model=load_model(run.model, run.recipe.head, run.seed, strategy=run.launch.strategy),
         recipe=run.recipe,
@@ -50,6 +53,7 @@ def run(run: Run) -> int:
         cache_dir=default_cache_dir(),
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
+        bad_rows=bad_rows,
     )
     fault: NumericsError | None = None
     try:
@@ -68,6 +72,8 @@ def run(run: Run) -> int:
 def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
     from trainer.checkpoint import files
     from trainer.outcome import evaluation_results, prediction_lines
+    from trainer.run_facts import dropped_rows
+    from trainer.run_folder import RunFolder
 
     assert run.recipe is not None
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
@@ -78,20 +84,23 @@ def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
         file = f"evaluation-predictions{'-' * bool(name)}{name}.jsonl"
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)
+    RunFolder(run.output_dir).write_dropped(dropped_rows(trainer), "evaluation-dropped.jsonl")
     _show(results, run, {name: len(rows) for name, rows in held_out.items()})
 
 
-def _held_out(run: Run) -> dict[str, Any]:
-    """The validation sets, else the test set, else all rows of a single file."""
+def _held_out(run: Run) -> tuple[dict[str, Any], BadRows]:
+    """The validation sets, else the test set, else all rows of a single file; and the bad rows."""
+    from trainer.jobs.parts import load_splits
+
     if run.dataset is None:
         raise InputError("dataset: nothing given; or from=RUN job=evaluate for a run's own data")
-    splits = run.dataset.load()
+    splits = load_splits(run)
     if splits.validation:
-        return dict(splits.validation)
+        return dict(splits.validation), splits.bad_rows
     only = splits.test if splits.test is not None else splits.train
     if only is None:
         raise InputError("dataset: nothing to evaluate on; give dataset.validation or dataset.test")
-    return {"": only}
+    return {"": only}, splits.bad_rows
 
 
 def _show(results: dict[str, Any], run: Run, sizes: dict[str, int]) -> None:

@@ -51,7 +51,7 @@ def _rows(run: Run) -> tuple[Any, str]:
     from trainer.data.sources import read_files
 
     assert given.file is not None
-    rows = read_files(given.file, "input.file", has_header=True)
+    rows = read_files(given.file, "input.file")
     column = next((name for name in COLUMNS if name in rows.column_names), None)
     if column is None or not len(rows):
         there = f"{len(rows)} rows, columns: {', '.join(rows.column_names)}"

@@ -9,6 +9,7 @@ from trainer.recipe import Recipe
 from trainer.run import Run
 
 if TYPE_CHECKING:
+    from trainer.data.reading import BadRow
     from trainer.data.tokens import TokenTable
 
 TOKENS_AT_A_TIME = 1 << 20
@@ -36,14 +37,29 @@ def run(run: Run) -> int:
     console = make_console()
     for where, rows in {"dataset.train": splits.train, **sets}.items():
         table = tokenize(
-            rows, recipe, tokenizer, cache_dir=default_cache_dir(), where=where, progress=True
+            rows,
+            recipe,
+            tokenizer,
+            cache_dir=default_cache_dir(),
+            where=where,
+            progress=True,
+            bad_rows=splits.bad_rows,
         )
-        show(console, set_summary(where, len(rows), table, tokens_learnt(recipe, table)))
+        learnt = tokens_learnt(recipe, table)
+        show(console, set_summary(where, len(rows), table, learnt, recipe))
+        for bad in table.dropped:
+            show(console, _dropped(bad))
         for number in range(min(run.inspect.samples, len(table))):
             limit, marked = run.inspect.max_tokens, not console.is_terminal
             text = sample_text(number, table, recipe, tokenizer, limit, marked=marked)
             console.print(text, soft_wrap=True)  # a long line stays one
+    for note in (*splits.notes, *map(_dropped, splits.bad_rows.dropped)):
+        show(console, note)
     return 0
+
+
+def _dropped(row: "BadRow") -> str:
+    return f"dropped: {row.place}: {row.reason}"
 
 
 def tokens_learnt(recipe: Recipe, table: "TokenTable") -> int | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from trainer import hub
 from trainer.agreement import learn
-from trainer.data.rows import Splits
+from trainer.data.reading import BadRows
+from trainer.data.rows import Files, Splits
 from trainer.data.samples import check_vocabulary
 from trainer.errors import InputError
 from trainer.models.adapter_files import model_home, tokenizer_home
@@ -29,7 +30,7 @@ def load_data(run: Run) -> tuple[Recipe, Tokenizer, Splits]:
     """The recipe completed by the training rows, the tokenizer, and the rows themselves."""
     recipe = run.recipe
     assert recipe is not None
-    splits: Splits = run.dataset.load()
+    splits = load_splits(run)
     train = splits.train
     if train is None:
         raise InputError("dataset.train: nothing to train on; give dataset.train or dataset.path")
@@ -37,6 +38,15 @@ def load_data(run: Run) -> tuple[Recipe, Tokenizer, Splits]:
     # of rows that we held out ourselves no label is refused; the user's own sets must fit
     split_here = getattr(run.dataset, "validation", None) is None
     return learn(recipe, train, splits.validation.values() if split_here else ()), tokenizer, splits
+
+
+def load_splits(run: Run) -> Splits:
+    """The rows of the run's data set; what is held out is stratified by the recipe's label."""
+    source = run.dataset
+    columns = run.recipe.answer_columns if run.recipe is not None else ()
+    if isinstance(source, Files) and len(columns) == 1:
+        return source.load(columns[0])
+    return source.load()
 
 
 def load_model(
@@ -188,13 +198,23 @@ def fetch_model(run: Run) -> None:
         model_home(hub.find(run.model.path, revision=run.model.revision, what="model.path"))
 
 
-def fill_cache(recipe: Recipe, tokenizer: Tokenizer, tables: Mapping[str, Any]) -> None:
+def fill_cache(
+    recipe: Recipe, tokenizer: Tokenizer, tables: Mapping[str, Any], bad_rows: BadRows
+) -> None:
     """Tokenize these rows into the cache; the names are those that errors give them."""
     from trainer.data.tokens import default_cache_dir, tokenize
 
     for where, rows in tables.items():
         cache_dir = default_cache_dir()
-        tokenize(rows, recipe, tokenizer, cache_dir=cache_dir, where=where, progress=True)
+        tokenize(
+            rows,
+            recipe,
+            tokenizer,
+            cache_dir=cache_dir,
+            where=where,
+            progress=True,
+            bad_rows=bad_rows,
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _rows(run: Run, recipe: Recipe) -> Any:
     if given.file is not None:
         from trainer.data.sources import read_files
 
-        return read_files(given.file, "input.file", has_header=True)
+        return read_files(given.file, "input.file")
     if given.text is not None:
         return _typed_rows(given.text, given.text_pair, recipe)
     if run.dataset is None:

@@ -44,7 +44,7 @@ def prepare(run: Run) -> bool:
     fetch_model(run)
     with told_elsewhere("trainer"):  # by the rank that does it again
         recipe, tokenizer, splits = load_data(run)
-        fill_cache(recipe, tokenizer, _tables(splits))
+        fill_cache(recipe, tokenizer, _tables(splits), splits.bad_rows)
     return True
 
 
@@ -66,7 +66,7 @@ def build_trainer(run: Run) -> "Trainer":
     recipe, tokenizer, splits = load_data(run)
     its_own = run.tokenizer.path is None and not run.tokenizer.train
     vocabulary = None if its_own else tokenizer
-    return Trainer(
+    trainer = Trainer(
         model=load_model(run.model, recipe.head, run.seed, vocabulary, run.launch.strategy),
         recipe=recipe,
         settings=run.trainer,
@@ -84,7 +84,10 @@ def build_trainer(run: Run) -> "Trainer":
         commands=next_commands(run, recipe),
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
+        bad_rows=splits.bad_rows,
     )
+    trainer.data_notes = splits.notes
+    return trainer
 
 
 def _results_if_complete(run: Run) -> dict[str, Any] | None:
@@ -115,7 +118,13 @@ def _data_fingerprints(run: Run) -> dict[str, str]:
         recipe, tokenizer, splits = load_data(run)
         return {
             name: tokenize(
-                rows, recipe, tokenizer, cache_dir=default_cache_dir(), where=name, progress=False
+                rows,
+                recipe,
+                tokenizer,
+                cache_dir=default_cache_dir(),
+                where=name,
+                progress=False,
+                bad_rows=splits.bad_rows,
             ).fingerprint
             for name, rows in _tables(splits).items()
         }

@@ -11,6 +11,7 @@ from trainer.data.tokens import TokenTable
 from trainer.recipe import Recipe
 from trainer.rendering.figures import plural, share
 from trainer.rendering.layout import labelled
+from trainer.rendering.start import labels
 from trainer.tokenizer import Tokenizer
 
 LEARNT = "bold green"
@@ -18,7 +19,9 @@ OPENS, CLOSES = "{+", "+}"
 """Around what is learnt, where there are no colours; as wdiff marks what is new."""
 
 
-def set_summary(where: str, num_rows: int, table: TokenTable, learnt: int | None) -> Text:
+def set_summary(
+    where: str, num_rows: int, table: TokenTable, learnt: int | None, recipe: Recipe
+) -> Text:
     """How many rows, samples and tokens a set has, and what of it is not trained on."""
     counts = {name: f"{number:,} rows" for name, number in table.counts.items() if number}
     lengths = table.lengths
@@ -30,7 +33,8 @@ def set_summary(where: str, num_rows: int, table: TokenTable, learnt: int | None
         "tokens": tokens,
         "lengths": f"{lengths.min():,} to {lengths.max():,}, {lengths.mean():,.1f} on average",
     }
-    return labelled(lines | counts).append("\n")
+    found = labels(recipe.label_rule or "", recipe.class_counts(table))
+    return labelled(lines | found | counts).append("\n")
 
 
 def sample_text(

@@ -1,5 +1,6 @@
 """Start summary: what is about to be trained, on what, for how long and where."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.text import Text
@@ -8,12 +9,16 @@ from trainer.callbacks.callback import RunFacts
 from trainer.rendering.figures import count, plural, share
 from trainer.rendering.layout import labelled
 
+MOST_CLASSES = 20
+"""Classes that a summary lists."""
+
 
 def start_summary(facts: RunFacts) -> Text:
     """A label and a few words a line, and an empty line."""
     lines = {
         "model": _model(facts),
         "data": _data(facts),
+        **labels(facts.label_rule, facts.class_counts),
         "steps": _steps(facts),
         "device": _device(facts),
         "output": _shown(facts.output_dir) if facts.output_dir else "nothing is written",
@@ -34,7 +39,20 @@ def _data(facts: RunFacts) -> str:
     trained = f"{samples}, {count(facts.num_train_tokens)} tokens"
     sets = [f"{n:,} {name}".rstrip() for name, n in facts.num_eval_samples.items()]
     evaluated = f"\nevaluated on {' + '.join(sets)} samples" if sets else "\nno evaluation set"
-    return f"{trained}, {share(facts.padding_avoided)} padding avoided{evaluated}"
+    dropped = facts.num_dropped_rows
+    left_out = f"\n{plural(dropped, 'bad row')} left out, see dropped.jsonl" if dropped else ""
+    notes = "".join(f"\n{note}" for note in facts.data_notes)
+    avoided = f"{share(facts.padding_avoided)} padding avoided"
+    return f"{trained}, {avoided}{evaluated}{notes}{left_out}"
+
+
+def labels(rule: str, counts: Mapping[str, int]) -> dict[str, str]:
+    """A line for what labels are, and how many samples have each of them."""
+    if not rule:
+        return {}
+    shown = [f"{name} {number:,}" for name, number in list(counts.items())[:MOST_CLASSES]]
+    more = f", and {left:,} more" if (left := len(counts) - len(shown)) > 0 else ""
+    return {"labels": f"{rule}\n{', '.join(shown)}{more}".strip()}
 
 
 def _steps(facts: RunFacts) -> str:

@@ -27,6 +27,8 @@ CHATML = """\
 """The default: ChatML (OpenAI, 2023), with the token that ends a generation after each answer."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's reasoning: the first that a message has counts."""
+WRAPPERS = ("content", "tool_calls", "function")
+"""Entries of a message that hold more of it, and are no values of their own."""
 OPEN_END = "\x00the answer goes on here "
 """After a message that is to be continued; its last space tells whether the template trims."""
 
@@ -128,10 +130,10 @@ def renderings(
 
 
 def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
-    """A conversation's messages without null entries, at any depth: templates would print "None".
+    """A conversation's messages without their null entries: templates would print "None".
 
-    A table gives each row the keys of all rows, in the arguments of tool calls too. Raises RowError
-    where it is empty or no list of messages.
+    The arguments of tool calls stay as they are, nulls included. Raises RowError where the
+    conversation is empty or no list of messages.
     """
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise RowError(row, f"messages: found {found!r:.60}; accepted: a list of messages")
@@ -141,7 +143,7 @@ def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             accepted = "{role: ..., content: ...}"
             raise RowError(row, f"messages[{number}]: found {message!r:.60}; accepted: {accepted}")
-    return [_with_reasoning(without_nulls(message)) for message in found]
+    return [_with_reasoning(_without_nulls(message, depth=len(WRAPPERS))) for message in found]
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
@@ -152,13 +154,18 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     return {"thinking": found, **message, "reasoning_content": found}
 
 
-def without_nulls(found: Any) -> Any:
-    """The same without the entries of its mappings that are null."""
-    if isinstance(found, Mapping):
-        return {key: without_nulls(value) for key, value in found.items() if value is not None}
-    if isinstance(found, list | tuple):
-        return [without_nulls(each) for each in found]
-    return found
+def _without_nulls(found: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """A message, or a part of its content or of its tool calls, without its null entries."""
+    kept = {key: value for key, value in found.items() if value is not None}
+    for key in WRAPPERS if depth else ():
+        inner = kept.get(key)
+        if isinstance(inner, Mapping):
+            kept[key] = _without_nulls(inner, depth - 1)
+        elif isinstance(inner, list | tuple):
+            kept[key] = [
+                _without_nulls(e, depth - 1) if isinstance(e, Mapping) else e for e in inner
+            ]
+    return kept
 
 
 def _tell_unread(template: str, variables: Mapping[str, Any]) -> None:

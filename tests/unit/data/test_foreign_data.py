@@ -154,7 +154,7 @@ def test_links_out_of_a_folder_and_pipes_are_refused(tmp_path: Path) -> None:
     Path("data/more.txt").symlink_to(tmp_path / "secret.txt")
     assert "data/more.txt is a link to" in refusal(path="data")
     Path("data/more.txt").unlink()
-    Path("data/more.txt").symlink_to("train.txt")
+    Path("data/train-1.txt").symlink_to("train.txt")
     Files(path="data", validation_fraction=0).load()
     os.mkfifo("pipe.txt")
     assert "pipe.txt" in refusal(train="pipe.txt")  # and it is not waited for

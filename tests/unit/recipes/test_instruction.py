@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from datasets import Dataset
 
-from recipes.instruction import Instruction
+from recipes.instruction import Instruction, _parsed
 from trainer import Trainer, TrainSettings
+from trainer.data.given_rows import as_table
+from trainer.data.reading import BadRows
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
 
@@ -24,14 +25,15 @@ SHAREGPT = [
 ANSWERED = "four<|im_end|>"
 
 
-def table(rows: list[Any], tokenizer: Any, **fields: Any) -> Any:
+def table(rows: list[Any], tokenizer: Any, drop: float | None = None, **fields: Any) -> Any:
     return tokenize(
-        Dataset.from_list(rows),
+        as_table(rows),
         Instruction(**fields),
         tokenizer,
         cache_dir=None,
         where="rows",
         progress=True,
+        bad_rows=None if drop is None else BadRows("drop", drop),
     )
 
 
@@ -70,7 +72,7 @@ CALLING = (
 )
 
 
-def called(**arguments: str) -> list[Any]:
+def called(**arguments: Any) -> list[Any]:
     function = {"name": "f", "arguments": arguments}
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
     return [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]
@@ -80,6 +82,32 @@ def test_calls_have_their_own_arguments_alone(turns_tokenizer: Any, monkeypatch:
     monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING)
     rows = [{"messages": called(a="what")}, {"messages": called(b="why")}]
     assert learnt(rows, turns_tokenizer) == ['({"a": "what"})|(four)', '({"b": "why"})|(four)']
+
+
+def test_arguments_are_what_the_row_says(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    given = [
+        {"zip": None, "city": "a"},
+        {"city": "b", "zip": 1},
+        {"zip": 1.0, "n": {}},
+        {"zip": "x", "n": [None, 12345678901234567890]},
+    ]
+    monkeypatch.setattr(turns_tokenizer, "chat_template", CALLING)
+    rows = [{"messages": called(**arguments)} for arguments in given]
+    as_text = [{"messages": json.dumps(row["messages"])} for row in rows]
+    wanted = [f"({json.dumps(arguments)})|(four)" for arguments in given]
+    for each in (rows, as_text):
+        assert shown(each, turns_tokenizer) == wanted
+    with pytest.raises(InputError, match="row 1: messages: Expecting .*or its JSON"):
+        table([as_text[0], {"messages": "[{"}], turns_tokenizer)
+
+
+def shown(rows: list[Any], tokenizer: Any) -> list[str]:
+    """What is learnt of each row, as text, whatever tokens the tokenizer knows."""
+    from trainer.tokenizer.turns import supervised_texts
+
+    chats = [_parsed(row["messages"], 0, "messages") for row in as_table(rows)]
+    texts = [text for texts in supervised_texts(tokenizer, chats, "assistant") for text in texts]
+    return ["|".join(each.text[a:b] for a, b in each.spans) for each in texts]
 
 
 def test_tools_are_each_rows_own(turns_tokenizer: Any, monkeypatch: Any) -> None:
@@ -175,14 +203,14 @@ def test_rows_that_teach_nothing_are_an_error_or_counted(
         InputError, match="rows row 1: nothing to learn from in its first 40 tokens"
     ):
         table(rows, turns_tokenizer, max_length=40)
-    samples = table(rows, turns_tokenizer, max_length=40, without_target="drop")
+    samples = table(rows, turns_tokenizer, max_length=40, drop=1)
     assert samples.counts == {"truncated": 1, "dropped": 1}
     assert samples.rows.tolist() == [0, 2] and samples.lengths.max() == 40
     assert "rows: 1 of 3 rows are dropped" in caplog.text
-    with pytest.raises(InputError, match="rows: all 1 rows are dropped"):
-        table(rows[1:2], turns_tokenizer, max_length=40, without_target="drop")
+    with pytest.raises(InputError, match="rows: all 1 rows are bad, the first"):
+        table(rows[1:2], turns_tokenizer, max_length=40, drop=1)
     many = [{"messages": long}] * 1500 + [{"messages": CHAT}]  # whole calls of dropped rows
-    kept = table(many, turns_tokenizer, max_length=40, without_target="drop")
+    kept = table(many, turns_tokenizer, max_length=40, drop=1)
     assert kept.rows.tolist() == [1500] and kept.fields["labels"].dtype.kind == "i"
 
 
@@ -227,7 +255,6 @@ def test_wrong_rows_are_refused(row: Any, said: str, turns_tokenizer: Any) -> No
     ("fields", "said"),
     [
         ({"train_on": "user"}, "recipe.train_on: found 'user'; accepted: assistant, last, all"),
-        ({"without_target": "keep"}, "recipe.without_target: found 'keep'; accepted: error, drop"),
         ({"max_length": 0}, "recipe.max_length: found 0"),
         (
             {"chat": False, "system": "a"},
@@ -246,14 +273,18 @@ def test_a_model_learns_the_answers(turns_tokenizer: Any, tiny_llama: Any, tmp_p
     long = {"messages": [{"role": "user", "content": "two " * 99}, CHAT[1]]}
     trainer = Trainer(
         tiny_llama,
-        Instruction(max_length=64, without_target="drop"),
+        Instruction(max_length=64),
         TrainSettings(num_epochs=40, global_batch_size=4, learning_rate=1e-2),
         tokenizer=turns_tokenizer,
         train_dataset=rows,
         eval_dataset=[long, *rows],
         output_dir=tmp_path,
+        bad_rows=BadRows("drop", 0.2),
     )
     metrics = trainer.fit()["metrics"]
+    (dropped,) = map(json.loads, (tmp_path / "dropped.jsonl").read_text().splitlines())
+    assert dropped["place"] == "dataset.validation row 0" and dropped["row"] == long
+    assert dropped["reason"].startswith("nothing to learn from in its first 64 tokens")
     assert metrics["eval_token_accuracy"] > 0.9 and metrics["eval_perplexity"] < 2
     assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # it was dropped
 
@@ -274,115 +305,3 @@ def test_answers_without_an_end_are_told_of(
     said = [m for m in caplog.messages if "is learnt, so the model will not stop" in m]
     assert len(said) == (0 if end else 1)
     assert all(m.startswith("dataset.train: no end token (") and "<|im_end|>" in m for m in said)
-
-
-def test_weights_and_variables_of_rows_are_obeyed(turns_tokenizer: Any, monkeypatch: Any) -> None:
-    template = "{{ effort or 'low' }}: " + turns_tokenizer.chat_template
-    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
-    weighed = [{**turn, "weight": number // 2} for number, turn in enumerate(CHAT)]
-    weighed = [t if t["role"] == "assistant" else {**t, "weight": None} for t in weighed]
-    assert learnt([{"messages": weighed}], turns_tokenizer) == ["of course.<|im_end|>"]
-    shared = [{**turn, "train": False} for turn in SHAREGPT[:2]] + SHAREGPT[2:]
-    assert learnt([{"conversations": shared}], turns_tokenizer) == ["of course.<|im_end|>"]
-    for given in ({"effort": "high"}, '{"effort": "high"}'):
-        rows = [{"messages": CHAT[:2], "chat_template_kwargs": given}]
-        ids = table(rows, turns_tokenizer).collate([0]).input_ids.tolist()
-        assert turns_tokenizer.decode(ids).startswith("high: ")
-    rows = [
-        {"messages": CHAT[:2], "chat_template_kwargs": text} for text in (None, '{"effort": "x"}')
-    ]
-    found = table(rows, turns_tokenizer)
-    texts = [turns_tokenizer.decode(found.collate([n]).input_ids.tolist()) for n in (0, 1)]
-    assert [text.partition(":")[0] for text in texts] == ["low", "x"]
-
-
-def test_calls_under_their_older_names_are_calls(turns_tokenizer: Any, monkeypatch: Any) -> None:
-    template = (
-        "{% for m in messages %}{{ m.role }} {{ m.content }} {{ m.tool_calls }}\n{% endfor %}"
-    )
-    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
-    call = {"name": "f", "arguments": {"a": 1}}
-    rows: list[dict[str, Any]] = [
-        {
-            "messages": [
-                CHAT[0],
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [{"type": "function", "function": call}],
-                },
-                {"role": "tool", "content": "4"},
-                CHAT[1],
-            ]
-        },
-        {
-            "messages": [
-                CHAT[0],
-                {"role": "assistant", "content": None, "function_call": call},
-                {"role": "function", "content": "4"},
-                CHAT[1],
-            ]
-        },
-        {
-            "conversations": [
-                SHAREGPT[0],
-                {"from": "function_call", "value": json.dumps(call)},
-                {"from": "observation", "value": "4"},
-                SHAREGPT[1],
-            ]
-        },
-    ]
-    texts = []
-    for row in rows:
-        ids = table([row], turns_tokenizer, train_on="all").collate([0]).input_ids.tolist()
-        texts.append(turns_tokenizer.decode(ids))
-    assert texts[0] == texts[1] == texts[2] and "'f'" in texts[0]
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({"messages": CHAT, "weight": 0.5}, "'weight' is not read with these rows; accepted: 'we"),
-        ({"messages": CHAT, "images": ["a.png"]}, "'images' is not read with these rows"),
-        ({"messages": CHAT, "functions": [{"name": "f"}]}, "'functions' is not read"),
-        ({"messages": CHAT, "chat_template_kwargs": "{"}, "chat_template_kwargs: "),
-        ({"messages": CHAT, "chat_template_kwargs": "[1]"}, "found [1]; accepted: a mapping"),
-        ({"messages": CHAT, "chat_template_kwargs": {"tools": "x"}}, "kwargs: found tools"),
-        (
-            {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "f(1)"}]},
-            "conversations[1]: function_call: ",
-        ),
-        (
-            {"messages": [CHAT[0], {"role": "assistant", "content": "", "function_call": "f"}]},
-            "messages[1]: function_call: found 'f'",
-        ),
-    ],
-    ids=str,
-)
-def test_what_a_row_says_is_read_or_refused_by_name(
-    row: Any, said: str, turns_tokenizer: Any
-) -> None:
-    with pytest.raises(InputError) as caught:
-        table([row], turns_tokenizer)
-    assert said in str(caught.value)
-    assert table([{"messages": CHAT, "weight": 1, "images": []}], turns_tokenizer)
-
-
-def test_a_plain_prompt_is_asked_as_it_was_learnt() -> None:
-    from tokenizers import processors
-
-    from trainer.generation.text import _ids
-    from trainer.tokenizer import Tokenizer
-
-    tokens = ["<s>", "</s>"]
-    tokenizer = Tokenizer.train(["Q: A"], vocab_size=300, kind="gpt2", special_tokens=tokens)
-    tokenizer.eos_token, tokenizer.bos_token = "</s>", "<s>"
-    for around in ("<s> $A </s>", "<s> $A", "$A </s>", "$A"):
-        tokenizer.backend.post_processor = processors.TemplateProcessing(
-            single=around, special_tokens=[("<s>", 0), ("</s>", 1)]
-        )
-        rows = {"prompt": ["Q:"], "completion": [" A"]}
-        ((ids,),) = Instruction(chat=False).features(rows, tokenizer)["input_ids"]
-        asked = _ids(tokenizer, "Q:")
-        assert ids[: len(asked)] == asked and ids[-1] == 1 and 1 not in ids[:-1]
-        assert (0 in asked) == around.startswith("<s>")

@@ -48,7 +48,7 @@ def test_names_of_a_class_label_feature() -> None:
     assert recipe.labels == ["no", "yes"] and recipe.int_labels == "ids"
     digits = Features({"text": Value("string"), "label": ClassLabel(names=["1", "2"])})
     rated = SequenceClassification().learn(rows.cast(digits))
-    assert [rated._id(value, 0) for value in (0, 1)] == [0, 1]
+    assert [rated._target(value, 0) for value in (0, 1)] == [0, 1]
     assert recipe.head.config["id2label"] == {0: "no", 1: "yes"}
 
 
@@ -82,7 +82,7 @@ def test_texts_are_encoded_as_the_tokenizer_does(tokenizer: Tokenizer) -> None:
         (["apple", "b"], {"text": ["x"], "label": ["aple"]}, 0, "did you mean 'apple'"),
         ([0, 1], {"text": ["x"], "label": [7]}, 0, "7; accepted: 0, 1"),
         ([1, 2, 4], {"text": ["x"], "label": [0]}, 0, "0; accepted: 1, 2, 4"),
-        ([0, 1], {"text": ["x"], "label": [None]}, 0, "None"),
+        ([0, 1], {"text": ["x"], "label": [None]}, 0, "'label' is missing"),
         ([0.5], {"text": ["x"], "label": ["two"]}, 0, "accepted: a number"),
         ([["a"]], {"text": ["x"], "label": [["c"]]}, 0, "'c'; accepted: a"),
     ],

@@ -1,0 +1,113 @@
+"""JSON files: rows as objects, one a line, as a list, or as the one list of an object."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.data.cells import Content
+from trainer.data.reading import BadRows, Reading
+from trainer.data.text_files import lines_of, text_of
+from trainer.errors import InputError
+
+log = logging.getLogger(__name__)
+
+WRAPPERS = ("data", "rows", "examples", "records", "instances")
+"""Keys under which an object may hold all rows."""
+
+
+def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
+    """One object a line. Raises InputError with the line that is wrong."""
+    rows, bad, before = [], reading.bad, len(reading.bad.dropped)
+    for number, line in _numbered_lines(path, reading, place):
+        try:
+            row = _parsed(line, place, number)
+            rows.append(_object(row, f"{place}:{number}"))
+        except InputError as error:
+            if not bad.drops:
+                raise
+            at = f"{place}:{number}"
+            bad.refuse(at, str(error).removeprefix(f"{at}: "), line)
+    bad.check(place, bad.dropped[before:], len(rows) + len(bad.dropped) - before)
+    return _content(rows)
+
+
+def object_lines(path: Path, reading: Reading) -> list[int]:
+    """The line of each row."""
+    lines = _numbered_lines(path, reading)
+    return [number for number, line in lines if isinstance(_whole(line), dict)]
+
+
+def read_json(path: Path, place: str, reading: Reading) -> Content:
+    """A list of objects, an object with one such list ({"data": [...]}), or as read_json_lines."""
+    text = text_of(path, place, reading.encoding)
+    start = text.lstrip()[:1]
+    whole = _parsed(text, place, 1) if start == "[" else _whole(text)
+    if isinstance(whole, dict):
+        whole = _listed(whole, place)
+    if whole is None:
+        return read_json_lines(path, place, reading)
+    return _content(_objects(whole, place, reading.bad))
+
+
+def _numbered_lines(path: Path, reading: Reading, place: str = "") -> Iterator[tuple[int, str]]:
+    """The lines that hold something, with their numbers."""
+    lines = lines_of(path, place, reading.encoding)
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _whole(text: str) -> Any:
+    """The one value that a text holds; None where it holds none, or several."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _listed(found: dict[str, Any], place: str) -> list[Any] | None:
+    """The rows that an object wraps, as {"data": [...]}; None where it is a row itself."""
+    names = [name for name in WRAPPERS if isinstance(found.get(name), list)]
+    others = [name for name in found if name not in names]
+    if len(names) != 1 or any(isinstance(found[name], (list, dict)) for name in others):
+        return None
+    if others:
+        log.warning("%s: rows are '%s'; not read: %s", place, names[0], ", ".join(others))
+    return found[names[0]]
+
+
+def _objects(found: Sequence[Any], place: str, bad: BadRows) -> list[dict[str, Any]]:
+    rows, before = [], len(bad.dropped)
+    for number, row in enumerate(found, 1):
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad.refuse(f"{place}: row {number}", _no_object(row), row)
+    bad.check(place, bad.dropped[before:], len(found))
+    return rows
+
+
+def _object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: {_no_object(row)}")
+    return row
+
+
+def _no_object(row: Any) -> str:
+    return f"{type(row).__name__} found; each row must be an object"
+
+
+def _content(rows: list[dict[str, Any]]) -> Content:
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Content("json", columns, len(rows))
+
+
+def _parsed(text: str, place: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"bad JSON, {error.msg} at column {error.colno}"
+        raise InputError(f"{place}:{line + error.lineno - 1}: {found}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}:{line}: bad JSON, {error}") from None

@@ -1,0 +1,47 @@
+"""Text files: bytes decoded to text and lines."""
+
+import codecs
+from pathlib import Path
+
+from trainer.data.compressed import bytes_of
+from trainer.errors import InputError
+
+MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""Byte order marks that name another encoding than UTF-8."""
+WINDOWS = "cp1252"
+"""The encoding of Excel and others on Windows in Western Europe and America."""
+
+
+def text_of(path: Path, place: str, encoding: str | None = None) -> str:
+    """The text, without a byte order mark. Raises InputError with the line of a wrong byte."""
+    data = bytes_of(path, place)
+    named = encoding or MARKS.get(data[:2], "utf-8")
+    try:
+        return data.decode(named).removeprefix("\ufeff")
+    except LookupError:
+        accepted = "utf-8, cp1252, or another that Python knows"
+        raise InputError(f"dataset.encoding: found '{encoding}'; accepted: {accepted}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{data[error.start]:02x} is not {named.upper()}"
+        raise InputError(f"{place}:{line}: {found}; {_hint(data, encoding)}") from None
+
+
+def lines_of(path: Path, place: str, encoding: str | None = None) -> list[str]:
+    """The lines without their ends; only newlines end a line."""
+    lines = text_of(path, place, encoding).split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _hint(data: bytes, encoding: str | None) -> str:
+    if encoding is None and _decodes(data, WINDOWS):
+        return f"text files must be UTF-8, or named: dataset.encoding={WINDOWS}, for one"
+    return "text files must be UTF-8, or of the encoding that dataset.encoding names"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
