@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trainer.errors import LostRank
 
@@ -123,8 +123,15 @@ class Waiting:
         return f"signs of {rank}"
 
 
+class Counters(Protocol):
+    """A store, as far as signs of life need it."""
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter; returns what it is then."""
+
+
 @contextmanager
-def signs_of_life(store: "Store", key: str, pause: float) -> Iterator[None]:
+def signs_of_life(store: Counters, key: str, pause: float) -> Iterator[None]:
     """Within it, a thread adds 1 to `key` every `pause` seconds."""
     over = threading.Event()
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from trainer.errors import InputError
 from trainer.processes import meeting
@@ -15,10 +14,8 @@ from trainer.processes.identity import difference, identity
 from trainer.processes.place import Place, check_device, count_devices, is_worker
 from trainer.processes.preparing import prepare_together
 from trainer.processes.rank_log import log_to_file
+from trainer.processes.sealed_store import SealedStore
 from trainer.run import Run
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
 
 logger = logging.getLogger("trainer")
 Job = Callable[[Run], bool]
@@ -60,17 +57,15 @@ def _has_host() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _find_store(place: Place, timeout: float) -> "Store":
+def _find_store(place: Place, timeout: float) -> SealedStore:
     """The store of our launcher or of torchrun's agent; without either, rank 0 opens one."""
-    from torch.distributed import PrefixStore
-
     open_or_visit = meeting.host if place.rank == 0 and not _has_host() else meeting.visit
     store = open_or_visit(place.address, place.port, timeout, "MASTER_ADDR:MASTER_PORT")
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"tempering/{place.job}/{attempt}", store)
+    return SealedStore(store).within(f"tempering/{place.job}/{attempt}")
 
 
-def _meet(store: "Store", place: Place, run: Run) -> list[str]:
+def _meet(store: SealedStore, place: Place, run: Run) -> list[str]:
     """Wait for all ranks, refuse those unlike rank 0; returns the first one of each machine."""
     own = json.dumps(identity(run))
     store.set(f"identity {place.rank}", own)
@@ -102,13 +97,13 @@ def warn_of_idle_devices(place: Place) -> None:
         logger.warning(text, local, devices)
 
 
-def _open_group(store: "Store", place: Place, timeout: float) -> None:
+def _open_group(store: SealedStore, place: Place, timeout: float) -> None:
     import torch
-    from torch.distributed import PrefixStore, init_process_group
+    from torch.distributed import init_process_group
 
     init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else None,
-        store=PrefixStore("group", store),
+        store=store.for_group("ranks"),
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(seconds=timeout),

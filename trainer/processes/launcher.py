@@ -17,6 +17,7 @@ from trainer.processes import meeting
 from trainer.processes.end import STOPPED, End, conclude
 from trainer.processes.lifeline import PARENT
 from trainer.processes.place import WORKER, count_devices, threads_of_each
+from trainer.processes.sealed_store import SECRET
 from trainer.processes.team import Team, assemble_team
 from trainer.run import Run
 
@@ -160,7 +161,11 @@ class LocalRanks:
 def _environment(team: Team, local_rank: int, config: str) -> dict[str, str]:
     """What torch and Accelerate read, as torchrun sets it, and what is ours."""
     number = team.local_world_size
+    on_one_machine = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    private = on_one_machine if team.num_nodes == 1 and sys.platform == "linux" else {}
     return {
+        **{name: os.environ.get(name) or value for name, value in private.items()},
+        SECRET: team.secret,
         "RANK": str(team.first_rank + local_rank),
         "WORLD_SIZE": str(team.world_size),
         "LOCAL_RANK": str(local_rank),

@@ -1,5 +1,7 @@
 """Meeting: the store through which processes find each other, and who is missing there."""
 
+import errno
+import ipaddress
 import logging
 import os
 import socket
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import EnvironmentFault, InputError, LostRank
 
 if TYPE_CHECKING:
-    from torch.distributed import Store, TCPStore
+    from torch.distributed import TCPStore
+
+    from trainer.processes.sealed_store import SealedStore
 
 logger = logging.getLogger("trainer")
 
@@ -24,24 +28,89 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what it logs comes as a
 
 
 def host(address: str, port: int, timeout: float, where: str) -> "TCPStore":
-    """Open the store; port 0 is any free one. Raises InputError where the port is taken.
+    """Open the store at an address of this machine; port 0 is any free one.
 
-    It is open on all of this machine's addresses. Where `address` is none of them, a warning says
-    so: it may be one that is forwarded to us.
+    It listens there alone. Where `address` is none of this machine's, it may be one that is
+    forwarded to us: then it listens on all addresses, and a warning says so. Raises InputError
+    where the port is taken.
     """
     from torch.distributed import DistNetworkError, TCPStore
 
-    if not _is_ours(address):
-        text = "%s: %s is no address of this machine, where the others are to come"
-        logger.warning(text, where, address)
     try:
+        listening = _listen(address, port, where)
+        own, port = listening.getsockname()[:2]
         limit = timedelta(seconds=timeout)
-        return TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, timeout=limit)
-    except DistNetworkError as error:
-        if "EADDRINUSE" in str(error):
+        return TCPStore(
+            LOOPBACK if own in ("0.0.0.0", "::") else own,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=limit,
+            master_listen_fd=listening.detach(),  # the store closes it
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             found = f"port {port} of this machine is in use"
             raise InputError(f"{where}: {found}; accepted: a free port") from error
+        raise EnvironmentFault(f"{where}: {error.strerror or error}") from error
+    except DistNetworkError as error:
         raise EnvironmentFault(f"{where}: {_first_line(error)}") from error
+
+
+def _listen(address: str, port: int, where: str) -> socket.socket:
+    """A socket that listens at an address, or where it is not ours, at all of them."""
+    for family, _, _, _, place in _places(address, port):
+        named_loopback = ipaddress.ip_address(place[0]).is_loopback and not _says_loopback(address)
+        if named_loopback:  # what others know by this name is another address of this machine
+            continue
+        listening = _bound(family, place)
+        if listening is not None:
+            return listening
+    text = "%s: %s is no address of this machine; it listens on all addresses instead"
+    logger.warning(text, where, address)
+    family, place = (
+        (socket.AF_INET6, ("::", port))
+        if socket.has_dualstack_ipv6()
+        else (
+            socket.AF_INET,
+            ("0.0.0.0", port),
+        )
+    )
+    listening = _bound(family, place)
+    if listening is None:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return listening
+
+
+def _places(address: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+
+
+def _says_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address.lower() == "localhost"
+
+
+def _bound(family: socket.AddressFamily, place: Any) -> socket.socket | None:
+    """A listening socket; None where the place is no address of this machine."""
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(place[0] != "::"))
+        listening.bind(place)
+        listening.listen(128)
+        return listening
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise
+        return None
 
 
 def visit(address: str, port: int, timeout: float, where: str) -> "TCPStore":
@@ -71,7 +140,9 @@ def wait(done: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def arrive(store: "Store", names: list[str], own: str, text: str, timeout: float) -> list[str]:
+def arrive(
+    store: "SealedStore", names: list[str], own: str, text: str, timeout: float
+) -> list[str]:
     """Leave `text` under our own name, and wait for all `names`; returns what each has left.
 
     Raises EnvironmentFault that names who has not come.
@@ -97,24 +168,6 @@ def lost_store_told(holder: str) -> Iterator[None]:
     except DistError as error:
         gone = "which holds the store, is gone, or another rank does not answer"
         raise LostRank(f"{holder}, {gone}") from error
-
-
-def _is_ours(address: str) -> bool:
-    """Whether a name or number leads to this machine, as far as it knows."""
-    try:
-        found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return any(_can_be_bound(family, place) for family, _, _, _, place in found)
-
-
-def _can_be_bound(family: socket.AddressFamily, place: Any) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as own:
-        try:
-            own.bind(place)
-        except OSError:
-            return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -8,20 +8,18 @@ from trainer.processes import meeting
 from trainer.waiting import SIGNS, signs_of_life
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from trainer.processes.sealed_store import SealedStore
 
 
 def prepare_together(
-    store: "Store", names: Sequence[str], own: str, job: Callable[[], bool], timeout: float
+    store: "SealedStore", names: Sequence[str], own: str, job: Callable[[], bool], timeout: float
 ) -> bool:
     """Call `job` where `own` is one of `names`, and wait for all of them without a limit.
 
     Returns what `job` says on all of them: whether anything is left to do. Raises InputError where
     they do not agree, LostRank where one fails, or gives no sign of life for `timeout` seconds.
     """
-    from torch.distributed import PrefixStore
-
-    store = PrefixStore("preparing", store)  # launchers have keys of the same names
+    store = store.within("preparing")  # launchers have keys of the same names
     if own in names:
         try:
             with signs_of_life(store, f"signs of {own}", timeout / SIGNS):
@@ -40,7 +38,7 @@ def prepare_together(
     return found[0]
 
 
-def _wait(store: "Store", names: Sequence[str], timeout: float) -> None:
+def _wait(store: "SealedStore", names: Sequence[str], timeout: float) -> None:
     def ended() -> bool:
         return store.add("prepared", 0) >= len(names) or store.check(["failed"])
 

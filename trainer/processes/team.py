@@ -1,18 +1,24 @@
 """Team: the machines of a run, each with its launcher, and the ranks that each of them starts."""
 
+import logging
+import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
-from trainer.errors import InputError
+from trainer.errors import EnvironmentFault, InputError
 from trainer.processes import last_words, meeting
 from trainer.processes.last_words import LastWords
 from trainer.processes.preparing import prepare_together
+from trainer.processes.sealed_store import SECRET, SealedStore, new_secret
 from trainer.run import LaunchSettings
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
+
+logger = logging.getLogger("trainer")
 
 WHERE = "launch.rendezvous"
 HOLDER = "launch: node_rank 0"
@@ -31,12 +37,14 @@ class Team:
     local_world_size: int
     world_size: int
     address: str
-    store: "TCPStore"
+    store: SealedStore
+    secret: str = field(repr=False)
+    """Of this run, for its ranks."""
 
     @property
     def port(self) -> int:
         """Where the store listens."""
-        return self.store.port
+        return cast("TCPStore", self.store.raw).port
 
     def prepare(self, job: Callable[[], bool], timeout: float) -> bool:
         """Call `job`, as every machine does: whether anything is left to do.
@@ -66,10 +74,8 @@ class Team:
 
     def all_words(self) -> list[LastWords]:
         """The last words of all machines' ranks; waits PATIENCE seconds for machines to end."""
-        from torch.distributed import PrefixStore
-
         ended = self._together("ended", PATIENCE)
-        words = list(last_words.read(PrefixStore("words", self.store)))
+        words = list(last_words.read(self.store.within("words"), self.world_size))
         if ended:  # who holds the store stays until all have read it
             self._together("read", PATIENCE if self.node_rank == 0 else 0)
         return words
@@ -90,28 +96,35 @@ def assemble_team(launch: LaunchSettings, number: int) -> Team:
     is gone, InputError where the port is in use or launch.node_rank is taken.
     """
     if launch.num_nodes == 1:
-        address = meeting.LOOPBACK
-        store = meeting.host(address, 0, launch.timeout, "launch")
-        return Team(1, 0, 0, number, number, address, store)
+        address, secret = meeting.LOOPBACK, new_secret()
+        store = SealedStore(meeting.host(address, 0, launch.timeout, "launch"), secret)
+        return Team(1, 0, 0, number, number, address, store, secret)
     address, port = launch.meeting_point
+    secret = os.environ.get(SECRET, "")
+    if not secret:
+        text = "%s: whoever reaches %s:%d can take part; export %s, equal on all machines, if not"
+        logger.warning(text, WHERE, address, port, SECRET)
     open_or_visit = meeting.host if launch.node_rank == 0 else meeting.visit
-    store = open_or_visit(address, port, launch.timeout, WHERE)
+    store = SealedStore(open_or_visit(address, port, launch.timeout, WHERE), secret)
     with meeting.lost_store_told(HOLDER):
         numbers = _numbers(store, launch, number)
     first = sum(numbers[: launch.node_rank])
-    return Team(launch.num_nodes, launch.node_rank, first, number, sum(numbers), address, store)
+    nodes, rank, total = launch.num_nodes, launch.node_rank, sum(numbers)
+    return Team(nodes, rank, first, number, total, address, store, secret)
 
 
-def _numbers(store: "TCPStore", launch: LaunchSettings, number: int) -> list[int]:
+def _numbers(store: SealedStore, launch: LaunchSettings, number: int) -> list[int]:
     """How many ranks each machine brings, once all have come."""
-    from torch.distributed import PrefixStore
-
     if store.add(f"taken {launch.node_rank}", 1) > 1:
         found = f"{launch.node_rank} is taken by another machine"
         raise InputError(f"launch.node_rank: {found}; accepted: another number on each")
     names = _names(launch.num_nodes)
-    own, machines = names[launch.node_rank], PrefixStore("machines", store)
-    return [int(n) for n in meeting.arrive(machines, names, own, str(number), launch.timeout)]
+    own, machines = names[launch.node_rank], store.within("machines")
+    numbers = meeting.arrive(machines, names, own, str(number), launch.timeout)
+    for name, told in zip(names, numbers, strict=True):
+        if not re.fullmatch("[1-9][0-9]{0,4}", told):
+            raise EnvironmentFault(f"{WHERE}: {name} brings {told!r:.40} ranks; accepted: a number")
+    return [int(each) for each in numbers]
 
 
 def _names(num_nodes: int) -> list[str]:

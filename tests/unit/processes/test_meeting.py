@@ -12,6 +12,7 @@ import pytest
 
 from trainer.errors import EnvironmentFault, InputError
 from trainer.processes import last_words, launcher, meeting
+from trainer.processes.sealed_store import SECRET, SealedStore
 from trainer.processes.team import Team, assemble_team
 from trainer.run import LaunchSettings
 
@@ -44,22 +45,23 @@ def test_nobody_there(free: int) -> None:
 
 
 def test_who_is_missing_is_named() -> None:
-    store = meeting.host("127.0.0.1", 0, 5, "here")
+    store = SealedStore(meeting.host("127.0.0.1", 0, 5, "here"))
     names = ["rank 0", "rank 1", "rank 2"]
     with pytest.raises(EnvironmentFault, match="rank 0, rank 2 of 3 did not come within 0.2 s"):
         meeting.arrive(store, names, "rank 1", "", 0.2)
 
 
 def test_an_address_of_another_machine_is_told_at_once(
-    free: int, caplog: pytest.LogCaptureFixture
+    free: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(SECRET, "ours")
     for address in ("192.0.2.1", "no-such-host.invalid"):  # RFC 5737, RFC 2606
         caplog.clear()
         with pytest.raises(EnvironmentFault, match="launch: node_rank 1 of 2 did not come"):
             assemble_team(LaunchSettings(1, 2, 0, f"{address}:{free}", 0.3), 1)
         assert caplog.messages == [
-            f"launch.rendezvous: {address} is no address of this machine, where the others are to "
-            "come"
+            f"launch.rendezvous: {address} is no address of this machine; it listens on all "
+            "addresses instead"
         ]
     caplog.clear()
     meeting.host("localhost", 0, 5, "here")
@@ -103,7 +105,7 @@ def test_a_machine_that_does_not_come(free: int) -> None:
 
 def test_words_are_heard_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     team = assemble_team(LaunchSettings(timeout=5), 2)
-    place = {"MASTER_ADDR": team.address, "MASTER_PORT": str(team.port)}
+    place = {"MASTER_ADDR": team.address, "MASTER_PORT": str(team.port), SECRET: team.secret}
     for rank, line in ((1, "first"), (0, "second")):
         monkeypatch.setattr(os, "environ", {**os.environ, **place, "RANK": str(rank)})
         assert last_words.leave(line, 3, is_cause=True)
@@ -142,12 +144,12 @@ def test_no_machine_waits_for_what_is_gone(
 ) -> None:
     monkeypatch.setattr(launcher, "GRACE", 0.3)
     hosts = [meeting.host("127.0.0.1", 0, 5, "here")]
-    store = meeting.visit("127.0.0.1", hosts[0].port, 5, "here")
-    team = Team(2, 1, 2, 2, 4, "127.0.0.1", store)
+    store = SealedStore(meeting.visit("127.0.0.1", hosts[0].port, 5, "here"))
+    team = Team(2, 1, 2, 2, 4, "127.0.0.1", store, "")
     script = f"import os, time; rank = int(os.environ['LOCAL_RANK']); {work}"
     ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
     if elsewhere == "failed":
-        Team(2, 0, 0, 2, 4, "127.0.0.1", hosts[0]).tell_of_failure()
+        Team(2, 0, 0, 2, 4, "127.0.0.1", SealedStore(hosts[0]), "").tell_of_failure()
     elif elsewhere == "gone":
         hosts.clear()
     try:

@@ -9,6 +9,7 @@ import pytest
 from trainer.errors import EnvironmentFault, InputError, LostRank
 from trainer.processes import meeting
 from trainer.processes.preparing import prepare_together
+from trainer.processes.sealed_store import SealedStore
 from trainer.processes.team import assemble_team
 from trainer.run import LaunchSettings
 
@@ -19,11 +20,11 @@ Outcome = bool | Exception
 def outcomes(jobs: dict[str, Callable[[], bool]], timeout: float) -> dict[str, Outcome]:
     """What each of the processes comes to; one that is not of NAMES prepares nothing."""
     host = meeting.host("127.0.0.1", 0, 5, "here")
-    host.add("failed", 0)  # as the launcher of a machine that is ahead of the others
+    SealedStore(host).add("failed", 0)  # as the launcher of a machine that is ahead of the others
     found: dict[str, Outcome] = {}
 
     def take_part(own: str, job: Callable[[], bool]) -> None:
-        store = meeting.visit("127.0.0.1", host.port, 5, "here")
+        store = SealedStore(meeting.visit("127.0.0.1", host.port, 5, "here"))
         try:
             found[own] = prepare_together(store, NAMES, own, job, timeout)
         except (InputError, EnvironmentFault) as error:
