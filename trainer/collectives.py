@@ -1,6 +1,7 @@
 """Collectives: what sharded ranks do together in a pass, and how a failed one is made up for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ class Collectives:
     has done already; whatever comes out is thrown away everywhere.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, once: bool) -> None:
+        """`once`: gradients are kept whole until a step's last pass, and reduced by that one."""
         assert isinstance(model, FSDPModule)
         self.model = model
+        self.once = once
         self._done = 0
         self._to_skip = 0
         gather, reduce = _AllGather(self._counted), _ReduceScatter(self._counted)
@@ -34,6 +37,12 @@ class Collectives:
         """A pass begins."""
         self._done = 0
 
+    @contextmanager
+    def averaged_if(self, last: bool) -> Iterator[None]:
+        """Within it a pass, which may be a step's last one, reduces gradients or keeps them."""
+        self.model.set_requires_gradient_sync(last or not self.once)
+        yield
+
     def reach_backward(self) -> None:
         """The forward pass has ended, which nothing depends on here."""
 
@@ -42,8 +51,9 @@ class Collectives:
         self.model.zero_grad(set_to_none=True)  # of layers that stand whole, before they are cut
         self.model.reset_iter_state()
         self._to_skip = self._done
-        for _ in range(passes):
-            (loss_of(self.model) * 0.0).backward()
+        for left in reversed(range(passes)):
+            with self.averaged_if(left == 0):
+                (loss_of(self.model) * 0.0).backward()
         assert not self._to_skip, "the passes of a sharded model are not alike"
 
     def _counted(self, call: Callable[..., Any], output_tensor: Tensor, **others: Any) -> Any:

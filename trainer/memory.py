@@ -1,8 +1,9 @@
 """Memory: the largest micro batch that fits, and how to leave a step that did not, all together."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -66,6 +67,11 @@ class Reduction:
         """A pass begins."""
         self._done.clear()
         self._begun = False
+
+    def averaged_if(self, last: bool) -> AbstractContextManager[None]:
+        """Within it a pass, which may be a step's last one, averages gradients or keeps them."""
+        synced = last or not isinstance(self.model, DistributedDataParallel)
+        return nullcontext() if synced else self.model.no_sync()  # type: ignore[operator]
 
     def reach_backward(self) -> None:
         """A forward pass has ended: the backward pass is averaged if DDP says so."""
@@ -164,6 +170,15 @@ def free_cached_memory(device: torch.device) -> None:
 def room(num_bytes: int, device: torch.device) -> torch.Tensor:
     """Memory that something else will need, held until this is let go."""
     return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+
+
+def memory_of_a_rank(device: torch.device) -> int:
+    """Bytes that a rank may use: those of its device, or its part of this machine's."""
+    own = total_memory(device)
+    if own is not None:
+        return own
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return whole // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def total_memory(device: torch.device) -> int | None:

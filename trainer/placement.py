@@ -13,12 +13,13 @@ from torch import nn
 
 from trainer.allocator import keep_few_kernels, let_segments_grow
 from trainer.errors import EnvironmentFault, InputError
+from trainer.memory import memory_of_a_rank
 from trainer.models.pretrained import PretrainedModel
 from trainer.outcome import flat
 from trainer.precision import check_same_precision, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
-from trainer.sharding import agreed_strategy, chosen_strategy, shard
+from trainer.sharding import agreed_strategy, chosen_strategy, reduces_once, shard
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Placement:
     precision: str
     """fp32, bf16 or fp16"""
     accelerator: Accelerator
+    reduces_once: bool = False
+    """Whether the gradients of a sharded model are added up over ranks once a step."""
 
     def start_trackers(self, config: Mapping[str, Any]) -> None:
         """Open the experiment trackers, if there are any, and tell them the config."""
@@ -57,12 +60,14 @@ def place(
     timeout: float | None,
     strategy: str,
     cpu_offload: bool,
+    reduce_gradients: str = "auto",
 ) -> Placement:
     """Move a model to its device, in fp32 where it is trained; wrap or shard it for many ranks.
 
     `strategy` is auto, ddp or fsdp: alone, a process has no others to share with, and shards only
-    to keep its weights on the host (`cpu_offload`). `timeout` are the seconds that a rank waits for
-    another; None: torch's default.
+    to keep its weights on the host (`cpu_offload`). `reduce_gradients` is auto, step or micro_batch
+    (trainer/sharding.py). `timeout` are the seconds that a rank waits for another; None: torch's
+    default.
     """
     keep_few_kernels()
     let_segments_grow()
@@ -93,8 +98,9 @@ def place(
         model.fill(model)
     _prepare(model, settings)
     if sharded:
+        once = reduces_once(reduce_gradients, model, ranks.gather(memory_of_a_rank(device)))
         shard(model, device, precision, cpu_offload)
-        return Placement(model, model, ranks, precision, accelerator)
+        return Placement(model, model, ranks, precision, accelerator, once)
     return Placement(model, accelerator.prepare_model(model), ranks, precision, accelerator)
 
 

@@ -70,6 +70,9 @@ class LaunchSettings:
     """ddp: each process holds the whole model; fsdp: a share of it; auto: ddp where that fits."""
     cpu_offload: bool = False
     """With fsdp: weights, gradients, moments and average stay in the host's memory."""
+    reduce_gradients: Literal["auto", "step", "micro_batch"] = "auto"
+    """With fsdp: add up gradients over devices once a step, or after every micro batch, which needs
+    less memory and more time; auto: once where whole gradients take a tenth of it at most."""
 
     def __post_init__(self) -> None:
         processes = self.num_processes

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,9 @@ ELEMENTWISE = (
     "sgd",
 )
 """The optimizers whose step of some rows needs those rows alone; Adafactor and Muon need all."""
+REDUCTIONS = ("auto", "step", "micro_batch")
+LARGEST_GRADIENT = 0.1
+"""Of the memory that a rank has: whole gradients that need more are shared out at once."""
 LARGEST_SHARE = 0.8
 """Of a device's memory: what needs more, activations aside, is sharded unasked."""
 
@@ -75,19 +79,33 @@ def agreed_strategy(chosen: Sequence[str]) -> str:
     return "fsdp" if "fsdp" in chosen else "ddp"
 
 
+def reduces_once(wanted: str, model: nn.Module, memories: Sequence[int]) -> bool:
+    """Whether a sharded model's gradients are added up over ranks once a step.
+
+    Kept until the last micro batch they are whole on each rank, in fp32; `auto` does so where they
+    take a tenth of the memory of the rank that has least of it. Else they are reduced after every
+    micro batch. Raises InputError for a word that is none of these.
+    """
+    if wanted not in REDUCTIONS:
+        accepted = ", ".join(REDUCTIONS)
+        raise InputError(f"launch.reduce_gradients: found '{wanted}'; accepted: {accepted}")
+    whole = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    return wanted == "step" or (wanted == "auto" and whole <= LARGEST_GRADIENT * min(memories))
+
+
 def shard(
     model: nn.Module, device: torch.device, precision: str = "fp32", cpu_offload: bool = False
 ) -> None:
     """Leave each rank its rows of every parameter: torch's `fully_shard` (arXiv:2304.11277).
 
     Weights that were not read yet are read for one layer after the other, so that neither host nor
-    device ever holds the whole model. Each layer is gathered while it runs; what is in no layer
-    stays gathered from the forward to the backward pass, since losses may read the output weights.
-    In bf16 a layer is gathered in bf16: of fp32 weights, autocast would keep copies of its own, of
-    the whole model, for the backward pass. Gradients are means over ranks, as under DDP, in the
-    parameters' own type, and are reduced after every micro batch: kept until the last, they would
-    be whole. With `cpu_offload` the rows and their gradients are in host memory, and so is what an
-    optimizer adds to them.
+    device ever holds the whole model. Each layer is gathered while it runs, and the next one during
+    its computation; what is in no layer stays gathered from the forward to the backward pass, since
+    losses may read the output weights. In bf16 weights are gathered in bf16: of fp32 weights,
+    autocast would keep copies of its own, of the whole model, for the backward pass. A head that
+    computes in fp32 is gathered so. Gradients are means over ranks, as under DDP, in the type of
+    the parameters. With `cpu_offload` the rows and their gradients are in host memory, and so is
+    what an optimizer adds to them.
     """
     if not dist.is_initialized():  # a process of its own, whose weights are to be on the host
         dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
@@ -98,9 +116,12 @@ def shard(
     for part in (*model.body.layers, model):
         model.fill(part)
         keep_masters_in_fp32(part)
-        numbers = MixedPrecisionPolicy() if part is model else _numbers(precision)
-        sharded = fully_shard(part, mesh=mesh, mp_policy=numbers, offload_policy=offload)
-        sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
+        in_fp32 = [model.head] if part is model and model.head_in_fp32 else []
+        for module, numbers in [*((m, "fp32") for m in in_fp32), (part, precision)]:
+            policy = _numbers(numbers)
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+            sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
+    _prefetch(model)
 
 
 @contextmanager
@@ -138,8 +159,16 @@ def whole_weights(
     return weights
 
 
+def _prefetch(model: PretrainedModel) -> None:
+    """Have each layer gathered while the one before it computes, in both passes."""
+    layers = list(model.body.layers)
+    for layer, following in pairwise(layers):
+        layer.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([layer])
+
+
 def _numbers(precision: str) -> MixedPrecisionPolicy:
-    """A layer's: gathered as autocast would cast it; gradients are added up in fp32."""
+    """Gathered as autocast would cast it; gradients are added up in fp32."""
     if precision == "fp32":
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(DTYPES[precision], torch.float32, cast_forward_inputs=False)

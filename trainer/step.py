@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +44,8 @@ class Stepper:
     A loss is a sum; the global count is known when the last micro batch of the last rank is done.
     So the backward pass takes sums scaled by a constant, and one multiplication of the gradients,
     which clipping needs anyway, turns them into the gradient of sum / count. `rows` are what the
-    optimizer steps over where the model is sharded.
+    optimizer steps over where the model is sharded, whose gradients are added up over ranks after
+    every micro batch, or once a step (`reduces_once`).
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Stepper:
         ema: ExponentialMovingAverage | None = None,
         scaler: torch.amp.GradScaler | None = None,
         rows: Rows | None = None,
+        reduces_once: bool = False,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -75,7 +75,7 @@ class Stepper:
         self.ema = ema
         self.scaler = scaler
         self.rows = rows
-        self.reduction = Collectives(model) if is_sharded(model) else Reduction(model)
+        self.reduction = Collectives(model, reduces_once) if is_sharded(model) else Reduction(model)
 
     def step(
         self,
@@ -114,7 +114,7 @@ class Stepper:
             # a placeholder must not move running statistics
             self.model.train(counts_in)
             try:
-                with self._sync_only_if(number == num_micro_batches - 1):
+                with self.reduction.averaged_if(number == num_micro_batches - 1):
                     totals += self._gradients(batch, 1.0 if counts_in else 0.0)
             except RuntimeError as error:
                 if placeholder is None or not is_out_of_memory(error):
@@ -237,8 +237,3 @@ class Stepper:
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         return (p for group in self.optimizer.param_groups for p in group["params"])
-
-    def _sync_only_if(self, last: bool) -> AbstractContextManager[Any]:
-        no_sync: Callable[[], AbstractContextManager[Any]] | None
-        no_sync = getattr(self.model, "no_sync", None)
-        return nullcontext() if last or no_sync is None else no_sync()

@@ -107,6 +107,7 @@ class Trainer:
         strategy: str = "auto",
         cpu_offload: bool = False,
         bad_rows: BadRows | None = None,
+        reduce_gradients: str = "auto",
     ) -> None:
         given = checked(
             model, recipe, settings, loss, tokenizer, train_dataset, eval_dataset, metrics,
@@ -123,9 +124,8 @@ class Trainer:
         self.resume_from = resume_from(self.settings)
         self.bad_rows = bad_rows or BadRows()
         trackers_dir = self.folder.path / "trackers" if self.folder else None
-        self.placement = place(
-            given.model, self.settings, trackers_dir, timeout, strategy, cpu_offload
-        )
+        how = (timeout, strategy, cpu_offload, reduce_gradients)
+        self.placement = place(given.model, self.settings, trackers_dir, *how)
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
         self.ema: ExponentialMovingAverage | None = None
@@ -444,6 +444,7 @@ class Trainer:
             ema=self.ema,
             scaler=self.scaler,
             rows=rows,
+            reduces_once=self.placement.reduces_once,
         )
         self.best_name, self.greater_is_better = metric_for_best_model(
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
@@ -551,6 +552,8 @@ class Trainer:
 
     def _gradient_bytes(self) -> int:
         """Bytes of the gradients that a rank keeps from one micro batch to the next."""
+        if self.placement.reduces_once:
+            return sum(4 * p.numel() for p in self.model.parameters() if p.requires_grad)
         return sum(p.numel() * p.element_size() for p in self.resumable.parameters.values())
 
     def _restore(self, checkpoint: Path) -> None:

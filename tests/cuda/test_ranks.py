@@ -2,17 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import (
+    DefaultAllGather,
+    DefaultReduceScatter,
+)
 from torch.distributed.utils import _to_kwargs
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.cuda.device import CUDA, Device
 from tests.cuda.models import FAMILIES, batch_of, head_of, loss_of, model_of, waits
+from trainer.collectives import Collectives
 from trainer.sharding import shard
+
+TWO_LAYERS = {"num_hidden_layers": 2}
 
 
 @contextmanager
@@ -78,3 +87,79 @@ def test_a_step_of_sharded_ranks(family: str, world_size: int, rank: int, precis
         assert not waits(trace)
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
+
+
+@contextmanager
+def communications(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, torch.dtype]]]:
+    """What sharded ranks do together within it: which collective, on numbers of which type."""
+    done: list[tuple[str, torch.dtype]] = []
+
+    def watch(kind: type, what: str) -> None:
+        def call(self: Any, *args: Any, usual: Any = kind.__call__, **options: Any) -> Any:
+            done.append((what, options["output_tensor"].dtype))
+            return usual(self, *args, **options)
+
+        monkeypatch.setattr(kind, "__call__", call)
+
+    with monkeypatch.context() as patch:
+        monkeypatch = patch
+        watch(DefaultAllGather, "gather")
+        watch(DefaultReduceScatter, "reduce")
+        yield done
+
+
+@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_gradients_are_reduced_once_a_step_or_after_each_pass(
+    family: str, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Device(num_devices=8) as device, group_of(8):
+        model = device.place(model_of(family, head_of(family), **TWO_LAYERS))
+        shard(model, CUDA, "bf16")
+        batch, collectives = batch_of([9, 33, 5]).to(CUDA), Collectives(model, once)
+        parts = sum(isinstance(part, FSDPModule) for part in model.modules())
+        reduced = []
+        for last in (False, False, True):
+            with communications(monkeypatch) as done, collectives.averaged_if(last):
+                with torch.autocast("cuda", torch.bfloat16):
+                    outputs = model(**batch.inputs())
+                loss_of(outputs, batch).backward()
+            reduced.append(sum(what == "reduce" for what, _ in done))
+        assert reduced == ([0, 0, parts] if once else [parts] * 3)
+        gradients = [p.grad for p in model.parameters()]
+        assert all(g is not None and g.dtype == torch.float32 for g in gradients)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_weights_are_gathered_in_the_type_they_compute_in(
+    family: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them in bf16, but for a head that computes in fp32."""
+    with Device(num_devices=8) as device, group_of(8):
+        model = device.place(model_of(family, head_of(family)))
+        shard(model, CUDA, precision)
+        batch = batch_of([9, 33, 5]).to(CUDA)
+        with (
+            communications(monkeypatch) as done,
+            torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            model(**batch.inputs())
+        wide = [what for what, dtype in done if dtype == torch.float32]
+        assert len(wide) == (len(done) if precision == "fp32" else model.head_in_fp32)
+
+
+def test_a_layer_is_gathered_while_the_one_before_it_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Device(num_devices=8) as device, group_of(8):
+        model = device.place(model_of("llama", "causal_lm", num_hidden_layers=4))
+        shard(model, CUDA, "bf16")
+        batch = batch_of([9, 33, 5]).to(CUDA)
+        known: list[int] = []
+        with communications(monkeypatch) as done:
+            for layer in model.body.layers:
+                layer.register_forward_pre_hook(lambda *_: known.append(len(done)))
+            with torch.autocast("cuda", torch.bfloat16):
+                model(**batch.inputs())
+        assert known == [3, 4, 5, 5]  # the root, the layer itself, and the one after it

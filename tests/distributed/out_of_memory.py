@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
     for moment, layer, accumulation, strategy in CASES:
         # one process shards only what it keeps on the host
         options = {"cpu_offload": alone and strategy == "fsdp", "max_steps": STEPS}
+        options["reduce_gradients"] = ("step", "micro_batch")[layer]
         trainer = build("token_classification", strategy, accumulation, **options)
         # the last rank, where there are several, has the least memory
         if trainer.ranks.rank == trainer.ranks.world_size - 1:

@@ -73,6 +73,7 @@ def build(
     cpu_offload: bool = False,
     lora: LoRASettings | None = None,
     wide: bool = True,
+    reduce_gradients: str | None = None,
     **settings: Any,
 ) -> Trainer:
     """45 ragged samples in global batches of 11, the last one of a single sample.
@@ -105,6 +106,8 @@ def build(
         output_dir=folder,
         strategy=strategy,
         cpu_offload=cpu_offload,
+        # where nothing is said heads take turns
+        reduce_gradients=reduce_gradients or ("step", "micro_batch")[list(CASES).index(head) % 2],
     )
 
 

@@ -54,6 +54,7 @@ def run(run: Run) -> int:
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
         bad_rows=bad_rows,
+        reduce_gradients=run.launch.reduce_gradients,
     )
     fault: NumericsError | None = None
     try:

@@ -85,6 +85,7 @@ def build_trainer(run: Run) -> "Trainer":
         strategy=run.launch.strategy,
         cpu_offload=run.launch.cpu_offload,
         bad_rows=splits.bad_rows,
+        reduce_gradients=run.launch.reduce_gradients,
     )
     trainer.data_notes = splits.notes
     return trainer

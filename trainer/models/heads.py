@@ -76,6 +76,7 @@ class SequenceClassificationModel(PretrainedModel):
 
     task = "sequence_classification"
     class_suffix = "ForSequenceClassification"
+    head_in_fp32 = True
     reads_first_token = True
 
     def forward(
@@ -105,7 +106,8 @@ class SequenceClassificationModel(PretrainedModel):
         )
         pooled = encoding.encoded.pooled
         with torch.autocast(pooled.device.type, enabled=False):  # a few rows: keep their digits
-            logits = self.head(pooled.to(self.dtype), encoding.sequence_keys)
+            numbers = next(self.head.parameters()).dtype
+            logits = self.head(pooled.to(numbers), encoding.sequence_keys)
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         outputs = SequenceClassifierOutput(loss=loss, logits=logits, **encoding.traces)
         return outputs if return_dict else outputs.to_tuple()

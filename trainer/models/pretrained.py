@@ -35,6 +35,8 @@ class PretrainedModel(nn.Module):
     task: ClassVar[str]
     class_suffix: ClassVar[str]
     """Completes the hub's class name: ForSequenceClassification."""
+    head_in_fp32: ClassVar[bool] = False
+    """Whether the head computes in fp32 under autocast, too."""
     reads_first_token: ClassVar[bool] = False
     """Whether the head reads one vector of each sequence, which is its first token's or pooled."""
 
