@@ -195,7 +195,11 @@ def digests(folder: Path) -> dict[str, Any]:
     }
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found["rows"] = [
-        {name: value for name, value in row.items() if not name.endswith("per_second")}
+        {
+            name: value
+            for name, value in row.items()
+            if not name.endswith(("per_second", "data_wait"))
+        }
         for row in rows
     ]
     return found

@@ -20,6 +20,7 @@ from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.background import BackgroundSave, fits_in_memory
 from trainer.checkpoint.state import read_progress
 from trainer.collectives import can_make_up
+from trainer.data.ahead import DEPTH, BatchesAhead, Part
 from trainer.data.batch import Batch, Samples, StackedSamples
 from trainer.data.given_rows import set_key
 from trainer.data.plan import GlobalBatchPlan
@@ -223,8 +224,11 @@ class Trainer:
 
     def _split_micro_batches(self) -> None:
         """Halve the tokens of the step's largest, which no rank has to tell another."""
-        world = range(self.ranks.world_size)
-        parts = [self.train_samples.lengths[p] for rank in world for p in self._parts(rank)]
+        parts = [
+            self.train_samples.lengths[ids]
+            for rank in range(self.ranks.world_size)
+            for ids in self._parts(rank, self.state.step)
+        ]
         self.step_tokens = smaller_budget(parts)
         free_cached_memory(self.ranks.device)
         if self.ranks.is_main:
@@ -243,14 +247,19 @@ class Trainer:
     def _micro_batches(self) -> tuple[Iterator[tuple[Batch, bool]], int]:
         """This rank's share of the step's global batch, made one at a time, and how many.
 
-        An empty share runs a placeholder.
+        An empty share runs a placeholder. The first ones of the next step are made meanwhile.
         """
-        parts = self._parts(self.ranks.rank)
+        step, rank = self.state.step, self.ranks.rank
+        parts = self._parts(rank, step)
+        more = self._parts(rank, step + 1)[:DEPTH] if step + 1 < self.total_steps else []
+        self.batches.expect(
+            [Part(step, ids) for ids in parts] + [Part(step + 1, ids) for ids in more]
+        )
         return ((self._training_batch(ids), len(ids) > 0) for ids in parts), len(parts)
 
-    def _parts(self, rank: int) -> list[np.ndarray]:
+    def _parts(self, rank: int, step: int) -> list[np.ndarray]:
         return self.plan.micro_batches(
-            self.state.step,
+            step,
             rank=rank,
             world_size=self.ranks.world_size,
             micro_batch_size=self.settings.micro_batch_size,
@@ -265,15 +274,9 @@ class Trainer:
         return self.settings.max_tokens_per_micro_batch or default
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
-        samples = self.train_samples
-        if not len(sample_ids):
-            batch = samples.placeholder()
-        elif isinstance(samples, StackedSamples):
-            epoch = self.state.step // self.plan.steps_per_epoch
-            batch = samples.collate(sample_ids, self.seed, epoch)
-        else:
-            batch = samples.collate(sample_ids)
-        return batch.for_step(self.seed, self.state.step).to(self.ranks.device)
+        with self.throughput.waiting_for_data():
+            batch = self.batches.take(Part(self.state.step, sample_ids))
+        return batch.to(self.ranks.device)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.total_steps, self.settings)
@@ -449,6 +452,8 @@ class Trainer:
         self.best_name, self.greater_is_better = metric_for_best_model(
             settings.metric_for_best_model, self.recipe, self.metrics, list(self.eval_samples)
         )
+        pin = self.ranks.device.type == "cuda"
+        self.batches = BatchesAhead(self.train_samples, self.seed, self.plan.steps_per_epoch, pin)
         self.state: RunState = RunState()
         self.throughput = Throughput()
         self.resumable = Resumable(
@@ -479,6 +484,7 @@ class Trainer:
         """A run from its folder's lock to its callbacks' close, standing where it is to go on."""
         self._prepare()
         with ExitStack() as stack:
+            stack.callback(self.batches.close)
             for callback in self.callbacks:
                 stack.callback(callback.on_close)
             if self.folder:

@@ -107,11 +107,11 @@ def without_times(value: Any) -> Any:
         return [without_times(each) for each in value]
     if not isinstance(value, dict):
         return value
-    times = ("seconds", "before", "model_path", "sha256", "bytes")
+    times = ("seconds", "waited", "before", "model_path", "sha256", "bytes")
     return {
         name: without_times(each)
         for name, each in value.items()
-        if not name.endswith("per_second") and name not in times
+        if not name.endswith(("per_second", "data_wait")) and name not in times
     }
 
 

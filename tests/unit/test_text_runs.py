@@ -86,4 +86,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(tmp_path: Path, na
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.endswith("per_second")} for row in found]
+    return [
+        {k: v for k, v in row.items() if not k.endswith(("per_second", "data_wait"))}
+        for row in found
+    ]

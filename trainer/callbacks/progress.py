@@ -54,12 +54,13 @@ class Progress(Callback):
         if self._facts is None or "loss" not in row:
             return  # evaluation rows are shown by on_evaluate, which knows what was best
         from trainer.console import show
-        from trainer.rendering.figures import measure, speed
+        from trainer.rendering.figures import data_wait, measure, speed
         from trainer.rendering.lines import training_line
 
         if self._bar:
             task = self._bar.task_ids[0]
-            self._bar.update(task, loss=measure(row["loss"]), speed=speed(row))
+            figures = f"{speed(row)}  {data_wait(row)}".strip()
+            self._bar.update(task, loss=measure(row["loss"]), speed=figures)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             show(self._console, training_line(row, self._facts.total_steps))

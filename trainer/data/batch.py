@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -45,13 +45,21 @@ class Batch(Protocol):
         """The same batch, ready for an optimizer step's randomness."""
         ...
 
+    def pinned(self) -> Self:
+        """The same batch with what `to` moves in page-locked memory."""
+        ...
+
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`."""
         ...
 
 
 class Samples(Protocol):
-    """A data set that is ready to train on: any sample by its number, any batch by its samples."""
+    """A data set that is ready to train on: any sample by its number, any batch by its samples.
+
+    One whose `collate` is a function of its arguments may say so (`pure = True`): another thread
+    then makes the next batches ahead of time.
+    """
 
     @property
     def lengths(self) -> np.ndarray:
@@ -144,18 +152,22 @@ class FlatBatch:
         )
         return replace(self, dropout_keys=keys)
 
-    def to(self, device: torch.device) -> "FlatBatch":
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    def pinned(self) -> "FlatBatch":
+        return self._with(lambda tensor: tensor.pin_memory())
 
+    def to(self, device: torch.device) -> "FlatBatch":
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "FlatBatch":
+        """The same batch, its tensors changed but for those that stay on the host."""
         return replace(
             self,
-            input_ids=move(self.input_ids),
-            position_ids=move(self.position_ids),
-            sequence_sample=move(self.sequence_sample),
-            token_type_ids=None if self.token_type_ids is None else move(self.token_type_ids),
-            dropout_keys=None if self.dropout_keys is None else move(self.dropout_keys),
-            fields={name: move(tensor) for name, tensor in self.fields.items()},
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            sequence_sample=change(self.sequence_sample),
+            token_type_ids=None if self.token_type_ids is None else change(self.token_type_ids),
+            dropout_keys=None if self.dropout_keys is None else change(self.dropout_keys),
+            fields={name: change(tensor) for name, tensor in self.fields.items()},
         )
 
 
@@ -185,6 +197,10 @@ class StackedBatch:
         """Plain modules draw from torch's generator: seeded here, so that nothing needs saving."""
         torch.manual_seed(hash((seed, step, *self.sample_ids[:1].tolist())) % 2**63)
         return self
+
+    def pinned(self) -> "StackedBatch":
+        columns = {name: column.pin_memory() for name, column in self.columns.items()}
+        return replace(self, columns=columns)
 
     def to(self, device: torch.device) -> "StackedBatch":
         columns = {

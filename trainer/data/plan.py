@@ -27,8 +27,7 @@ class GlobalBatchPlan:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.global_batch_size = global_batch_size
         self.seed = seed
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         """The number of samples in an epoch."""
@@ -47,10 +46,11 @@ class GlobalBatchPlan:
     def global_batch(self, step: int) -> np.ndarray:
         """The numbers of the samples of step 0, 1, 2, ...: at most `global_batch_size` of them."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order, self._epoch = epoch_order(len(self), self.seed, epoch), epoch
+        if epoch not in self._orders:  # of the next epoch's first step one asks before its time
+            kept = {number: order for number, order in self._orders.items() if number == epoch - 1}
+            self._orders = kept | {epoch: epoch_order(len(self), self.seed, epoch)}
         start = position * self.global_batch_size
-        return self._order[start : start + self.global_batch_size]
+        return self._orders[epoch][start : start + self.global_batch_size]
 
     def micro_batches(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -124,6 +124,8 @@ class TokenTable:
     """The rows that make no sample, with the reason."""
     lengths: np.ndarray = field(init=False)
     """[N], the tokens of each sample over all its sequences"""
+    pure: ClassVar[bool] = True
+    """`collate` only reads, so that any thread may call it"""
 
     def __post_init__(self) -> None:
         self.lengths = np.diff(self.sequence_offsets[self.sample_offsets])

@@ -53,3 +53,9 @@ def speed(row: Any) -> str:
     if samples is not None and (samples >= 1 or tokens is None):
         return f"{samples:,.0f} samples/s" if samples >= 10 else f"{samples:.1f} samples/s"
     return "" if tokens is None else f"{tokens:,.0f} tokens/s"
+
+
+def data_wait(row: Any) -> str:
+    """The share of time that training waited for data: `data wait 12 %`; '' below 1 %."""
+    waited = row.get("data_wait") or 0.0
+    return f"data wait {share(waited)}" if waited >= 0.01 else ""

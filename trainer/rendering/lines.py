@@ -6,16 +6,18 @@ from typing import Any
 from rich.text import Text
 
 from trainer.callbacks.callback import RunFacts
-from trainer.rendering.figures import measure, pace, speed
+from trainer.rendering.figures import data_wait, measure, pace, speed
 
 
 def training_line(row: Mapping[str, Any], total_steps: int) -> Text:
-    """`step 120/666  epoch 0.54  loss 0.5123  lr 4.1e-05  310 samples/s`."""
+    """`step 120/666  epoch 0.54  loss 0.5123  lr 4.1e-05  310 samples/s  data wait 12 %`."""
     values = {"loss": measure(row.get("loss"))}
     if "learning_rate" in row:
         values["lr"] = f"{row['learning_rate']:.1e}"
     line = _pairs(_where(row["step"], row["epoch"], total_steps) | values)
-    return line.append(f"  {speed(row)}") if speed(row) else line
+    for figure in (speed(row), data_wait(row)):
+        line.append(f"  {figure}" if figure else "")
+    return line
 
 
 def evaluation_lines(

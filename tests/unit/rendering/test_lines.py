@@ -30,3 +30,6 @@ def test_a_training_row():
     row = {"step": 10, "epoch": 0.25, "loss": 1.5, "learning_rate": 2e-4, "tokens_per_second": 9.0}
     expected = "step  10/120  epoch 0.25  loss 1.5000  lr 2.0e-04  9 tokens/s"
     assert training_line(row, 120).plain == expected
+    assert training_line(row | {"data_wait": 0.004}, 120).plain == expected
+    waiting = training_line(row | {"data_wait": 0.123}, 120).plain
+    assert waiting == f"{expected}  data wait 12 %"
