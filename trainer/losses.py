@@ -51,7 +51,13 @@ def grouped_cross_entropy(
     scores [T] lie group after group, group_lengths [B] (on the CPU) say how many are of each, and
     labels [B] the right one's place in its group: (sums [B], counts [B]), as `cross_entropy`.
     """
-    layout = Layout(group_lengths, scores.device)
+    return cross_entropy_in_sequences(scores, Layout(group_lengths, scores.device), labels)
+
+
+def cross_entropy_in_sequences(
+    scores: Tensor, layout: Layout, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`grouped_cross_entropy` whose groups are the sequences of a layout that is there."""
     grid = layout.to_grid(scores)
     if layout.visible_keys is not None:
         grid = grid.masked_fill(~layout.visible_keys.view(grid.shape), -torch.inf)

@@ -3,9 +3,10 @@
 For tests in the process of `tests/cuda/pretended.py`, whose docstring shows how to write one.
 """
 
+import pkgutil
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, Self
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -25,6 +25,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tests.cuda.kernels import attention_of, normalized
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
@@ -99,8 +102,8 @@ class Trace:
 class Device(TorchDispatchMode):
     """Within it `cuda` tensors are fake, and torch.cuda answers as a GPU of this capability would.
 
-    Tensors on the CPU stay real. What is read from the device is a 1, zeros, or one row less than
-    there could be; each reading is a wait of the trace.
+    Tensors on the CPU stay real. What is read from the device is what was copied there, or
+    else a 1, zeros, or one row less than there could be; each reading is a wait of the trace.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class Device(TorchDispatchMode):
         self.trace = Trace()
         """All that happened; `traced` gives a part"""
         self.fake = _Fake(allow_non_fake_inputs=True)
+        self._sent: MutableMapping[Tensor, tuple[Tensor, int]] = WeakTensorKeyDictionary()
+        """What came from the host, and is read back as long as nothing writes to it"""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -216,9 +221,15 @@ class Device(TorchDispatchMode):
             self.trace.waits[f"copy to the host at {_place()}"] += 1
             if to_host is not None:
                 return to_host.zero_()
+            known, version = self._sent.get(source, (None, -1))
             with unset_fake_temporarily():
+                if known is not None and version == source._version:
+                    return known.to(kwargs.get("dtype") or known.dtype, copy=True)
                 return torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
         found = func(*args, **kwargs)
+        if name == "_to_copy" and not isinstance(source, FakeTensor):
+            with unset_fake_temporarily():
+                self._sent[found] = source.to(found.dtype, copy=True), found._version
         if isinstance(source, FakeTensor) and source.device.type == "cuda":
             self._count(name, inputs, found)
         else:
@@ -248,59 +259,8 @@ class _Fake(FakeTensorMode):
 
 
 def named(dotted: str) -> Any:
-    """The module or class of a dotted name below torch."""
-    found: Any = torch
-    for part in dotted.split(".")[1:]:
-        found = getattr(found, part)
-    return found
-
-
-def _sdpa_on(device: Device) -> Callable[..., Tensor]:
-    """F.scaled_dot_product_attention by the kernel that CUDA chooses (sdp_utils.cpp).
-
-    torch asks CUDA's own code for the choice, which is not there.
-    """
-    usual, aten = F.scaled_dot_product_attention, torch.ops.aten
-
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        options = {"scale": scale, "enable_gqa": enable_gqa}
-        if query.device.type == "cpu":
-            return usual(query, key, value, attn_mask, dropout_p, is_causal, **options)
-        ampere, channels = device.capability >= (8, 0), query.shape[3]
-        halves = (torch.float16, torch.bfloat16) if ampere else (torch.float16,)
-        alike = query.shape[1] == key.shape[1] == value.shape[1]
-        aligned = channels % (4 if query.dtype == torch.float32 else 8) == 0
-        known = query.dtype in (*halves, torch.float32)
-        if query.device.type != "cuda" or not (known and alike and aligned):
-            parts = query, key, value, attn_mask, dropout_p, is_causal
-            return aten._scaled_dot_product_attention_math(*parts, **options)[0]
-        if ampere and query.dtype in halves and attn_mask is None and channels <= 256:
-            return aten._scaled_dot_product_flash_attention(
-                query, key, value, dropout_p, is_causal, scale=scale
-            )[0]
-        bias = None if attn_mask is None else _bias(attn_mask, query, key)
-        return aten._scaled_dot_product_efficient_attention(
-            query, key, value, bias, query.requires_grad, dropout_p, is_causal, scale=scale
-        )[0]
-
-    return attend
-
-
-def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """The mask as torch hands it to the memory-efficient kernel: rows of a multiple of 8."""
-    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-    width = bias.shape[-1]
-    bias = F.pad(bias, (0, -width % 8))[..., :width]
-    return bias.expand(*query.shape[:3], key.shape[2])
+    """The module or class of a dotted name."""
+    return pkgutil.resolve_name(dotted)
 
 
 INEXACT_SUMS = ("cumsum", "cumprod", "histc", "kthvalue", "put_", "scatter_reduce", "bincount")
@@ -389,7 +349,7 @@ class _Stream:
     wait = wait_event = wait_stream = synchronize = nothing
 
 
-def _answers(device: Device) -> dict[str, Callable[..., Any]]:
+def _answers(device: Device) -> dict[str, Any]:
     """What functions of torch say about the device, by their names."""
     properties = SimpleNamespace(
         name="pretended",
@@ -412,7 +372,7 @@ def _answers(device: Device) -> dict[str, Callable[..., Any]]:
         "get_device_capability": device.capability,
         "get_device_properties": properties,
         "get_device_name": properties.name,
-        "is_bf16_supported": device.capability >= (8, 0),
+        "is_bf16_supported": True,  # before Ampere in fp32, as torch says too
         "mem_get_info": (MEMORY, MEMORY),
         "memory_allocated": 0,
         "memory_reserved": 0,
@@ -435,7 +395,11 @@ def _answers(device: Device) -> dict[str, Callable[..., Any]]:
     found = {f"torch.cuda.{name}": const(value) for name, value in answers.items()}
     found["torch.cuda.amp.common.amp_definitely_not_available"] = const(False)
     found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
-    found["torch.nn.functional.scaled_dot_product_attention"] = _sdpa_on(device)
+    found["torch.nn.functional.rms_norm"] = normalized
+    found["torch.nn.functional.scaled_dot_product_attention"] = attention_of(device.capability)
+    # torch for CUDA brings Triton along
+    importing = SimpleNamespace(util=SimpleNamespace(find_spec=const(True)))
+    found["trainer.models.triton_device.importlib"] = importing
     found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
     found["torch.Tensor.is_pinned"] = const(False)
     # the fake one reads number after number

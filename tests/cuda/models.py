@@ -35,7 +35,8 @@ SIZES: dict[str, dict[str, int]] = {
 SIZES["roberta"] = SIZES["xlm_roberta"] = SIZES["modernbert"] = SIZES["bert"]
 SIZES["llama"] = {**SIZES["bert"], "num_key_value_heads": 2}
 SIZES["mistral"] = SIZES["qwen2"] = SIZES["qwen3"] = SIZES["llama"]
-WITHOUT_ATTENTION_DROPOUT = {
+WITHOUT_ATTENTION_DROPOUT: dict[str, dict[str, float]] = {
+    **dict.fromkeys(("modernbert", "llama", "mistral", "qwen2", "qwen3"), {}),
     "distilbert": {"attention_dropout": 0.0},
     "gpt2": {"attn_pdrop": 0.0},
     "bert": {"attention_probs_dropout_prob": 0.0},
@@ -44,15 +45,18 @@ WITHOUT_ATTENTION_DROPOUT = {
 }
 
 
+def config_of(family: str, **entries: Any) -> ModelConfig:
+    """The config of a tiny model of one layer."""
+    conf: dict[str, Any] = {"model_type": family.replace("xlm_roberta", "xlm-roberta")}
+    if family not in ("distilbert", "gpt2"):
+        conf |= {"num_hidden_layers": 1, "max_position_embeddings": 512}
+    conf |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "vocab_size": 97}
+    return ModelConfig({**conf, "num_labels": 2, **SIZES[family], **entries})
+
+
 def model_of(family: str, head: str = "base", **entries: Any) -> PretrainedModel:
     """A model of one layer, in training mode, on the meta device: give it to `Device.place`."""
-    conf: dict[str, Any] = {"model_type": family.replace("xlm_roberta", "xlm-roberta")}
-    conf |= {"num_hidden_layers": 1, "vocab_size": 97, "max_position_embeddings": 512}
-    if family in ("distilbert", "gpt2"):
-        conf = {"model_type": family, "vocab_size": 97}
-    conf |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    conf |= {"num_labels": 2, **SIZES[family], **entries}
-    return HEADS[head]._on_meta(ModelConfig(conf)).train()
+    return HEADS[head]._on_meta(config_of(family, **entries)).train()
 
 
 def batch_of(lengths: list[int], vocab_size: int = 97) -> FlatBatch:

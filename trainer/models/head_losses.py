@@ -8,7 +8,7 @@ from trainer.losses import (
     IGNORED,
     binary_cross_entropy,
     cross_entropy,
-    grouped_cross_entropy,
+    cross_entropy_in_sequences,
     mean_squared_error,
     next_token_loss,
 )
@@ -74,7 +74,7 @@ def span_loss(logits: Tensor, start: Tensor, end: Tensor, layout: Layout) -> Ten
         _check_integers(name, columns, ((batch_size,), (batch_size, 1)))
         _check_range(name, columns, None)
         places = layout.places(columns.reshape(-1).long(), elsewhere=IGNORED)
-        losses.append(_mean(*grouped_cross_entropy(scores, layout.lengths, places)))
+        losses.append(_mean(*cross_entropy_in_sequences(scores, layout, places)))
     return (losses[0] + losses[1]) / 2
 
 
