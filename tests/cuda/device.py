@@ -125,7 +125,7 @@ class Device(TorchDispatchMode):
         self._stack = ExitStack()
         for target, replacement in _answers(self).items():
             owner, name = target.rsplit(".", 1)
-            holder = named(owner)
+            holder = pkgutil.resolve_name(owner)
             self._stack.enter_context(mock.patch.object(holder, name, replacement, create=True))
         replacements = {"triton_device.installed": lambda: self.triton}
         replacements["leaves.Leaf.run_compiled"] = lambda leaf, *inputs: self._leaf(leaf, inputs)
@@ -174,6 +174,8 @@ class Device(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         if self._in_leaf:
             return func(*args, **kwargs)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -230,7 +232,7 @@ class Device(TorchDispatchMode):
         if name == "_to_copy" and not isinstance(source, FakeTensor):
             with unset_fake_temporarily():
                 self._sent[found] = source.to(found.dtype, copy=True), found._version
-        if isinstance(source, FakeTensor) and source.device.type == "cuda":
+        if _kind(source) == "cuda":
             self._count(name, inputs, found)
         else:
             self.trace.copies[f"{name} at {_place()}"] += 1
@@ -239,16 +241,17 @@ class Device(TorchDispatchMode):
         return found
 
     def _count(self, name: str, inputs: list[Tensor], found: Any) -> None:
+        if name in VIEWS:
+            return
         outputs = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
-        if not any(x.device.type == "cuda" for x in (*outputs, *inputs)) or name in VIEWS:
+        if not any(_kind(x) == "cuda" for x in (*outputs, *inputs)):
             return
         for x in inputs:
-            if x.device.type == "cpu" and x.dim() > 0:  # an operation moves its indices itself
+            if _kind(x) == "cpu" and x.dim() > 0:  # an operation moves its indices itself
                 self.trace.copies[f"{name} at {_place()}"] += 1
                 self.trace.waits[f"blocking copy for {name} at {_place()}"] += 1
         self.trace.launches[name] += 1
-        moved = sum(x.numel() * x.element_size() for x in (*inputs, *outputs))
-        self.trace.bytes[name] += moved
+        self.trace.bytes[name] += _moved(name, inputs, outputs)
         self.trace.largest = max([self.trace.largest, *(x.numel() for x in outputs)])
 
 
@@ -258,17 +261,12 @@ class _Fake(FakeTensorMode):
     avoid_device_init = True  # type: ignore[assignment]
 
 
-def named(dotted: str) -> Any:
-    """The module or class of a dotted name."""
-    return pkgutil.resolve_name(dotted)
-
-
 INEXACT_SUMS = ("cumsum", "cumprod", "histc", "kthvalue", "put_", "scatter_reduce", "bincount")
 """Operations that CUDA refuses under `torch.use_deterministic_algorithms`, on fractions."""
 
 
 def _refuse_if_deterministic(name: str, args: Any, inputs: list[Tensor]) -> None:
-    fractions = any(x.is_floating_point() and x.device.type == "cuda" for x in inputs)
+    fractions = any(x.is_floating_point() and _kind(x) == "cuda" for x in inputs)
     if name in INEXACT_SUMS and fractions and torch.are_deterministic_algorithms_enabled():
         raise RuntimeError(f"{name}_cuda does not have a deterministic implementation")
 
@@ -284,6 +282,26 @@ def _on_host(inputs: list[Tensor], device: Any) -> bool:
     if device is not None and torch.device(device).type != "cpu":
         return False
     return not any(isinstance(x, FakeTensor) or x.device.type != "cpu" for x in inputs)
+
+
+def _kind(x: Tensor) -> str:
+    """The type of the device that a tensor says it is on."""
+    return (x.fake_device if isinstance(x, FakeTensor) else x.device).type
+
+
+READ_IN_PART = ("embedding", "index_select", "gather", "index")
+WRITTEN_IN_PART = ("index_put_", "index_copy_", "scatter_", "index_add_", "scatter_add_")
+
+
+def _moved(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> int:
+    """Bytes that an operation reads and writes."""
+    if name in READ_IN_PART:  # as much as it writes, and where
+        parts = [*outputs, *outputs, *inputs[1:]]
+    elif name in WRITTEN_IN_PART:
+        parts = [*inputs[1:], *inputs[-1:]]
+    else:
+        parts = [*inputs, *outputs]
+    return sum(x.numel() * x.element_size() for x in parts)
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:
@@ -397,9 +415,6 @@ def _answers(device: Device) -> dict[str, Any]:
     found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
     found["torch.nn.functional.rms_norm"] = normalized
     found["torch.nn.functional.scaled_dot_product_attention"] = attention_of(device.capability)
-    # torch for CUDA brings Triton along
-    importing = SimpleNamespace(util=SimpleNamespace(find_spec=const(True)))
-    found["trainer.models.triton_device.importlib"] = importing
     found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
     found["torch.Tensor.is_pinned"] = const(False)
     # the fake one reads number after number

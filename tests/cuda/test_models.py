@@ -32,7 +32,7 @@ VARIANTS = ("eager", "checkpointing", "lora")
 EVERY = [(p, c, v) for p in range(3) for c in range(3) for v in range(3)]
 ANY_TWO = [(p, c, (p + c) % 3) for p in range(3) for c in range(3)]
 """Each precision with each capability, each of the two with each variant: what pairs can show."""
-BLOCKS = ("bert", "modernbert", "gpt2", "llama", "qwen3")
+EACH = [(0, 0, 2), (1, 2, 0), (2, 1, 1)]
 KEPT_IN_FP32 = ("sequence_classification",)
 """Heads whose logits are fp32 in every precision."""
 
@@ -52,8 +52,10 @@ def labels_of(head: str, ids: Tensor) -> dict[str, Tensor]:
 
 
 def parts_of(family: str, head: str) -> list[tuple[int, int, int]]:
-    """All combinations for the usual head of each kind of block, pairs for the others."""
-    return EVERY if family in BLOCKS and head == head_of(family) else ANY_TWO
+    """All combinations for an encoder and a decoder, pairs for usual heads, else each once."""
+    if family in ("bert", "qwen3") and head == head_of(family):
+        return EVERY
+    return ANY_TWO if head == head_of(family) else EACH
 
 
 @pytest.mark.parametrize(("family", "head"), CASES)
@@ -106,23 +108,6 @@ def check_types(model: Any, head: str, outputs: Any, dtype: torch.dtype, what: s
         if parameter.requires_grad and not unused:
             assert parameter.grad is not None, (what, name)
             assert parameter.grad.dtype == parameter.dtype == torch.float32, (what, name)
-
-
-MOST_LAUNCHES = {family: 200 for family in FAMILIES}
-"""Of a training step of one layer in bf16 with dropout, loss included, without the optimizer."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_launches_few_kernels(family: str) -> None:
-    with Device() as device:
-        model = device.place(model_of(family, head_of(family)))
-        batch = batch_of([9, 33, 5, 17]).to(CUDA)
-        labels = labels_of(head_of(family), batch.input_ids)
-        with device.traced() as trace:
-            with torch.autocast("cuda", torch.bfloat16):
-                outputs = model(**batch.inputs(), **labels)
-            outputs.loss.backward()
-    assert trace.num_launches <= MOST_LAUNCHES[family], trace.launches
 
 
 @pytest.mark.parametrize("family", FAMILIES)
