@@ -14,7 +14,7 @@ DATA = ("dataset.train=train.jsonl", "dataset.validation=dev.jsonl")
 LORA = ("model.lora.rank=4", "model.lora.dropout=0.1", "model.lora.targets=[query, value]")
 FAST = ("trainer.learning_rate=2e-2", "trainer.num_epochs=2", "trainer.global_batch_size=16")
 FAST += ("trainer.precision=fp32", "callbacks=none")
-ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "config.json", "recipe.json"}
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "model_config.json", "recipe.json"}
 
 
 def metrics(folder: str) -> dict[str, float]:

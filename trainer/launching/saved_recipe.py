@@ -81,11 +81,12 @@ def _name_and_fields(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _of_architecture(folder: Path) -> dict[str, Any]:
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    file = folder / "model_config.json"  # of an adapter
+    if (folder / "adapter_config.json").is_file() and not file.is_file():
         from trainer.models.adapter_files import model_home
 
         folder = model_home(folder)
-    file = folder / "config.json"
+    file = file if file.is_file() else folder / "config.json"
     config = _read_gguf(folder) if folder.is_file() else _read(file)
     names = config.get("architectures")
     first = str(names[0]) if isinstance(names, list) and names else "no architectures"

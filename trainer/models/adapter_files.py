@@ -1,9 +1,7 @@
 """Adapters on the disk, as PEFT has them: adapter_config.json and adapter_model.safetensors."""
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,12 @@ from trainer import hub
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.models import keys
+from trainer.models.adapter_config import FILE as CONFIG
+from trainer.models.adapter_config import AdapterConfig, read_adapter_config
+from trainer.models.family import find_family
 from trainer.models.loading import finite
 from trainer.models.lora import (
+    KINDS,
     MATRICES,
     LoRALayer,
     adapted_layers,
@@ -29,7 +31,8 @@ from trainer.models.weight_files import WeightFiles
 if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
 
-CONFIG = "adapter_config.json"
+ROWS = ".trainable_tokens_delta"
+"""After a module's name: the embeddings of the tokens that trainable_token_indices lists."""
 PREFIX = "base_model.model."
 TASK_TYPES = {
     "base": "FEATURE_EXTRACTION",
@@ -38,15 +41,8 @@ TASK_TYPES = {
     "sequence_classification": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
 }
-OTHER_KINDS = (
-    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "rank_pattern", "alpha_pattern"),
-    *("layer_replication", "trainable_token_indices", "target_parameters"),
-    *("alora_invocation_tokens", "arrow_config", "velora_config", "monteclora_config"),
-    "kasa_config",
-)
-"""Entries of adapter_config.json that make other sums than LoRA's."""
-BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva", "mica")
-"""Values of init_lora_weights that leave the base as it is; PiSSA's and OLoRA's change it."""
+ADAPTED = "model_config.json"
+"""config.json of the adapted model; under that name transformers would expect a whole model."""
 
 
 class AdapterWeights(WeightFiles):
@@ -58,8 +54,22 @@ class AdapterWeights(WeightFiles):
     @property
     def base_digest(self) -> str | None:
         """Of the weights that the adapter was trained on, where it was trained here."""
-        opened = next(iter(self._source.values()))
-        return (opened.metadata() or {}).get("base_digest")
+        return self._metadata.get("base_digest")
+
+    @property
+    def base(self) -> str | None:
+        """The path of the model that was adapted here, where the config has another name for it."""
+        return self._metadata.get("base")
+
+    @property
+    def base_name(self) -> str | None:
+        """That name."""
+        return self._metadata.get("base_name")
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        opened = next(iter(self._source.values()), None)
+        return {} if opened is None else opened.metadata() or {}
 
 
 @dataclass(frozen=True)
@@ -67,25 +77,46 @@ class SavedAdapter:
     """An adapter's folder, its config checked."""
 
     folder: Path
+    config: AdapterConfig
     base: str
-    """The path of the model that it adapts"""
-    revision: str | None
-    rank: int
-    scaling: float
-    dropout: float
+    """The path of the model that it adapts, as it was named here, or as PEFT names it"""
 
     def base_folder(self, **options: Any) -> Path:
         """The folder, or GGUF file, of the model that it adapts; `options` as `hub.find` takes."""
         where = f"{self.folder / CONFIG}: base_model_name_or_path"
-        found = hub.find(self.base, **{**options, "revision": self.revision}, what=where)
+        options = {**options, "revision": self.config.revision}
+        try:
+            found = hub.find(self.base, **options, what=where)
+        except InputError:
+            if self.base == self.config.base:
+                raise
+            found = hub.find(self.config.base, **options, what=where)
         if (found / CONFIG).is_file():
             raise InputError(f"{where}: '{self.base}' is an adapter too; accepted: a whole model")
         return found
 
-    def whole(self, prefix: str) -> set[str]:
-        """The hub's short names of the tensors that are no adapters' matrices."""
+    def described(self, home: Path) -> Path:
+        """Where the adapted model's config is: in this folder, else with its base at `home`."""
+        own = self.folder / ADAPTED
+        if own.is_file():
+            return own
+        return self.folder if (self.folder / "config.json").is_file() else home
+
+    def vocabulary(self, entries: Mapping[str, Any]) -> dict[str, int]:
+        """vocab_size, where the folder has embeddings of another size than a config's entries."""
+        family = find_family(entries.get("model_type"))
+        name, known = f"{family.keys['embeddings.token']}.weight", entries.get("vocab_size")
         with AdapterWeights(self.folder) as found:
-            return {name for name in _short_names(found, prefix) if not _is_matrix(name)}
+            named = _short_names(found, family.prefix)
+            if name not in named or (rows := found.shape(named[name])[0]) == known:
+                return {}
+        return {"vocab_size": rows}
+
+    def whole(self, prefix: str) -> set[str]:
+        """The hub's short names of the tensors that are there whole."""
+        with AdapterWeights(self.folder) as found:
+            names = _short_names(found, prefix)
+        return {n for n in names if not _is_matrix(n) and not n.endswith(ROWS)}
 
     def load_into(self, model: "PretrainedModel", without_head: bool) -> None:
         """Adapt a base as the folder says; what neither has, and is random, is trained as well.
@@ -94,30 +125,28 @@ class SavedAdapter:
         """
         with AdapterWeights(self.folder) as found:
             layers, whole = _adapted(model, found)
-            self._check_rank(found)
+            sizes = {
+                name: self.config.size_of(model.hub_name(f"{name}.weight").removesuffix(".weight"))
+                for name in layers
+            }
+            _check_ranks(model, found, sizes, self.config)
+        rank = self.config.rank
         attach(
             model,
             layers,
-            rank=self.rank,
-            scaling=self.scaling,
-            dropout=self.dropout,
+            rank=rank,
+            scaling=AdapterConfig.size_of(replace(self.config, ranks={}, alphas={}), "")[1],
+            dropout=self.config.dropout,
             base=self.base,
-            revision=self.revision,
+            revision=self.config.revision,
             whole={n for n in whole if not (without_head and n.startswith(keys.HEAD))},
+            own=sizes,
         )
+        assert model.lora is not None
+        named = None if self.base == self.config.base else self.config.base
+        model.lora = replace(model.lora, base_name=named, bias=self.config.bias)
         overwrite_adapter(model, self.folder)
         train_whole(model, fresh_parameters(model))
-
-    def _check_rank(self, found: AdapterWeights) -> None:
-        """Refuse matrices of another rank before any of the rank that r names is made."""
-        for name in sorted(found.names):
-            shape = found.shape(name)
-            axis = 0 if name.endswith(".lora_A.weight") else 1
-            if _is_matrix(name) and (len(shape) != 2 or shape[axis] != self.rank):
-                raise InputError(
-                    f"{self.folder / CONFIG}: r: found {self.rank}; accepted: the rank of tensor "
-                    f"{name}, of shape {list(shape)}"
-                )
 
 
 def read_adapter(folder: Path) -> SavedAdapter | None:
@@ -125,32 +154,34 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
     file = folder / CONFIG
     if not file.is_file():
         return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not readable as JSON ({error})") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise InputError(f"{file}: accepted: a JSON object with the peft_type LORA")
-    for name in OTHER_KINDS:
-        if config.get(name):
-            raise InputError(f"{file}: {name}: found {config[name]!r:.40}; accepted: plain LoRA")
-    if (found := config.get("init_lora_weights", True)) not in BEGINNINGS:
-        accepted = ", ".join(json.dumps(each).strip('"') for each in BEGINNINGS)
-        raise InputError(f"{file}: init_lora_weights: found {found!r:.40}; accepted: {accepted}")
-    if config.get("bias", "none") != "none":
-        raise InputError(f"{file}: bias: found {config['bias']!r:.40}; accepted: none")
-    rank, alpha = _number(config, "r", 8, file), _number(config, "lora_alpha", 8, file)
-    if rank != int(rank) or rank < 1:
-        raise InputError(f"{file}: r: found {rank}; accepted: a whole number from 1")
-    dropout = _number(config, "lora_dropout", 0.0, file)
-    if not 0 <= dropout < 1:
-        raise InputError(f"{file}: lora_dropout: found {dropout}; accepted: 0 to below 1")
-    base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
-        accepted = "base_model_name_or_path, and perhaps revision: texts"
-        raise InputError(f"{file}: names no model that it adapts; accepted: {accepted}")
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return SavedAdapter(folder, base, revision, int(rank), scaling, float(dropout))
+    config = read_adapter_config(file)
+    with AdapterWeights(folder) as found:
+        renamed = found.base is not None and found.base_name == config.base
+        base = found.base if renamed else config.base
+    assert base is not None
+    return SavedAdapter(folder, config, base)
+
+
+def _check_ranks(
+    model: "PretrainedModel",
+    found: AdapterWeights,
+    sizes: Mapping[str, tuple[int, float]],
+    config: AdapterConfig,
+) -> None:
+    """Refuse matrices of another rank before any of the rank that the config names is made."""
+    family, task = model.config.family, model.task
+    ranks = {keys.short_hub_name(f"{n}.weight", family, task): s[0] for n, s in sizes.items()}
+    for short, name in _short_names(found, family.prefix).items():
+        if not _is_matrix(short):
+            continue
+        rank = ranks[f"{short.rpartition('.lora_')[0]}.weight"]
+        shape, axis = found.shape(name), 0 if name.endswith(".lora_A.weight") else 1
+        if len(shape) != 2 or shape[axis] != rank:
+            entry = "r" if rank == config.rank else "rank_pattern"
+            raise InputError(
+                f"{config.file}: {entry}: found {rank}; accepted: the rank of tensor {name}, of "
+                f"shape {list(shape)}"
+            )
 
 
 def _adapted(model: "PretrainedModel", found: AdapterWeights) -> tuple[list[str], set[str]]:
@@ -164,9 +195,10 @@ def _adapted(model: "PretrainedModel", found: AdapterWeights) -> tuple[list[str]
     whole: set[str] = set()
     for short, name in named.items():
         weight = short.rpartition(".lora_")[0] + ".weight" if _is_matrix(short) else short
+        weight = weight.removesuffix(ROWS) + ".weight" if weight.endswith(ROWS) else weight
         if weight in ours:
             (layers if _is_matrix(short) else whole).add(ours[weight])
-        elif short not in model.tied:
+        elif weight not in model.tied:
             raise InputError(f"{found.folder}: tensor {name}: {_stranger(short)}")
     return [name.removesuffix(".weight") for name in layers], whole
 
@@ -190,7 +222,7 @@ def _refuse_adapted_outputs(
     for weight in (name for name in model.family_head.tied if name.endswith(".weight")):
         layer = weight.removesuffix(".weight")
         for short, name in named.items():
-            if short != weight and short.startswith(f"{layer}."):
+            if short.startswith((f"{layer}.lora_", f"{layer}.base_layer.")):
                 raise InputError(
                     f"{found.folder}: tensor {name}: an adapter on {layer}, the output weights; "
                     "accepted: adapters on layers of the body"
@@ -200,6 +232,13 @@ def _refuse_adapted_outputs(
 def _check_ties(model: "PretrainedModel", found: AdapterWeights, named: Mapping[str, str]) -> None:
     """Refuse one of two tied weights without the other: PEFT takes the base's for that one."""
     for second, first in _tied_weights(model).items():
+        rows = [name.removesuffix(".weight") + ROWS for name in (second, first)]
+        there = [named[name] for name in rows if name in named]
+        if len(there) == 2 and not torch.equal(found.read(there[0]), found.read(there[1])):
+            raise InputError(
+                f"{found.folder}: tensor {there[0]}: {first} and {second} are one tensor in this "
+                "model (tie_word_embeddings); accepted: the same rows for both"
+            )
         there = [named[name] for name in (second, first) if name in named]
         if not there:
             continue
@@ -227,13 +266,13 @@ def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
     saved = read_adapter(folder) if folder.is_dir() else None
     if saved is None or (folder / "tokenizer_config.json").is_file():
         return path, revision
-    return saved.base, saved.revision
+    return saved.base, saved.config.revision
 
 
 def save_adapter(
     model: "PretrainedModel", directory: Path, weights: Mapping[str, torch.Tensor] | None = None
 ) -> None:
-    """Write the adapters, what is trained beside them, and config.json; no weight of the base.
+    """Write the adapters, what is trained beside them, and their configs; no weight of the base.
 
     `weights` by our names are written in place of the model's own.
     """
@@ -245,11 +284,15 @@ def save_adapter(
         if embeddings in tensors:  # whoever trains and loads them apart needs both
             tensors[PREFIX + second] = tensors[embeddings]
     metadata = {"format": "pt", "base_digest": model.lora.base_digest}
+    if model.lora.base and model.lora.base_name:
+        metadata |= {"base": _lasting(model.lora.base), "base_name": model.lora.base_name}
     files.make_folder(directory)
-    files.write_json(directory / "config.json", config_entries(model))
+    files.write_json(directory / ADAPTED, config_entries(model))
     files.write_json(directory / CONFIG, _config(model))
     files.write_tensors(directory / AdapterWeights.single, tensors, metadata)
-    for old in sorted(directory.glob(WeightFiles.pattern)):
+    whole_model = [directory / name for name in ("config.json", WeightFiles.index)]
+    whole_model += directory.glob(WeightFiles.pattern)
+    for old in sorted({path for path in whole_model if path.exists()}):
         files.remove_file(old)
 
 
@@ -266,32 +309,78 @@ def overwrite_adapter(model: "PretrainedModel", folder: Path) -> None:
         named = _short_names(found, family.prefix)
         for name in saved_names(model):
             short = keys.short_hub_name(name, family, task) + ".weight" * name.endswith(MATRICES)
-            if short not in named:
+            rows_name = named.get(short.removesuffix(".weight") + ROWS)
+            if short in named:
+                _overwrite(parameters[name], found, named[short], folder)
+            if rows_name is not None:
+                _overwrite_rows(parameters[name], found, rows_name, short, folder)
+            elif short not in named:
                 raise InputError(f"{folder}: tensor {short} is missing")
-            shape, wanted = found.shape(named[short]), tuple(parameters[name].shape)
-            if shape != wanted:
-                raise InputError(
-                    f"{folder}: tensor {named[short]}: found shape {shape}; accepted: {wanted} "
-                    "(an adapter of another base?)"
-                )
-            rows = own_rows(parameters[name])
-            tensor = finite(found, named[short], folder)
-            local(parameters[name]).copy_(
-                tensor if rows is None else tensor[rows.start : rows.stop]
-            )
+
+
+def _overwrite(
+    parameter: torch.nn.Parameter, found: AdapterWeights, name: str, folder: Path
+) -> None:
+    shape, wanted = found.shape(name), tuple(parameter.shape)
+    if shape != wanted:
+        raise InputError(
+            f"{folder}: tensor {name}: found shape {shape}; accepted: {wanted} "
+            "(an adapter of another base?)"
+        )
+    rows = own_rows(parameter)
+    tensor = finite(found, name, folder)
+    local(parameter).copy_(tensor if rows is None else tensor[rows.start : rows.stop])
+
+
+def _overwrite_rows(
+    parameter: torch.nn.Parameter, found: AdapterWeights, name: str, short: str, folder: Path
+) -> None:
+    """Copy the embeddings of some tokens, whose ids adapter_config.json lists."""
+    config = read_adapter_config(folder / CONFIG)
+    listed: Any = config.tokens
+    if isinstance(listed, Mapping):
+        ends = [ids for n, ids in listed.items() if f".{short}".endswith(f".{n}.weight")]
+        listed = ends[0] if ends else ()
+    tensor = finite(found, name, folder)
+    if tensor.shape != (len(listed), parameter.shape[1]) or max(listed) >= len(parameter):
+        raise InputError(
+            f"{config.file}: trainable_token_indices: found {len(listed)} tokens for tensor {name} "
+            f"of shape {list(tensor.shape)} and {len(parameter)} embeddings; accepted: one a row"
+        )
+    if own_rows(parameter) is not None:
+        raise InputError(
+            f"{folder}: trainable_token_indices with launch.strategy=fsdp; accepted: ddp"
+        )
+    parameter[list(listed)] = tensor.to(parameter.dtype)
 
 
 def saved_names(model: "PretrainedModel") -> dict[str, str]:
     """Our names of what an adapter's folder holds -> its names there."""
     assert model.lora is not None
-    matrices = [f"{name}.{each}" for name in adapted_layers(model) for each in MATRICES]
+    layers = adapted_layers(model)
+    matrices = [f"{name}.{each}" for name in layers for each in MATRICES]
     named = {name: f"{PREFIX}{model.hub_name(name)}.weight" for name in matrices}
-    return named | {name: f"{PREFIX}{model.hub_name(name)}" for name in model.lora.whole}
+    for name in model.lora.whole:
+        module, _, leaf = model.hub_name(name).rpartition(".")
+        inside = ".base_layer" * (name.rpartition(".")[0] in layers)
+        named[name] = f"{PREFIX}{module}{inside}.{leaf}"
+    return named
 
 
 def _short_names(found: WeightFiles, prefix: str) -> dict[str, str]:
-    """Names without PEFT's and the family's prefix -> the file's."""
-    return {name.removeprefix(PREFIX).removeprefix(f"{prefix}."): name for name in found.names}
+    """Names without what PEFT and the family put around them -> the file's.
+
+    PEFT saves a resized module up to three times: as it was, as it is, and under its own name.
+    """
+    named: dict[str, str] = {}
+    for name in sorted(found.names, key=len, reverse=True):  # the plain name counts, and comes last
+        if ".original_module." in name:
+            continue
+        short = name.removeprefix(PREFIX).removeprefix(f"{prefix}.")
+        for inside in (".modules_to_save.", ".token_adapter.base_layer.", ".token_adapter."):
+            short = short.replace(inside, ".")
+        named[short.replace(".base_layer.bias", ".bias")] = name
+    return named
 
 
 def _is_matrix(name: str) -> bool:
@@ -303,18 +392,26 @@ def _config(model: "PretrainedModel") -> dict[str, Any]:
     adapter, layers = model.lora, adapted_layers(model)
     assert adapter is not None
     transposed = any(layer.transposed for layer in layers.values())
+    usual = adapter.scaling * adapter.rank
+    own = {
+        model.hub_name(f"{name}.weight").removesuffix(".weight"): (rank, layer.scaling * rank)
+        for name, layer in layers.items()
+        for rank in [len(layer.lora_A)]
+    }
     return {
         "peft_type": "LORA",
         "task_type": TASK_TYPES.get(model.task),
-        "base_model_name_or_path": _lasting(adapter.base) or None,
+        "base_model_name_or_path": adapter.base_name or _lasting(adapter.base) or None,
         "revision": adapter.revision,
         "r": adapter.rank,
-        "lora_alpha": adapter.scaling * adapter.rank,
+        "lora_alpha": usual,
         "lora_dropout": adapter.dropout,
         "target_modules": _targets(model, layers),
         "modules_to_save": _whole_modules(model) or None,
         "fan_in_fan_out": transposed,
-        "bias": "none",
+        "bias": adapter.bias,
+        "rank_pattern": {n: rank for n, (rank, _) in own.items() if rank != adapter.rank},
+        "alpha_pattern": {n: alpha for n, (_, alpha) in own.items() if alpha != usual},
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
@@ -333,7 +430,7 @@ def _targets(model: "PretrainedModel", layers: dict[str, LoRALayer]) -> list[str
     others = [
         model.hub_name(f"{name}.weight").removesuffix(".weight")
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name not in layers and name != "head"
+        if isinstance(module, (torch.nn.Linear, *KINDS)) and name not in layers and name != "head"
     ]
     ends = set()
     for name in named.values():
@@ -349,15 +446,10 @@ def _whole_modules(model: "PretrainedModel") -> list[str]:
     modules = set()
     second = {first: name for name, first in _tied_weights(model).items()}
     for name in model.lora.whole:
+        if model.lora.bias != "none" and name.startswith(keys.BODY) and name.endswith(".bias"):
+            continue  # told by the entry bias
         short = keys.short_hub_name(name, model.config.family, model.task)
         head = name.startswith(keys.HEAD)
         modules.add(short.partition(".")[0] if head else short.rpartition(".")[0])
         modules.update([second[short].rpartition(".")[0]] if short in second else [])
     return sorted(modules)
-
-
-def _number(config: dict[str, Any], name: str, default: float, file: Path) -> float:
-    value = config.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"{file}: {name}: found {value!r:.40}; accepted: a number")
-    return value

@@ -218,7 +218,7 @@ class ModelConfig:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The entries of `folder`/config.json, or of a GGUF file's metadata.
+    """The entries of `folder`/config.json, of another JSON file, or of a GGUF file's metadata.
 
     Raises InputError unless it is a JSON object.
     """
@@ -226,7 +226,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         from trainer.interop.gguf_config import read_config as read_gguf
 
         return read_gguf(folder)
-    file = folder / "config.json"
+    file = folder if folder.suffix == ".json" else folder / "config.json"
     if not file.is_file():
         raise InputError(f"{folder}: has no config.json; accepted: a model's directory")
     try:
@@ -237,6 +237,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise InputError(f"{file}: found {type(entries).__name__}; accepted: a JSON object")
     return entries
+
+
+def config_file(place: Path) -> str:
+    """The name of the file that `read_config` reads, for errors."""
+    return str(place / "config.json" if place.is_dir() else place)
 
 
 def saved_labels(entries: Mapping[str, Any]) -> dict[int, str] | None:

@@ -1,23 +1,29 @@
 """LoRA (Hu et al., 2021): frozen linear layers, each with two narrow ones that are trained."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from trainer import hub
 from trainer.errors import InputError, nearest
 from trainer.models import keys
 from trainer.models.dropout import Dropout, number_sites
 from trainer.models.gpt2 import Projection
 from trainer.models.linear import Linear, linear
 from trainer.models.lora_settings import LoRASettings
+from trainer.models.resizing import vocabulary_parameters
 
 if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
+
+log = logging.getLogger("trainer")
 
 MATRICES = ("lora_A", "lora_B")
 SAMPLED = 64
@@ -30,13 +36,17 @@ class Adapter:
 
     rank: int
     scaling: float
-    """What the adapters' outputs are multiplied by: alpha / rank."""
+    """What the adapters' outputs are multiplied by: alpha / rank. Layers may have their own."""
     dropout: float
     base: str
     """The path of the model that is adapted, as `from_pretrained` takes it; may be empty."""
     revision: str | None
     base_digest: str
     """Of some numbers of each adapted weight, in bf16, so that the type they are in says nothing"""
+    base_name: str | None = None
+    """What an adapter's folder calls its base, where that is not `base`."""
+    bias: str = "none"
+    """PEFT's word for the biases among `whole`: none, lora_only or all."""
     whole: tuple[str, ...] = ()
     """Parameters that are trained and saved beside the adapters: heads, and what was fresh."""
     merge: bool = False
@@ -51,6 +61,8 @@ def add_lora(
         raise InputError("model.lora.rank: found null; accepted: 1 or more")
     if model.lora is not None:
         raise InputError("model.lora: the model has adapters; accepted: one that has none")
+    if settings.base_name is None:
+        _tell_unreachable_base(model, base)
     alpha = 2 * settings.rank if settings.alpha is None else settings.alpha
     attach(
         model,
@@ -60,9 +72,26 @@ def add_lora(
         dropout=settings.dropout,
         base=base,
         revision=revision,
-        whole=_head(model) | fresh_parameters(model),
+        whole=_head(model) | fresh_parameters(model) | resized_parameters(model),
         merge=settings.merge,
     )
+    assert model.lora is not None
+    model.lora = replace(model.lora, base_name=settings.base_name)
+
+
+def _tell_unreachable_base(model: "PretrainedModel", base: str) -> None:
+    """Log how others find a base that only this package can name."""
+    if base.startswith(hub.PACKAGE) or base.endswith(".gguf"):
+        kind = f"AutoModel{model.class_suffix.removeprefix('Model')}"
+        log.warning(
+            "model.lora: peft and transformers cannot load the base '%s'; model.lora.base_name "
+            "says where they find it: a hub id, or the folder BASE that this command writes: "
+            'python -c "from trainer import %s as M; '
+            "M.from_pretrained('%s').save_pretrained('BASE')\"",
+            base,
+            kind,
+            base,
+        )
 
 
 def attach(
@@ -76,13 +105,17 @@ def attach(
     revision: str | None,
     whole: Collection[str],
     merge: bool = False,
+    own: Mapping[str, tuple[int, float]] = MappingProxyType({}),
 ) -> None:
-    """Put adapters beside the layers of these names, and train them and `whole` alone."""
+    """Put adapters beside the layers of these names, and train them and `whole` alone.
+
+    `own`: rank and scaling of layers that have others than `rank` and `scaling`.
+    """
     digest = hashlib.sha256()
     for name in sorted(layers):
         layer = model.get_submodule(name)
         digest.update(_sample(layer.weight))  # type: ignore[arg-type]
-        _adapt(layer, rank, scaling, dropout)
+        _adapt(layer, *own.get(name, (rank, scaling)), dropout)
     number_sites(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith(MATRICES))
@@ -222,6 +255,11 @@ def fresh_parameters(model: "PretrainedModel") -> set[str]:
     """What started with random weights."""
     names = (name for name, _ in model.named_parameters())
     return {name for name in names if name.rpartition(".")[0] in model.fresh}
+
+
+def resized_parameters(model: "PretrainedModel") -> set[str]:
+    """The embeddings and output weights of a model whose vocabulary is not its base's."""
+    return set(vocabulary_parameters(model)) if model.resized else set()
 
 
 def _head(model: "PretrainedModel") -> set[str]:

@@ -18,6 +18,8 @@ class LoRASettings:
     """Share of an adapter's input that is dropped in training."""
     targets: list[str] = field(default_factory=list)
     """Names, or ends of them, of layers to adapt (q_proj); empty: every linear one of the body."""
+    base_name: str | None = None
+    """What adapters call their base (a hub id or folder that PEFT finds); null: model.path."""
     merge: bool = False
     """Whether model/ is a whole model, the adapters added to its weights."""
 

@@ -12,12 +12,12 @@ from trainer import hub
 from trainer.errors import InputError
 from trainer.models import adapter_files, keys, loading, saving
 from trainer.models.cache import KeyValueCache
-from trainer.models.config import ModelConfig, read_config, saved_labels
+from trainer.models.config import ModelConfig, config_file, read_config, saved_labels
 from trainer.models.dropout import number_sites
 from trainer.models.encoder import Encoded
 from trainer.models.family import FamilyHead
 from trainer.models.generation_config import read_generation_config
-from trainer.models.lora import Adapter, add_lora, merge_lora
+from trainer.models.lora import Adapter, add_lora, merge_lora, resized_parameters, train_whole
 from trainer.models.lora_settings import LoRASettings
 from trainer.models.packing import FlatInputs, Layout, flat_inputs
 from trainer.models.resizing import resize_vocabulary
@@ -46,6 +46,8 @@ class PretrainedModel(nn.Module):
         """The modules whose weights were not in the files, and so are random."""
         self.source: tuple[str, str | None] = ("", None)
         """The path and revision that the weights were loaded from."""
+        self.resized = False
+        """Whether the vocabulary is another than that of the weights that were loaded."""
         self.lora: Adapter | None = None
         """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
         self.pending: loading.Pending | loading.Drawn | None = None
@@ -92,9 +94,11 @@ class PretrainedModel(nn.Module):
         home = folder if adapter is None else adapter.base_folder(**options)
         if home.is_file():
             from trainer.interop.gguf import GGUFWeights as source
-        described = folder if adapter and (folder / "config.json").is_file() else home
+        described = home if adapter is None else adapter.described(home)
         entries = read_config(described)
-        config = ModelConfig(entries, config_overrides, where=str(described / "config.json"))
+        if adapter is not None:
+            config_overrides = {**adapter.vocabulary(entries), **config_overrides}
+        config = ModelConfig(entries, config_overrides, where=config_file(described))
         config.tell_unused(described)
         model = cls._on_meta(config)
         whole = set() if adapter is None or new_head else adapter.whole(config.family.prefix)
@@ -213,7 +217,10 @@ class PretrainedModel(nn.Module):
         Optimizers must be made after, since the parameters are new. Raises InputError for a size
         that is none.
         """
-        return resize_vocabulary(self, new_size, pad_to_multiple_of)
+        embeddings = resize_vocabulary(self, new_size, pad_to_multiple_of)
+        if self.lora is not None:
+            train_whole(self, resized_parameters(self))
+        return embeddings
 
     @property
     def device(self) -> torch.device:

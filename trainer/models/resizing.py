@@ -17,6 +17,7 @@ def resize_vocabulary(
 ) -> nn.Embedding:
     """What `PretrainedModel.resize_token_embeddings` promises."""
     embeddings = model.get_input_embeddings()
+    before = embeddings.num_embeddings
     size = _rounded(embeddings.num_embeddings if new_size is None else new_size, pad_to_multiple_of)
     model.config.vocab_size = size  # refuses a size that no model has, or that drops the pad token
     embeddings.weight = _resized(embeddings.weight, size, model.config.initializer_range)
@@ -26,7 +27,18 @@ def resize_vocabulary(
     elif model.task == "causal_lm" and model.head is not None:
         model.head.weight = _resized(model.head.weight, size, model.config.initializer_range)
         model.head.out_features = size
+    model.resized = model.resized or size != before
     return embeddings
+
+
+def vocabulary_parameters(model: "PretrainedModel") -> list[str]:
+    """The names of the parameters that have a row for each token."""
+    names = ["body.embeddings.token.weight"]
+    if isinstance(model.head, MaskedLMHead):
+        names.append("head.bias")
+    elif model.task == "causal_lm" and model.head is not None:
+        names.append("head.weight")
+    return names
 
 
 def _rounded(size: int, multiple: int | None) -> int:

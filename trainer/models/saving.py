@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 METADATA = {"format": "pt"}
-OLD = ("model*.safetensors", INDEX, "adapter_model.safetensors", "adapter_config.json")
+OLD = ("model*.safetensors", INDEX, "adapter_model.safetensors", "adapter_config.json") + (
+    "model_config.json",
+)
 """What an earlier save may have left."""
 
 

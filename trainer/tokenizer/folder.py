@@ -74,7 +74,7 @@ def read(
     if folder.is_file():
         return _read_gguf(folder, _checked_options(options or {}))
     config = _read_config(folder) | _checked_options(options or {})
-    model_config = read_json(folder / "config.json")
+    model_config = read_json(folder / "config.json") or read_json(folder / "model_config.json")
     family = layouts.family(config, model_config)
     file = folder / "tokenizer.json"
     if file.is_file():

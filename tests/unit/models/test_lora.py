@@ -232,14 +232,19 @@ def changed_config(saved: Path, **entries: Any) -> None:
     [
         ({"peft_type": "IA3"}, "accepted: a JSON object with the peft_type LORA"),
         ({"use_dora": True}, "use_dora: found True; accepted: plain LoRA"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern: found"),
+        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern: found 3; accepted: the rank of tensor"),
+        ({"rank_pattern": {"(": 3}}, r"rank_pattern: '\(': "),
+        ({"alpha_pattern": {"q_proj": "3"}}, "q_proj: found '3'; accepted: a number"),
+        ({"lora_bias": True}, "lora_bias: found True; accepted: plain LoRA"),
+        ({"new_kind": {"beta": 1}}, "new_kind: found .*, an entry that is not known here"),
+        ({"trainable_token_indices": "a"}, "trainable_token_indices: found 'a'"),
         ({"kasa_config": {"beta": 1}}, "kasa_config: found"),
         (
             {"init_lora_weights": "pissa_niter_4"},
             "init_lora_weights: found 'pissa_niter_4'; accepted: true, false, gaussian, orthogonal",
         ),
         ({"init_lora_weights": "olora"}, "init_lora_weights: found 'olora'"),
-        ({"bias": "all"}, "bias: found 'all'; accepted: none"),
+        ({"bias": "some"}, "bias: found 'some'; accepted: none, lora_only, all"),
         ({"r": 0}, "r: found 0; accepted: a whole number from 1"),
         ({"r": "2"}, "r: found '2'; accepted: a number"),
         ({"r": 3}, r"r: found 3; accepted: the rank of tensor .*lora_[AB].weight, of shape"),
@@ -265,14 +270,14 @@ def test_another_base_is_refused(saved: Path, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(saved)
     small("gpt2", "causal_lm").save_pretrained(tmp_path / "gpt2")
     changed_config(saved, base_model_name_or_path=str(tmp_path / "gpt2"))
-    (saved / "config.json").unlink()
+    (saved / "model_config.json").unlink()
     with pytest.raises(InputError, match="nothing of the kind .an adapter of another base"):
         AutoModelForCausalLM.from_pretrained(saved)
 
 
 def rebase(saved: Path, **config: Any) -> Any:
     """Another base in the place of an adapter's own, which is told of nowhere else."""
-    (saved / "config.json").unlink()
+    (saved / "model_config.json").unlink()
     folder = saved.parent / "base"
     base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **config))
     base.save_pretrained(folder)
