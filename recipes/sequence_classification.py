@@ -1,7 +1,7 @@
 """Sequence classification: one label, several labels or a number for a text or a pair of texts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -155,10 +155,7 @@ class SequenceClassification(Recipe):
     ) -> dict[str, list[Any]]:
         texts = text_column(rows, self.text, "recipe.text")
         pairs = None
-        if self.text_pair is None and PAIR in rows:
-            found = f"the rows have a column '{PAIR}', and the model was trained on single texts"
-            accepted = f"recipe.text_pair={PAIR}, or another name (dataset.columns renames)"
-            raise InputError(f"recipe.text_pair: null, but {found}; accepted: {accepted}")
+        self.refuse_unread(rows)
         if self.text_pair is not None:
             pairs = text_column(rows, self.text_pair, "recipe.text_pair")
         encoded = tokenizer(
@@ -175,6 +172,12 @@ class SequenceClassification(Recipe):
                 self._target(value, row) for row, value in enumerate(self._values(rows))
             ]
         return columns
+
+    def refuse_unread(self, columns: Iterable[str]) -> None:
+        if self.text_pair is None and PAIR in columns:
+            found = f"null, but the rows have a column '{PAIR}'"
+            accepted = f"recipe.text_pair={PAIR}, or another name for it (dataset.columns)"
+            raise InputError(f"recipe.text_pair: {found}; accepted: {accepted}")
 
     def class_counts(self, samples: "Samples") -> dict[str, int]:
         import numpy as np

@@ -81,6 +81,7 @@ class Pipeline:
         """The answer to each row in the recipe's words, probabilities included."""
         if not rows:
             return []
+        self.recipe.refuse_unread({name for row in rows for name in row})
         names = self.recipe.text_columns  # labels that lie beside the texts are not looked at
         questions = [{name: row[name] for name in names if name in row} for row in rows]
         return self.recipe.answers(self._trainer.predict(questions))

@@ -66,6 +66,9 @@ class Recipe:
         """The columns that hold the answers, which a row to predict on need not have."""
         return ()
 
+    def refuse_unread(self, columns: Iterable[str]) -> None:
+        """Raise InputError for a column that other recipes of this kind would read."""
+
     @property
     def label_rule(self) -> str | None:
         """What was found in the columns of answers, in words."""

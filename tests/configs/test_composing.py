@@ -16,6 +16,7 @@ from trainer.launching import yaml_files
 from trainer.launching.assemble import CLOSED
 from trainer.launching.command import parse, typed
 from trainer.launching.sentences import field_sentences
+from trainer.processes.identity import identity
 from trainer.run import Run
 from trainer.settings import TrainSettings
 
@@ -329,3 +330,32 @@ def test_recipes_that_measure_themselves_take_no_metrics(composed: Composed) -> 
         "mse",
     }
     assert "accuracy" in composed("recipe=sequence_classification", "model.path=x").metrics
+
+
+def test_columns_are_named_by_numbers_and_in_quotes(composed: Composed) -> None:
+    wanted = {"0": "text", "1": "label"}
+    for typed_columns in ("{0: text, 1: label}", '{"0": text, "1": label}', "{'0':text,1: label}"):
+        run = composed("dataset.train=a.tsv", f"dataset.columns={typed_columns}")
+        assert run.dataset.columns == wanted
+        assert identity(run)["dataset.columns.0"] == "text"  # as ranks compare their configs
+    mixed = composed("dataset.train=a.tsv", 'dataset.columns={0: text, "a b, c": label}')
+    assert mixed.dataset.columns == {"0": "text", "a b, c": "label"}
+
+
+FILES_OF_A_USER = {
+    "experiment/mine.yaml": ("# @package _global_\n", ["experiment=mine"]),
+    "run.yaml": ("defaults: [config, _self_]\n", ["--config-name=run"]),
+    "bare.yaml": ("model: {path: x}\n", ["--config-name=bare"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES_OF_A_USER)
+def test_files_of_a_user_obey_the_rules_of_the_command_line(composed: Composed, name: str) -> None:
+    opening, arguments = FILES_OF_A_USER[name]
+    path = Path("my", name)
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{opening}dataset: {{train: a.csv, max_train_rows: 5}}\n")
+    run = composed("--config-dir=my", *arguments)
+    typed_run = composed("dataset.train=a.csv", "dataset.max_train_rows=5")
+    assert run.dataset == typed_run.dataset
+    assert run.trainer == typed_run.trainer  # none of the quickstart's numbers

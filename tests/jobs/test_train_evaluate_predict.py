@@ -197,9 +197,16 @@ BAD_ROWS: list[tuple[str, str]] = [
     ("", "no rows"),
     ('{"text": "a", "label": "x"}\n{"text": \n', "train.jsonl:2"),
     ('{"words": "a", "label": "x"}\n{"words": "a", "label": "y"}\n', "no column 'text'"),
-    ('{"text": "a", "label": "x"}\n{"text": null, "label": "y"}\n', "row 1: 'text' is null"),
+    (
+        '{"text": "a", "label": "x"}\n{"text": null, "label": "y"}\n',
+        "train.jsonl:2: 'text' is null",
+    ),
     ('{"text": "a", "tag": "x"}\n', "no column 'label'"),
-    ('{"text": "a", "label": "x"}\n{"text": "a", "label": null}\n', "row 1: 'label' is null"),
+    ('{"text": "a", "label": "x"}\n{"text": "a", "label": null}\n', "holds only one label, x"),
+    (
+        '{"text": "a", "label": "x"}\n{"text": "a", "label": "y"}\n\n{"text": "a"}\n',
+        "train.jsonl:4: 'label' is missing",
+    ),
 ]
 
 

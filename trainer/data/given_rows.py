@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.drawing import generators_kept, seed_generators
+from trainer.data.places import inherit
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,15 +20,15 @@ def as_table(rows: Any, where: str = "dataset") -> "Dataset":
     Rows are taken by their number, from 0 to the length, and may hold tensors. Raises InputError,
     naming the set by `where`, for what is no finite set of rows with named columns.
     """
+    if paths := _paths(rows):
+        return _read(paths, where)
     check_kind(rows, where)
     if hasattr(rows, "column_names"):
-        return rows.with_format(None)
+        return inherit(rows.with_format(None), rows)
     if is_data_frame(rows):
         return _table(_columns_of_frame(rows), where)
     if isinstance(rows, Mapping):
         return _table({str(name): _plain(column) for name, column in rows.items()}, where)
-    if paths := _paths(rows):
-        return _read(paths, where)
     found = all_rows(rows)
     for number, row in enumerate(found):
         if not isinstance(row, Mapping):

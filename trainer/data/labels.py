@@ -128,8 +128,9 @@ def id_of(value: Any, labels: Sequence[str], ints: str, row: int, where: str) ->
     number = as_number(value)
     whole = int(number) if number is not None and number.is_integer() else None
     spellings = [str(value)]
-    if isinstance(value, bool):
-        spellings, whole = [str(value).lower(), str(value)], int(value)
+    if str(value).lower() in ("true", "false"):
+        spellings += [str(value).lower(), str(value).capitalize()]
+        whole = int(value) if isinstance(value, bool) else None
     elif whole is not None and not isinstance(value, str):
         spellings.insert(0, str(whole))
     if ints != "ids" or isinstance(value, (str, bool)):

@@ -38,16 +38,18 @@ def as_samples(
     """
     if not is_rows(dataset):
         return dataset
-    check_kind(dataset, where)
-    if len(dataset) == 0:
-        raise InputError(f"{where}: no rows")
     if isinstance(recipe, LossOnly):
+        check_kind(dataset, where)
+        if len(dataset) == 0:
+            raise InputError(f"{where}: no rows")
         names = list(inspect.signature(type(model).forward).parameters)
         return StackedSamples(_plain_rows(dataset, where), names)
     if tokenizer is None:
         raise InputError(f"{where}: rows of text need a tokenizer")
     check_vocabulary(tokenizer, model)
     rows = as_table(dataset, where)
+    if len(rows) == 0:
+        raise InputError(f"{where}: no rows")
 
     def made(rows: "Dataset") -> Samples:
         return tokenize(

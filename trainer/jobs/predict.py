@@ -79,6 +79,7 @@ def _check_rows(rows: Any, recipe: Recipe) -> None:
         if name not in columns:
             there = ", ".join(columns)
             raise InputError(f"input: no column '{name}'; there are: {there}; recipe.text names it")
+    recipe.refuse_unread(columns)
 
 
 def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, str]]:

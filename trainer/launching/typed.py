@@ -149,7 +149,8 @@ def _number(text: str) -> tuple[Any, bool]:
 
 
 def _refused(value: Any, hint: Any, where: str) -> InputError:
-    return InputError(f"{where}: found {show(value)}; accepted: {describe(hint)}")
+    quoted = f" (in quotes: '{show(value)}')" if hint is str and isinstance(value, bool) else ""
+    return InputError(f"{where}: found {show(value)}; accepted: {describe(hint)}{quoted}")
 
 
 def _is_a(kind: Any, parent: type) -> bool:
