@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.loss_on_gpu import loss_on_gpu, supervised_rows
 from trainer.models.packing import Layout
 from trainer.models.projection import Projection
 
@@ -97,7 +98,11 @@ class TokenLosses:
 
 
 def next_token_loss(
-    projection: Projection, labels: Tensor, *, label_smoothing: float = 0.0
+    projection: Projection,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    host_labels: Tensor | None = None,
 ) -> TokenLosses:
     """Cross-entropy of every token's successor, without the logits [T, vocab_size].
 
@@ -107,6 +112,9 @@ def next_token_loss(
     chunks of tokens; where gradients are wanted they are computed in the same pass, so that
     `sum.backward()` only scales them. Smoothing is as in `cross_entropy`. Asked again with the very
     same labels (an evaluation wants loss and predictions), it answers again without computing.
+
+    `host_labels`, the same [T] on the CPU, spare a GPU the rows that have no label; without them it
+    computes all rows, since to count them it would have to be waited for.
     """
     known = projection.known
     if known is not None and known[0] is labels and known[1] == label_smoothing:
@@ -115,8 +123,11 @@ def next_token_loss(
     hidden, weight = projection.hidden, projection.weight
     with_grad = torch.is_grad_enabled()
     wanted = with_grad and hidden.requires_grad, with_grad and weight.requires_grad
+    rows = None
+    if host_labels is not None and hidden.device.type == "cuda":
+        rows = supervised_rows(projection.layout, host_labels)
     loss_sum, losses, correct = _ProjectedCrossEntropy.apply(
-        hidden, weight, following, label_smoothing, wanted
+        hidden, weight, following, label_smoothing, wanted, rows
     )
     found = TokenLosses(loss_sum, losses, following != IGNORED, correct)
     projection.known = labels, label_smoothing, found
@@ -146,27 +157,13 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         smoothing: float,
         wanted: tuple[bool, bool],
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        narrow_weight = weight.to(hidden.dtype)
-        grad_hidden = torch.zeros_like(hidden) if wanted[0] else None
-        grad_weight = torch.empty_like(weight, dtype=wide) if wanted[1] else None
-        losses = hidden.new_zeros(len(hidden), dtype=wide)
-        correct = torch.zeros_like(targets, dtype=torch.bool)
-        supervised = (targets != IGNORED).nonzero().squeeze(1)
-        for number, rows in enumerate(supervised.split(max(128, CHUNK // len(weight)))):
-            inputs = hidden[rows]
-            losses[rows], correct[rows], grad_scores = _of_chunk(
-                inputs, narrow_weight, targets[rows], smoothing, any(wanted)
-            )
-            if grad_hidden is not None:
-                grad_hidden[rows] = grad_scores @ narrow_weight
-            if grad_weight is not None:
-                words = zip(grad_scores.split(SLICE, 1), grad_weight.split(SLICE), strict=True)
-                for scores, gradient in words:
-                    (gradient.add_ if number else gradient.copy_)(scores.T @ inputs)
-        if grad_weight is not None and not len(supervised):
-            grad_weight.zero_()
+        if hidden.device.type == "cuda":
+            found = loss_on_gpu(hidden, weight, targets, smoothing, wanted, rows)
+        else:
+            found = _on_cpu(hidden, weight, targets, smoothing, wanted)
+        losses, correct, grad_hidden, grad_weight = found
         ctx.gradients = grad_hidden, grad_weight, weight.dtype
         ctx.mark_non_differentiable(losses, correct)
         return losses.sum(), losses, correct
@@ -181,7 +178,34 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             grad_hidden.mul_(grad)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad).to(weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _on_cpu(
+    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Each loss [T], whether each is right [T], and the gradients that are wanted."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    narrow_weight = weight.to(hidden.dtype)
+    grad_hidden = torch.zeros_like(hidden) if wanted[0] else None
+    grad_weight = torch.empty_like(weight, dtype=wide) if wanted[1] else None
+    losses = hidden.new_zeros(len(hidden), dtype=wide)
+    correct = torch.zeros_like(targets, dtype=torch.bool)
+    supervised = (targets != IGNORED).nonzero().squeeze(1)
+    for number, rows in enumerate(supervised.split(max(128, CHUNK // len(weight)))):
+        inputs = hidden[rows]
+        losses[rows], correct[rows], grad_scores = _of_chunk(
+            inputs, narrow_weight, targets[rows], smoothing, any(wanted)
+        )
+        if grad_hidden is not None:
+            grad_hidden[rows] = grad_scores @ narrow_weight
+        if grad_weight is not None:
+            words = zip(grad_scores.split(SLICE, 1), grad_weight.split(SLICE), strict=True)
+            for scores, gradient in words:
+                (gradient.add_ if number else gradient.copy_)(scores.T @ inputs)
+    if grad_weight is not None and not len(supervised):
+        grad_weight.zero_()
+    return losses, correct, grad_hidden, grad_weight
 
 
 def _of_chunk(

@@ -64,8 +64,10 @@ class NextTokenRecipe(Recipe):
     def _losses(self, outputs: Any, batch: "Batch", label_smoothing: float) -> "TokenLosses":
         from trainer.losses import next_token_loss
 
-        labels = self.labels(batch)
-        return next_token_loss(outputs.projection, labels, label_smoothing=label_smoothing)
+        labels, on_host = self.labels(batch), getattr(batch, "on_host", {}).get("labels")
+        return next_token_loss(
+            outputs.projection, labels, label_smoothing=label_smoothing, host_labels=on_host
+        )
 
 
 def _by_sample(found: "TokenLosses", batch: Any) -> dict[str, "Tensor"]:

@@ -5,6 +5,9 @@ import torch
 
 from tests.cuda.device import CUDA, Device
 from tests.cuda.models import DECODERS, ENCODERS, batch_of, model_of
+from trainer.losses import IGNORED, next_token_loss
+from trainer.models.packing import Layout
+from trainer.models.projection import Projection
 
 
 def step(device: Device, model, batch):
@@ -56,3 +59,25 @@ def test_with_deterministic_kernels_only_leaves_without_sums_are_compiled() -> N
     finally:
         torch.use_deterministic_algorithms(False)
     assert not launches["_added_norm"] and launches["_kept_sum"]
+
+
+@pytest.mark.parametrize("triton", [True, False], ids=["triton", "torch alone"])
+@pytest.mark.parametrize("labelled", ["all", "some"])
+def test_the_next_token_loss_takes_few_kernels_and_waits_for_nobody(
+    triton: bool, labelled: str
+) -> None:
+    rows, words = 5000, 1 << 17
+    with Device(triton=triton) as device:
+        hidden = torch.ones(rows, 64, dtype=torch.bfloat16, device=CUDA, requires_grad=True)
+        weight = torch.ones(words, 64, device=CUDA, requires_grad=True)
+        labels = torch.ones(rows, dtype=torch.int64)
+        labels[: 0 if labelled == "all" else 3000] = IGNORED
+        projection = Projection(hidden, weight, Layout(torch.tensor([rows]), CUDA))
+        with device.traced() as trace:
+            found = next_token_loss(projection, labels.to(CUDA), host_labels=labels)
+            found.sum.backward()
+    chunks = 3 if labelled == "all" else 1
+    assert trace.launches["mm"] + trace.launches["addmm"] == 3 * chunks
+    assert trace.num_launches < 25 + (5 if triton else 16) * chunks, trace.launches
+    assert not trace.waits, trace.waits
+    assert hidden.grad.dtype == torch.bfloat16 and weight.grad.dtype == torch.float32

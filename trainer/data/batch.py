@@ -106,6 +106,8 @@ class FlatBatch:
     """labels and other recipe fields, along the axis that the recipe names for each"""
     dropout_keys: Tensor | None = None
     """[T], what decides each token's dropout masks; None while evaluating"""
+    on_host: dict[str, Tensor] = field(default_factory=dict)
+    """The fields of a moved batch as they were on the CPU, where labels are counted without a wait"""
 
     @property
     def num_tokens(self) -> int:
@@ -168,6 +170,7 @@ class FlatBatch:
             token_type_ids=None if self.token_type_ids is None else change(self.token_type_ids),
             dropout_keys=None if self.dropout_keys is None else change(self.dropout_keys),
             fields={name: change(tensor) for name, tensor in self.fields.items()},
+            on_host=self.on_host or self.fields,
         )
 
 

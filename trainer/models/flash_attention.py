@@ -3,7 +3,6 @@
 FlashAttention-2 (Dao, 2023). T tokens, H query heads over K key heads of C channels.
 """
 
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from trainer.models.dropout import Dropout
 from trainer.models.packing import Layout
-from trainer.models.triton_device import SWITCH, triton_runs_on
+from trainer.models.trials import passes
+from trainer.models.triton_device import triton_runs_on
 
 LOG2_E = 1.4426950408889634
 MOST_CHANNELS = {torch.float32: 128, torch.float16: 256, torch.bfloat16: 256}
@@ -73,26 +73,10 @@ vars(fits_flash_kernel)["_dynamo_marked_constant"] = True
 
 @lru_cache(maxsize=64)
 def _agrees(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
-    if torch._guards.detect_fake_mode() is not None:
-        return True  # a traced device has no numbers to compare
     from trainer.models.flash_trial import worst_error
 
-    try:
-        error = worst_error(device, dtype, channels)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as problem:  # a compiler, a driver and a device may each fail in its own way
-        reason = f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
-    else:
-        if error < (1e-4 if dtype == torch.float32 else 0.02):
-            return True
-        reason = f"relative error {error:.2g} against plain products"
-    warnings.warn(
-        f"attention: the Triton kernels do not work on {device} ({reason}); training goes on "
-        f"without them. {SWITCH}=0 leaves them out.",
-        stacklevel=2,
-    )
-    return False
+    limit = 1e-4 if dtype == torch.float32 else 0.02
+    return passes("attention", device, lambda: worst_error(device, dtype, channels), limit)
 
 
 def _drawn_keys(query: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer.models import flash_kernels
+from trainer.models import cross_entropy_kernel, flash_kernels
 from trainer.models.flash_attention import tiles
 
 POINTERS = {"LSE": "*fp32", "DELTA": "*fp32", "KEYS": "*i32", "HEADS": "*i32", "STARTS": "*i32"}
@@ -190,6 +190,16 @@ for name in ("forward", "backward_of_queries", "backward_of_keys"):
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
         built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert built.asm["cubin"] and built.metadata.shared < 160 << 10
+
+kernel = cross_entropy_kernel.cross_entropy
+types = {"LOGITS": "*bf16", "TARGETS": "*i64", "LOSSES": "*fp32", "RIGHT": "*u8",
+         "smoothing": "fp32", "row_stride": "i32", "num_words": "i32"}
+constants = dict(IGNORED=-100, BLOCK=4096, DIFFERENTIATE=True)
+types.update(dict.fromkeys(constants, "constexpr"))
+places = {(kernel.arg_names.index(key),): value for key, value in constants.items()}
+source = ASTSource(kernel, types, constexprs=places)
+built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+assert built.asm["cubin"]
 """
 
 
