@@ -107,7 +107,7 @@ class FlatBatch:
     dropout_keys: Tensor | None = None
     """[T], what decides each token's dropout masks; None while evaluating"""
     on_host: dict[str, Tensor] = field(default_factory=dict)
-    """The fields of a moved batch as they were on the CPU, where labels are counted without a wait"""
+    """The fields of a moved batch as they were on the CPU: labels are counted there."""
 
     @property
     def num_tokens(self) -> int:
