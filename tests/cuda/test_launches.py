@@ -72,9 +72,10 @@ def test_the_next_token_loss_takes_few_kernels_and_waits_for_nobody(
         weight = torch.ones(words, 64, device=CUDA, requires_grad=True)
         labels = torch.ones(rows, dtype=torch.int64)
         labels[: 0 if labelled == "all" else 3000] = IGNORED
+        moved = labels.to(CUDA)
         projection = Projection(hidden, weight, Layout(torch.tensor([rows]), CUDA))
         with device.traced() as trace:
-            found = next_token_loss(projection, labels.to(CUDA), host_labels=labels)
+            found = next_token_loss(projection, moved, host_labels=labels)
             found.sum.backward()
     chunks = 3 if labelled == "all" else 1
     assert trace.launches["mm"] + trace.launches["addmm"] == 3 * chunks
