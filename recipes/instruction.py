@@ -23,6 +23,7 @@ FORMATS = {
     "instruction": ("instruction", "output"),
 }
 """What tells a format, and the columns that it must have."""
+CHAT = "a list of messages"
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -36,8 +37,20 @@ SPEAKERS = {
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "function_call": "assistant",
 }
 """ShareGPT's names for who speaks, and the roles that templates know."""
+WEIGHTS = ("weight", "loss_mask", "train", "loss")
+"""Names of a weight, which messages may have and rows may not."""
+UNREAD = (
+    *(*WEIGHTS, "functions", "documents", "chosen", "rejected"),
+    *("images", "image", "videos", "video", "audios", "audio"),
+)
+"""Columns that other trainers make a part of the loss or of the text."""
+SHAREGPT = ("from", "value", "role", "content")
+"""What a turn of ShareGPT says itself; its other entries are the message's."""
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
+"""Variables of a template that a row's chat_template_kwargs may not have."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,9 @@ class Instruction(NextTokenRecipe):
     The columns tell the format: `messages` (a list of {role, content}), ShareGPT's `conversations`
     (of {from, value}), `prompt` and `completion` (two texts, or two lists of messages of which the
     completion is learnt), or `instruction`, perhaps `input`, and `output`. Beside them `tools` (a
-    list, or JSON) and `system` are each row's own. The tokenizer's chat template makes text of it.
+    list, or JSON), `system` and `chat_template_kwargs` (variables of the template) are each row's
+    own. A message whose `weight` (also `train`, `loss_mask` or `loss`) is 0 is not learnt. The
+    tokenizer's chat template makes text of it.
     What is learnt is told by position, so that the end of a turn is learnt even where its token is
     also the pad.
     """
@@ -133,8 +148,9 @@ class Instruction(NextTokenRecipe):
                 f"recipe: no column to learn from, there are: {found}; accepted: {accepted} "
                 "(dataset.columns renames)"
             )
-        _refuse_unread(rows, ("history",) if self.chat else ("history", "tools", "system"))
+        _refuse_unread(rows, ("history", *UNREAD))
         if not self.chat:
+            _refuse_unread(rows, ("tools", "system", "chat_template_kwargs"))
             return self._plain_texts(rows, kind, tokenizer)
         chats = _chats(rows, kind)
         systems = rows.get("system") or [None] * len(chats)
@@ -149,6 +165,8 @@ class Instruction(NextTokenRecipe):
             self.date,
             tools=_tools(rows),
             prompts=_prompt_sizes(rows, chats) if kind == "prompt" else None,
+            variables=_variables(rows),
+            max_length=self.max_length,
         )
 
     def _with_system(self, chat: Any, own: str | None, row: int) -> Any:
@@ -185,15 +203,17 @@ class Instruction(NextTokenRecipe):
         self, texts: "Sequence[Supervised]", tokenizer: "Tokenizer"
     ) -> tuple[list[list[int]], list[list[int]], list[int]]:
         """Ids, labels and the number of tokens cut off, of each text."""
+        from trainer.tokenizer.special_tokens import ids_in_front
+
         encoded = tokenizer(
-            [each.text for each in texts],
-            add_special_tokens=not self.chat and _only_in_front(tokenizer),
-            return_offsets_mapping=True,
+            [each.text for each in texts], add_special_tokens=False, return_offsets_mapping=True
         )
+        front = [] if self.chat else ids_in_front(tokenizer)
         ids, labels, cut = [], [], []
         for text, row, offsets in zip(
             texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
+            row, offsets = [*front, *row], [(0, 0)] * len(front) + offsets
             learnt = _learnt(text.spans, offsets[: self.max_length])
             ids.append(row[: self.max_length])
             labels.append(
@@ -216,26 +236,18 @@ def _chats(rows: Mapping[str, Sequence[Any]], kind: str) -> list[Any]:
     """Each row as a list of messages."""
     if kind == "messages":
         found = label_column(rows, "messages", "recipe")
-        return [_parsed(chat, row, kind) for row, chat in enumerate(found)]
+        chats = (_parsed(chat, row, kind, CHAT) for row, chat in enumerate(found))
+        return [_with_tool_calls(chat, row) for row, chat in enumerate(chats)]
     if kind == "conversations":
         found = label_column(rows, "conversations", "recipe")
-        return [_from_sharegpt(_parsed(chat, row, kind), row) for row, chat in enumerate(found)]
+        chats = (_parsed(chat, row, kind, CHAT) for row, chat in enumerate(found))
+        return [_from_sharegpt(chat, row) for row, chat in enumerate(chats)]
     if kind == "prompt" and _of_messages(rows):
         return _joined(rows)
     return [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         for prompt, answer in zip(*_prompts(rows, kind), strict=True)
     ]
-
-
-def _parsed(chat: Any, row: int, kind: str) -> Any:
-    """A chat, which may be a list or its JSON, as in a cell of a csv file."""
-    if not isinstance(chat, str):
-        return chat
-    try:
-        return json.loads(chat)
-    except ValueError as error:
-        raise RowError(row, f"{kind}: {error}; accepted: a list of messages, or its JSON") from None
 
 
 def _of_messages(rows: Mapping[str, Sequence[Any]]) -> bool:
@@ -266,22 +278,46 @@ def _tools(rows: Mapping[str, Sequence[Any]]) -> list[Any] | None:
         return None
     found = []
     for row, tools in enumerate(rows["tools"]):
-        try:
-            own = json.loads(tools) if isinstance(tools, str) and tools else tools
-        except ValueError as error:
-            raise RowError(row, f"tools: {error}; accepted: a list of tools, or its JSON") from None
+        own = _parsed(tools, row, "tools", "a list of tools")
         if own and not isinstance(own, list):
             raise RowError(row, f"tools: found {own!r:.60}; accepted: a list of tools, or its JSON")
         found.append(own or None)
     return found
 
 
+def _variables(rows: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]] | None:
+    """The template's variables of each row, which may be JSON; None where it has none."""
+    if "chat_template_kwargs" not in rows:
+        return None
+    found = []
+    for row, given in enumerate(rows["chat_template_kwargs"]):
+        own = _parsed(given, row, "chat_template_kwargs", "a mapping of variables") or {}
+        if not isinstance(own, Mapping) or (wrong := [name for name in own if name in RESERVED]):
+            shown = f"{own!r:.60}" if not isinstance(own, Mapping) else wrong[0]
+            accepted = "a mapping of the template's own variables, or its JSON"
+            raise RowError(row, f"chat_template_kwargs: found {shown}; accepted: {accepted}")
+        found.append({name: value for name, value in own.items() if value is not None})
+    return found
+
+
+def _parsed(found: Any, row: int, name: str, accepted: str) -> Any:
+    """A value that a row may have as JSON."""
+    if not isinstance(found, str) or not found:
+        return found
+    try:
+        return json.loads(found)
+    except ValueError as error:
+        raise RowError(row, f"{name}: {error}; accepted: {accepted}, or its JSON") from None
+
+
 def _refuse_unread(rows: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> None:
     """Refuse what other trainers would make a part of the text."""
     for name in columns:
         for row, found in enumerate(rows.get(name, ())):
-            if found:
+            if found not in (None, [], {}, "", *((1, True) if name in WEIGHTS else ())):
                 accepted = "accepted: as messages, or no such column (dataset.columns renames)"
+                if name in WEIGHTS:
+                    accepted = f"accepted: '{name}' in each message, 0 or 1"
                 raise RowError(row, f"'{name}' is not read with these rows; {accepted}")
 
 
@@ -304,18 +340,43 @@ def _from_sharegpt(chat: Any, row: int) -> list[dict[str, Any]]:
             accepted = ", ".join(SPEAKERS)
             raise RowError(row, f"conversations[{number}]: from '{speaker}'; accepted: {accepted}")
         content = turn.get("value", turn.get("content"))
-        messages.append({"role": SPEAKERS[speaker], "content": content})
+        more = {name: value for name, value in turn.items() if name not in SHAREGPT}
+        if speaker == "function_call":
+            calls = _parsed(content, row, f"conversations[{number}]: function_call", "a call")
+            content, more["tool_calls"] = None, _tool_calls(calls, row, f"conversations[{number}]")
+        messages.append({**more, "role": SPEAKERS[speaker], "content": content})
+    return _with_tool_calls(messages, row)
+
+
+def _with_tool_calls(chat: Any, row: int) -> Any:
+    """A chat without the older names of calls (function_call) and of their results (function)."""
+    if not isinstance(chat, list) or not all(isinstance(message, Mapping) for message in chat):
+        return chat
+    messages = []
+    for number, message in enumerate(chat):
+        if message.get("function_call") is not None:
+            where, message = f"messages[{number}]", dict(message)
+            if message.get("tool_calls"):
+                raise RowError(row, f"{where}: found function_call beside tool_calls")
+            message["tool_calls"] = _tool_calls(message.pop("function_call"), row, where)
+        if message.get("role") == "function":
+            message = {**message, "role": "tool"}
+        messages.append(message)
     return messages
+
+
+def _tool_calls(calls: Any, row: int, where: str) -> list[dict[str, Any]]:
+    """One call, or several, as messages have them today."""
+    calls = calls if isinstance(calls, list) else [calls]
+    for call in calls:
+        if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
+            accepted = '{"name": ..., "arguments": ...}'
+            raise RowError(row, f"{where}: function_call: found {call!r:.60}; accepted: {accepted}")
+    return [{"type": "function", "function": call} for call in calls]
 
 
 def _role(message: Any) -> Any:
     return message.get("from", message.get("role")) if isinstance(message, Mapping) else None
-
-
-def _only_in_front(tokenizer: "Tokenizer") -> bool:
-    """Whether the tokenizer puts a special token before a text, and none after it."""
-    ids = tokenizer("a")["input_ids"]
-    return len(ids) > 1 and ids[0] == tokenizer.bos_token_id and ids[-1] != tokenizer.eos_token_id
 
 
 def _learnt(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[bool]:

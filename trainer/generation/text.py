@@ -8,6 +8,7 @@ from trainer.generation.ends import end_ids as known_end_ids
 from trainer.generation.growing_text import GrowingText
 from trainer.generation.settings import GenerationSettings
 from trainer.tokenizer import Tokenizer
+from trainer.tokenizer.special_tokens import ids_in_front
 
 
 def generate(
@@ -61,4 +62,7 @@ def stream(
 
 
 def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
-    return tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+    """A prompt's ids, without special tokens at its end, which would end the text."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    return [*ids_in_front(tokenizer), *tokenizer(prompt, add_special_tokens=False)["input_ids"]]

@@ -95,6 +95,13 @@ def check_ids(backend: tokenizers.Tokenizer, decoder: dict[str, Any], where: str
             )
 
 
+def ids_in_front(tokenizer: Any) -> list[int]:
+    """The special tokens that a tokenizer puts before a text, such as bos."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    count = found["special_tokens_mask"].index(0)
+    return found["input_ids"][:count]
+
+
 def listed_by_id(tokens: dict[str, int], special: Iterable[str | None]) -> dict[str, Any]:
     """added_tokens.json's {token: id}, which knows no flags, as an added_tokens_decoder."""
     named = set(special)

@@ -305,3 +305,115 @@ def test_answers_without_an_end_are_told_of(
     said = [m for m in caplog.messages if "is learnt, so the model will not stop" in m]
     assert len(said) == (0 if end else 1)
     assert all(m.startswith("dataset.train: no end token (") and "<|im_end|>" in m for m in said)
+
+
+def test_weights_and_variables_of_rows_are_obeyed(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    template = "{{ effort or 'low' }}: " + turns_tokenizer.chat_template
+    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
+    weighed = [{**turn, "weight": number // 2} for number, turn in enumerate(CHAT)]
+    weighed = [t if t["role"] == "assistant" else {**t, "weight": None} for t in weighed]
+    assert learnt([{"messages": weighed}], turns_tokenizer) == ["of course.<|im_end|>"]
+    shared = [{**turn, "train": False} for turn in SHAREGPT[:2]] + SHAREGPT[2:]
+    assert learnt([{"conversations": shared}], turns_tokenizer) == ["of course.<|im_end|>"]
+    for given in ({"effort": "high"}, '{"effort": "high"}'):
+        rows = [{"messages": CHAT[:2], "chat_template_kwargs": given}]
+        ids = table(rows, turns_tokenizer).collate([0]).input_ids.tolist()
+        assert turns_tokenizer.decode(ids).startswith("high: ")
+    rows = [
+        {"messages": CHAT[:2], "chat_template_kwargs": text} for text in (None, '{"effort": "x"}')
+    ]
+    found = table(rows, turns_tokenizer)
+    texts = [turns_tokenizer.decode(found.collate([n]).input_ids.tolist()) for n in (0, 1)]
+    assert [text.partition(":")[0] for text in texts] == ["low", "x"]
+
+
+def test_calls_under_their_older_names_are_calls(turns_tokenizer: Any, monkeypatch: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {{ m.tool_calls }}\n{% endfor %}"
+    )
+    monkeypatch.setattr(turns_tokenizer, "chat_template", template)
+    call = {"name": "f", "arguments": {"a": 1}}
+    rows: list[dict[str, Any]] = [
+        {
+            "messages": [
+                CHAT[0],
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"type": "function", "function": call}],
+                },
+                {"role": "tool", "content": "4"},
+                CHAT[1],
+            ]
+        },
+        {
+            "messages": [
+                CHAT[0],
+                {"role": "assistant", "content": None, "function_call": call},
+                {"role": "function", "content": "4"},
+                CHAT[1],
+            ]
+        },
+        {
+            "conversations": [
+                SHAREGPT[0],
+                {"from": "function_call", "value": json.dumps(call)},
+                {"from": "observation", "value": "4"},
+                SHAREGPT[1],
+            ]
+        },
+    ]
+    texts = []
+    for row in rows:
+        ids = table([row], turns_tokenizer, train_on="all").collate([0]).input_ids.tolist()
+        texts.append(turns_tokenizer.decode(ids))
+    assert texts[0] == texts[1] == texts[2] and "'f'" in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": CHAT, "weight": 0.5}, "'weight' is not read with these rows; accepted: 'we"),
+        ({"messages": CHAT, "images": ["a.png"]}, "'images' is not read with these rows"),
+        ({"messages": CHAT, "functions": [{"name": "f"}]}, "'functions' is not read"),
+        ({"messages": CHAT, "chat_template_kwargs": "{"}, "chat_template_kwargs: "),
+        ({"messages": CHAT, "chat_template_kwargs": "[1]"}, "found [1]; accepted: a mapping"),
+        ({"messages": CHAT, "chat_template_kwargs": {"tools": "x"}}, "kwargs: found tools"),
+        (
+            {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "f(1)"}]},
+            "conversations[1]: function_call: ",
+        ),
+        (
+            {"messages": [CHAT[0], {"role": "assistant", "content": "", "function_call": "f"}]},
+            "messages[1]: function_call: found 'f'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_row_says_is_read_or_refused_by_name(
+    row: Any, said: str, turns_tokenizer: Any
+) -> None:
+    with pytest.raises(InputError) as caught:
+        table([row], turns_tokenizer)
+    assert said in str(caught.value)
+    assert table([{"messages": CHAT, "weight": 1, "images": []}], turns_tokenizer)
+
+
+def test_a_plain_prompt_is_asked_as_it_was_learnt() -> None:
+    from tokenizers import processors
+
+    from trainer.generation.text import _ids
+    from trainer.tokenizer import Tokenizer
+
+    tokens = ["<s>", "</s>"]
+    tokenizer = Tokenizer.train(["Q: A"], vocab_size=300, kind="gpt2", special_tokens=tokens)
+    tokenizer.eos_token, tokenizer.bos_token = "</s>", "<s>"
+    for around in ("<s> $A </s>", "<s> $A", "$A </s>", "$A"):
+        tokenizer.backend.post_processor = processors.TemplateProcessing(
+            single=around, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        rows = {"prompt": ["Q:"], "completion": [" A"]}
+        ((ids,),) = Instruction(chat=False).features(rows, tokenizer)["input_ids"]
+        asked = _ids(tokenizer, "Q:")
+        assert ids[: len(asked)] == asked and ids[-1] == 1 and 1 not in ids[:-1]
+        assert (0 in asked) == around.startswith("<s>")
