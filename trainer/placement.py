@@ -1,10 +1,8 @@
 """Placement: the device, the ranks and the number format that a model trains with."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,7 +13,6 @@ from trainer.allocator import keep_few_kernels, let_segments_grow
 from trainer.errors import EnvironmentFault, InputError
 from trainer.memory import memory_of_a_rank
 from trainer.models.pretrained import PretrainedModel
-from trainer.outcome import flat
 from trainer.precision import check_same_precision, keep_masters_in_fp32, resolve_precision
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
@@ -35,22 +32,6 @@ class Placement:
     accelerator: Accelerator
     reduces_once: bool = False
     """Whether the gradients of a sharded model are added up over ranks once a step."""
-
-    def start_trackers(self, config: Mapping[str, Any]) -> None:
-        """Open the experiment trackers, if there are any, and tell them the config."""
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("tempering", config=flat(config))
-
-    def track(self, row: Mapping[str, Any]) -> None:
-        """Tell a row of metrics.jsonl to the trackers."""
-        if self.accelerator.log_with:
-            values = {name: value for name, value in row.items() if name != "step"}
-            self.accelerator.log(values, step=row["step"])
-
-    def finish_trackers(self) -> None:
-        """Close the trackers; `end_training` would end the process group too."""
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
 
 
 def place(

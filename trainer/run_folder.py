@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def trackers(self) -> Path:
+        """The folder of experiment trackers that write to a disk."""
+        return self.path / "trackers"
+
+    @property
     def newest(self) -> Path | None:
         """The newest checkpoint that was published."""
         found = published(self.path)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from trainer.saving import read_weights, recipe_to_json, write_model, written_pa
 from trainer.settings import TrainSettings
 from trainer.sharding import whole_weights
 from trainer.throughput import Throughput
+from trainer.tracking import tracker_runs
 
 logger = logging.getLogger("trainer")
 
@@ -82,6 +83,8 @@ class RunState:
     evaluations_without_improvement: int = 0
     stopped: str = ""
     """Why the run is over before its last step; empty: it is not."""
+    trackers: dict[str, str] = field(default_factory=dict)
+    """Experiment tracker -> the id of its run."""
 
     def offer(self, metric: str, value: float, greater_is_better: bool) -> bool:
         """Whether this evaluation is the best so far, which is then remembered; NaN never is."""
@@ -126,6 +129,7 @@ class Resumable:
             "skipped": self.state.skipped,
             "skipped_in_a_row": self.state.skipped_in_a_row,
             "stopped": self.state.stopped,
+            "trackers": self.state.trackers,
             "throughput": self.throughput.state(),
             "best": self.state.best.metric if self.state.best else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
@@ -252,6 +256,7 @@ class Resumable:
         self.state.step = progress.step
         for name in ("tokens", "skipped", "skipped_in_a_row", "stopped"):
             setattr(self.state, name, facts[name])
+        self.state.trackers = tracker_runs(facts.get("trackers"))
         self.throughput.load_state(facts["throughput"])
         waited = progress.evaluations_without_improvement
         self.state.evaluations_without_improvement = waited

@@ -15,6 +15,7 @@ from trainer import run_facts
 from trainer.agreement import check_answers, check_run, tell_doubt
 from trainer.allocator import keep_freed_memory
 from trainer.arguments import checked
+from trainer.batch_norm import check_batch_norm
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.checkpoint.background import BackgroundSave, fits_in_memory
@@ -61,6 +62,7 @@ from trainer.settings import TrainSettings
 from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
+from trainer.tracking import Tracking, forget_told, told_before
 
 logger = logging.getLogger("trainer")
 
@@ -124,11 +126,13 @@ class Trainer:
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
         self.resume_from = resume_from(self.settings)
         self.bad_rows = bad_rows or BadRows()
-        trackers_dir = self.folder.path / "trackers" if self.folder else None
+        self.told_before: dict[str, int] = {}
+        trackers_dir = self.folder.trackers if self.folder else None
         how = (timeout, strategy, cpu_offload, reduce_gradients)
         self.placement = place(given.model, self.settings, trackers_dir, *how)
         self.model, self.ranks = self.placement.model, self.placement.ranks
         self.wrapped = self.placement.wrapped
+        self.tracking = Tracking(self.placement.accelerator, trackers_dir)
         self.ema: ExponentialMovingAverage | None = None
         self.train_samples = self._samples(given.train, "dataset.train", cache_dir)
         self.eval_samples = {
@@ -161,9 +165,7 @@ class Trainer:
                 )
                 if self._due("logging_steps"):
                     self._log_training(facts)
-                improved = (
-                    self._due("eval_steps") or ask.evaluate
-                ) and self._evaluate_and_compare()
+                improved = self._evaluation_due(ask) and self._evaluate_and_compare()
                 leave = interruption.code if self.ranks.world_size == 1 else facts.leave
                 if self._due("save_steps") or ask.save or improved or leave or state.stopped:
                     self._save_checkpoint()
@@ -315,6 +317,11 @@ class Trainer:
             self.state.step % interval == 0 or self.state.step == self.total_steps
         )
 
+    def _evaluation_due(self, ask: Ask) -> bool:
+        """Whether to evaluate now; a run that stops early does, before the best is chosen."""
+        stops = bool(self.state.stopped) and self.settings.eval_steps != 0
+        return ask.evaluate or self._due("eval_steps") or stops
+
     def _asked(self, answers: Iterable[Ask | None]) -> Ask:
         """What the callbacks want together; remembers why one wants to stop."""
         asks = [ask for ask in answers if ask is not None]
@@ -348,7 +355,7 @@ class Trainer:
             self.folder.log(row)
         for callback in self.callbacks:
             callback.on_log(row)
-        self.placement.track(row)
+        self.tracking.track(row)
 
     def _evaluate_and_compare(self) -> bool:
         """Evaluate, log, and say whether to save: for a better best model, or as asked."""
@@ -419,6 +426,7 @@ class Trainer:
         check_run(
             self.settings, self.recipe, self.train_samples, self.eval_samples, bool(self.folder)
         )
+        check_batch_norm(self.model, self.train_samples, self.settings, self.seed, self.ranks)
         if self.ranks.is_main:
             tell_doubt(self.recipe, self.train_samples, self.model, self.tokenizer)
         keep_freed_memory()
@@ -495,7 +503,8 @@ class Trainer:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
                     self.folder.metrics.cut_back(-1)
-            stack.callback(self.placement.finish_trackers)
+                    forget_told(self.folder.trackers)
+            stack.callback(self.tracking.finish)
             self._start()
             yield stack.enter_context(Interruption(self.settings.time_limit))
 
@@ -508,7 +517,9 @@ class Trainer:
                 self.folder.write_dropped(run_facts.dropped_rows(self))
             for callback in self.callbacks:
                 callback.on_start(run_facts.facts_at_start(self))
-        self.placement.start_trackers(self.config)
+        state = self.state
+        self.tracking.start(self.config, state.step, state.trackers, self.told_before)
+        state.trackers = self.tracking.runs
         self.wrapped.train()
         with room_told_of():
             self._warm_up()
@@ -579,6 +590,8 @@ class Trainer:
         if self.folder and checkpoint.resolve().parent == self.folder.path.resolve():
             self.saved_step = self.state.step
         if self.folder and self.ranks.is_main:
+            if self.settings.trackers:
+                self.told_before = told_before(self.folder.trackers, self.folder.metrics.path)
             self.folder.metrics.cut_back(self.state.step)
 
     def _damage_of(self, step: int) -> str:

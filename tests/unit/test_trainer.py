@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
-from trainer.callbacks.callback import Callback
+from trainer.callbacks.callback import Ask, Callback
 from trainer.errors import InputError, NumericsError
 from trainer.metrics.classification import Accuracy
 from trainer.settings import TrainSettings
@@ -392,3 +392,24 @@ def test_labels_are_learnt_from_rows_and_given_to_the_model(minilm: Path) -> Non
         else:
             build().fit()
             assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+@dataclass
+class StopAt(Callback):
+    """Asks to stop after a step, between two evaluations."""
+
+    step: int
+
+    def on_step_end(self, step: int, total_steps: int) -> Ask | None:
+        return Ask(stop=True, reason="enough") if step == self.step else None
+
+
+def test_a_stop_between_evaluations_is_measured_before_the_best_is_chosen(tmp_path: Path) -> None:
+    """The loss falls at each step: the last model is the best, and is shipped."""
+    settings = {"eval_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    run = trainer(tmp_path, **settings)
+    run.callbacks.append(StopAt(5))
+    results = run.fit()
+    losses = {row["step"]: row["eval_loss"] for row in rows(tmp_path) if "eval_loss" in row}
+    assert list(losses) == [3, 5] and losses[5] < losses[3]
+    assert results["best"]["step"] == results["model_step"] == results["steps"] == 5

@@ -105,7 +105,7 @@ def shown(rows: list[Any], tokenizer: Any) -> list[str]:
     """What is learnt of each row, as text, whatever tokens the tokenizer knows."""
     from trainer.tokenizer.turns import supervised_texts
 
-    chats = [_parsed(row["messages"], 0, "messages") for row in as_table(rows)]
+    chats = [_parsed(row["messages"], 0, "messages", "a chat") for row in as_table(rows)]
     texts = [text for texts in supervised_texts(tokenizer, chats, "assistant") for text in texts]
     return ["|".join(each.text[a:b] for a, b in each.spans) for each in texts]
 
