@@ -9,6 +9,7 @@ import importlib
 import itertools
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.console import error_line
+from trainer.console import error_line, make_console, plain_line, show
 from trainer.errors import (
     EnvironmentFault,
     InputError,
@@ -46,12 +47,14 @@ from trainer.launching.saved_recipe import with_saved_recipe
 from trainer.launching.secret_values import redacted, redacted_override
 from trainer.launching.sweep_results import sweep_results, write_csv
 from trainer.processes.accelerate_config import check_accelerate_config
+from trainer.processes.end import STOPPED
 from trainer.processes.joining import joined
 from trainer.processes.last_words import leave
 from trainer.processes.launcher import num_processes, run_ranks
 from trainer.processes.lifeline import hold_on
 from trainer.processes.place import WORKER, find_place, is_task_of_srun, is_worker
 from trainer.run import Run
+from trainer.standard_streams import flush_or_drop, open_closed_streams
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -100,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command_line() -> NoReturn:
     """What the shell calls: `main`, and then out."""
     leave_unsaved()
+    open_closed_streams()
     code = main()
+    flush_or_drop()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         # now and then a thread of gloo's turns an orderly exit of a rank into an abort
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -116,8 +119,8 @@ def start(run: Run) -> int:
         return _run(run)
     except (InputError, EnvironmentFault, NumericsError, Interrupted) as error:
         return complain(error, error.exit_code, every_rank=True)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the answers has seen enough
+        flush_or_drop()
         return 0
     except OSError as error:
         if error.errno is None:
@@ -151,7 +154,8 @@ def complain(error: object, exit_code: int, every_rank: bool = False) -> int:
         return exit_code
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     if every_rank or rank == "0":
-        error_line(line)
+        # who asked a run to stop, and gets a checkpoint, has made no error
+        (plain_line if exit_code in STOPPED else error_line)(line)
     return exit_code
 
 
@@ -219,7 +223,18 @@ def _compose(command: Command) -> tuple[dict[str, Any], Choices]:
         _imply(groups, {s.key for s in values}, command, folders)
         base, choices = _from_files(command, groups, folders)
     overrides = tuple(map(redacted_override, typed(command)))
-    return _apply(base, values, command.texts), replace(choices, overrides=overrides)
+    choices = replace(choices, overrides=overrides, program=_program(command))
+    return _apply(base, values, command.texts), choices
+
+
+def _program(command: Command) -> str:
+    """How this program was called, with the flags that a next command needs too."""
+    called = Path(sys.argv[0]).name
+    words = ["python", sys.argv[0]] if called == "launch.py" else ["python", "launch.py"]
+    words = [called] if called == "tempering" else words
+    if command.config_dir is not None:
+        words += ["--config-dir", str(command.config_dir)]
+    return shlex.join(words)
 
 
 def _read_override(text: str) -> Setting:
@@ -317,6 +332,8 @@ def _from_files(
         _check_files(folder, primary)
     own = primary.parent != CONFIGS
     base = _hydra(command, groups, folders, own)
+    if isinstance(base.get("experiment"), DictConfig):
+        raise _not_global(base.hydra.runtime.choices.get("experiment"), folders)
     if "dataset" not in groups and _names_files(base):
         groups = {"experiment": None, **groups, "dataset": "files"}
         base = _implied_files(command, groups, folders, base, own)
@@ -353,6 +370,16 @@ def _implied_files(
     files = OmegaConf.load(CONFIGS / "dataset" / "files.yaml")
     base["dataset"] = OmegaConf.merge(files, base.dataset)
     return base
+
+
+def _not_global(option: str, folders: list[Path]) -> InputError:
+    """An experiment sets keys of the whole config, and Hydra is told so by the file's header."""
+    files = [folder / "experiment" / f"{option}.yaml" for folder in folders]
+    file = next((file for file in files if file.is_file()), files[0])
+    accepted = "accepted: the line '# @package _global_' above its first key"
+    return InputError(
+        f"experiment={option}: {file} does not say that its keys are global; {accepted}"
+    )
 
 
 def _check_files(folder: Path, primary: Path) -> None:
@@ -519,7 +546,7 @@ def sweep(command: Command) -> int:
         return 0
     codes = []
     for i, (job, run) in enumerate(zip(jobs, runs, strict=True)):
-        print(f"sweep: job {i + 1} of {len(jobs)}, {run.output_dir}", flush=True)
+        show(make_console(), f"sweep: job {i + 1} of {len(jobs)}, {run.output_dir}")
         code, stopped = run_child([sys.executable, __file__, *typed(job)])
         codes.append(code)
         if stopped:
@@ -529,7 +556,6 @@ def sweep(command: Command) -> int:
 
 
 def _show_results(runs: Sequence[Run], codes: Sequence[int]) -> None:
-    from trainer.console import make_console, show
     from trainer.rendering.sweep import sweep_summary
 
     results = sweep_results(runs, codes)

@@ -1,8 +1,9 @@
 """Console: standard output for people, plain where nobody watches, and the one error line."""
 
 import os
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from trainer.standard_streams import LastingOutput
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -12,13 +13,17 @@ PLAIN_WIDTH = 100
 
 
 def make_console(stderr: bool = False) -> "Console":
-    """Standard output, or error; without a terminal it gets no colours and no cursor movements."""
+    """Standard output, or error; without a terminal it gets no colours and no cursor movements.
+
+    What cannot be written, since the stream is full or nobody reads it, is dropped and logged.
+    """
     from rich.console import Console
 
-    if (sys.stderr if stderr else sys.stdout).isatty():
-        return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    stream: Any = LastingOutput("stderr" if stderr else "stdout")
+    if stream.isatty():
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
     return Console(
-        stderr=stderr,
+        file=stream,
         force_terminal=False,
         color_system=None,
         width=PLAIN_WIDTH,
@@ -35,6 +40,12 @@ def show(console: "Console", renderable: "RenderableType") -> None:
 
 def error_line(message: str) -> None:
     """`error: <message>` as one line on standard error, wrapped nowhere."""
-    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    prefix = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
-    print(prefix, " ".join(message.split()), file=sys.stderr)
+    coloured = LastingOutput("stderr").isatty() and "NO_COLOR" not in os.environ
+    plain_line(message, "\x1b[1;31merror:\x1b[0m " if coloured else "error: ")
+
+
+def plain_line(message: str, prefix: str = "") -> None:
+    """A message as one line on standard error, such as why a run was stopped."""
+    stream = LastingOutput("stderr")
+    stream.write(f"{prefix}{' '.join(message.split())}\n")
+    stream.flush()

@@ -10,6 +10,7 @@ from trainer.callbacks.callback import Callback
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
 from trainer.models.lora_settings import LoRASettings
+from trainer.output_format import output_format
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -129,7 +130,11 @@ class OutputSettings:
     """Where predict and generate write."""
 
     file: str | None = None
-    """A .jsonl file; null: standard output."""
+    """A .jsonl, .json, .csv, .tsv or .parquet file, a pipe or a device; null: standard output."""
+
+    def __post_init__(self) -> None:
+        if self.file is not None:
+            output_format(self.file)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,8 @@ class Run:
     """Config group -> the option taken ("dataset": "python_stdlib")."""
     overrides: tuple[str, ...] = ()
     """What the user typed, to be repeated in the commands that the run prints."""
+    program: str = "python launch.py"
+    """How the program was called, with --config-dir where one was given."""
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What it was assembled from, secrets included, for processes that do their part of it."""
 

@@ -66,7 +66,7 @@ class TrainSettings:
     early_stopping_patience: int | None = None
     """Stop after so many evaluations in a row without a better metric; null is never."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights, used to evaluate and to ship."""
+    """Keep an exponential moving average of the weights, to evaluate and to ship; 0: none."""
     resume: str = "auto"
     """auto (continue if there is something to continue), never, must, or a checkpoint's path."""
     allow_changes: list[str] = field(default_factory=list)
@@ -82,6 +82,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        if not self.ema_decay:  # 0 and null mean the same, also to a run that resumes
+            object.__setattr__(self, "ema_decay", None)
         _check_choices(self)
         _check_trackers(self)
         _check_together(self)
@@ -121,7 +123,7 @@ def _check_numbers(settings: TrainSettings) -> None:
     for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
         _require(settings, name, lambda v: v >= 0, "a number of 0 or more")
     _require(settings, "label_smoothing", lambda v: 0 <= v < 1, "a number from 0 to below 1")
-    _require(settings, "ema_decay", lambda v: 0 < v < 1, "a number between 0 and 1, or null")
+    _require(settings, "ema_decay", lambda v: 0 <= v < 1, "a number from 0 to below 1, or null")
     accepted = "2 or more (the newest may be in the middle of being written)"
     _require(settings, "save_total_limit", lambda v: v >= 2, accepted)
 

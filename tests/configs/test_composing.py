@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -359,3 +360,31 @@ def test_files_of_a_user_obey_the_rules_of_the_command_line(composed: Composed, 
     typed_run = composed("dataset.train=a.csv", "dataset.max_train_rows=5")
     assert run.dataset == typed_run.dataset
     assert run.trainer == typed_run.trainer  # none of the quickstart's numbers
+
+
+def test_commands_repeat_how_the_program_was_called(
+    composed: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    from trainer.jobs.train import next_commands
+
+    own = tmp_path / "my configs"
+    own.mkdir()
+    for called, begins in (
+        ("/usr/bin/tempering", "tempering"),
+        ("../tools/launch.py", "python ../tools/launch.py"),
+        ("pytest", "python launch.py"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        run = composed("output_dir=runs/a")
+        assert run.recipe is not None
+        for command in next_commands(run, run.recipe).values():
+            assert command.startswith(f"{begins} ") and "--config-dir" not in command
+        run = composed(f"--config-dir={own}", "trusted_packages=[mine]", "output_dir=runs/a")
+        commands = next_commands(run, run.recipe)
+        assert commands["resume"].startswith(f"{begins} --config-dir '{own}' ")
+        assert "'trusted_packages=[mine]'" in commands["evaluate"]
+
+
+def test_an_average_of_0_is_none(composed: Any) -> None:
+    assert composed("trainer.ema_decay=0").trainer == composed().trainer
+    assert composed("trainer.ema_decay=0").trainer.ema_decay is None

@@ -271,3 +271,12 @@ def test_nothing_heavy_is_imported(
     assert done.stderr.endswith("imported []\n")
     assert done.stderr.count("\n") == (2 if code else 1)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_experiment_without_its_header_is_named(refused: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("trainer:\n  max_steps: 1\n")
+    line = refused(f"--config-dir={tmp_path / 'own'}", "experiment=mine")
+    assert line.startswith("experiment=mine: ") and "mine.yaml does not say" in line
+    assert line.endswith("accepted: the line '# @package _global_' above its first key")

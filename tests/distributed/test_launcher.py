@@ -280,7 +280,7 @@ def test_a_signal_saves_once_and_ends(bench: Bench, training: Any, number: int, 
     (checkpoint,) = (bench.folder / run).glob("checkpoint-*")
     name = signal.Signals(number).name
     kept = f"saved {run}/{checkpoint.name}; the same command continues there"
-    assert (ended, err) == (code, f"error: stopped by {name}: {kept}\n")
+    assert (ended, err) == (code, f"stopped by {name}: {kept}\n")
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint import files
-from trainer.checkpoint.lines import write_lines
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.record import StepLog
 from trainer.errors import EnvironmentFault
@@ -77,7 +76,7 @@ def test_a_written_file_replaces_a_link_and_not_what_it_points_to(
     files.write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
     (tmp_path / ".tmp-b").symlink_to(precious)
-    write_lines(tmp_path / "b", iter(["one", "two"]))
+    files.write_pieces(tmp_path / "b", iter([b"one\n", b"two\n"]))
     assert (tmp_path / "b").read_text() == "one\ntwo\n"
     assert precious.read_text() == "precious"
     assert files.staged_name(tmp_path / "b") != files.staged_name(tmp_path / "b")

@@ -1,6 +1,5 @@
 """Progress: what a person sees of a run while it runs."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +12,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-SECONDS_BETWEEN_LINES = 10.0
-"""Without a terminal, training rows that follow a printed one sooner are not printed."""
-
 
 @dataclass
 class Progress(Callback):
-    """Summaries, a line for each evaluation, and bars; plain lines where there is no terminal."""
+    """Summaries, a line for each evaluation, and bars; a line for each row without a terminal."""
 
     def __post_init__(self) -> None:
         self._facts: RunFacts | None = None
         self._bar: Bar | None = None
         self._evaluation: EvaluationProgress | None = None
-        self._last_line = -SECONDS_BETWEEN_LINES
 
     @cached_property
     def _console(self) -> "Console":
@@ -61,8 +56,7 @@ class Progress(Callback):
             task = self._bar.task_ids[0]
             figures = f"{speed(row)}  {data_wait(row)}".strip()
             self._bar.update(task, loss=measure(row["loss"]), speed=figures)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+        else:
             show(self._console, training_line(row, self._facts.total_steps))
 
     def on_evaluation_batch(self, done: int, total: int, share: float) -> None:

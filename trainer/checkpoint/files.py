@@ -111,6 +111,28 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
     write_bytes(path, text.encode(), private)
 
 
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """As `write_bytes`, of pieces that are made while they are written."""
+    _write(path, pieces, 0)
+
+
+def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = None) -> None:
+    """Write to a pipe or a device, or to an open descriptor, which stays what it is.
+
+    Each piece is written as it comes. Raises BrokenPipeError where nobody reads any more.
+    """
+    try:
+        with operation("write", path):
+            number = os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
+            with open(number, "wb", buffering=0) as file:
+                for piece in pieces:
+                    _write_all(file, memoryview(piece), None)
+    except EnvironmentFault as fault:
+        if isinstance(fault.__cause__, BrokenPipeError):
+            raise fault.__cause__ from None
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """As `write_bytes`: strict JSON (what is not finite becomes null), keys in the order given."""
     write_bytes(path, json_bytes(value))

@@ -1,16 +1,14 @@
 """The generate job: prompts from the command line, standard input or a file, gone on with."""
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.files import finite_or_null
-from trainer.checkpoint.lines import write_lines
+from trainer.data.output_rows import print_rows, write_rows
 from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError, RowError
 from trainer.run import Run
+from trainer.standard_streams import require_output
 
 COLUMNS = ("prompt", "messages", "text")
 """Where a file's prompts are: the first of these that it has."""
@@ -25,16 +23,17 @@ def run(run: Run) -> int:
     """Write what follows each prompt: a single one's as it comes, of several one JSON line each."""
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
+    if run.output.file is None:
+        require_output()
     rows, column = _rows(run)
     if len(rows) == 1 and run.input.file is None and run.output.file is None:
         _stream(run, rows[0][column])
         return 0
-    lines = _lines(run, rows, column)
+    completed = _completed(run, rows, column)
     if run.output.file is not None:
-        write_lines(Path(run.output.file), lines)
-        return 0
-    for line in lines:
-        print(line, flush=True)
+        write_rows(run.output.file, completed)
+    else:
+        print_rows(completed)
     return 0
 
 
@@ -74,8 +73,8 @@ def _stream(run: Run, prompt: str) -> None:
     print()
 
 
-def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
-    """Each row with its completion, as JSON, a batch at a time."""
+def _completed(run: Run, rows: Any, column: str) -> Iterator[dict[str, Any]]:
+    """Each row with its completion, a batch at a time."""
     from trainer.generation.text import generate
     from trainer.jobs.parts import load_generator
     from trainer.launching.saved_recipe import manner_of_asking
@@ -89,8 +88,7 @@ def _lines(run: Run, rows: Any, column: str) -> Iterator[str]:
         texts = generate(model, tokenizer, asked, run.generation, ends, first)
         for row, text in zip(batch, texts, strict=True):
             kept = {f"input_{k}" if k == "completion" else k: v for k, v in row.items()}
-            line = finite_or_null({**kept, "completion": text})
-            yield json.dumps(line, ensure_ascii=False, default=str)
+            yield {**kept, "completion": text}
 
 
 def _asked(tokenizer: Any, prompts: list[Any], first: int, how: Any) -> Any:

@@ -1,18 +1,16 @@
 """The predict job: texts from the command line, standard input, a file or a data set to answers."""
 
-import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.files import finite_or_null
-from trainer.checkpoint.lines import write_lines
+from trainer.data.output_rows import print_rows, write_rows
 from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError, NonFiniteSamples, RowError
 from trainer.recipe import Recipe
 from trainer.run import Run
+from trainer.standard_streams import require_output
 
 ROWS_AT_A_TIME = 4096
 """Rows that are tokenized and held together, so that a file of any length takes little memory."""
@@ -27,7 +25,9 @@ def prepare(run: Run) -> bool:
 
 
 def run(run: Run) -> int:
-    """Answer every row in the caller's order, one JSON object a line."""
+    """Answer every row in the caller's order: JSON lines, or what output.file's name tells."""
+    if run.output.file is None:
+        require_output()
     if run.recipe is None:
         raise InputError(f"recipe: {run.model.path} names no task; give recipe=...")
     if not run.recipe.text_columns:
@@ -35,14 +35,13 @@ def run(run: Run) -> int:
         raise InputError(f"recipe: {found} has no answers to give; accepted: job=evaluate")
     rows = _rows(run, run.recipe)
     _check_rows(rows, run.recipe)
-    lines = _answers(run, run.recipe, rows)
+    answers = _answers(run, run.recipe, rows)
     if int(os.environ.get("RANK", "0")) > 0:
-        deque(lines, maxlen=0)  # takes part, and leaves the writing to the main process
+        deque(answers, maxlen=0)  # takes part, and leaves the writing to the main process
     elif run.output.file is None:
-        for line in lines:
-            print(line, flush=True)
+        print_rows(answers)
     else:
-        write_lines(Path(run.output.file), lines)
+        write_rows(run.output.file, answers)
     return 0
 
 
@@ -98,7 +97,7 @@ def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, s
     return [dict(zip(names, both, strict=True)) for both in zip(texts, pairs, strict=True)]
 
 
-def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
+def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
     from trainer.console import make_console
     from trainer.jobs.parts import load_model, load_tokenizer
     from trainer.pipelines import Pipeline
@@ -121,8 +120,7 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[str]:
             progress.on_close()
         for row, answer in zip(piece, answers, strict=True):
             kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
-            line = finite_or_null({**kept, **answer})
-            yield json.dumps(line, ensure_ascii=False, default=str)
+            yield {**kept, **answer}
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:

@@ -147,7 +147,9 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def next_commands(run: Run, recipe: Recipe) -> dict[str, str]:
     """What one types next, ready to be copied."""
-    program = "python launch.py"
+    program = run.program
+    trusted = f" trusted_packages=[{','.join(run.trusted_packages)}]" * bool(run.trusted_packages)
+    program += trusted and f" {shlex.quote(trusted.strip())}"
     model = shlex.quote(f"model.path={run.output_dir / 'model'}")
     texts = ["input.text='...'", "input.text_pair='...'"][: len(recipe.text_columns)]
     folder, again = (shlex.quote(f"{key}={run.output_dir}") for key in ("from", "output_dir"))

@@ -72,6 +72,8 @@ class Choices:
     """Config group -> the option taken."""
     overrides: tuple[str, ...] = ()
     """What the user typed."""
+    program: str = "python launch.py"
+    """How the program was called, for the commands that it prints."""
     name_prefix: str | None = None
     """The beginning of a default run_name, where the groups do not tell it."""
 
@@ -113,6 +115,7 @@ def assemble(tree: Mapping[str, Any], choices: Choices) -> Run:
         trusted_packages=tuple(top["trusted_packages"]),
         chosen=dict(choices.groups),
         overrides=choices.overrides,
+        program=choices.program,
         **parts,
     )
     return _named(run, top, _config(tree, top, parts), choices)

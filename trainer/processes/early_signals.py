@@ -5,7 +5,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from trainer.console import error_line
+from trainer.console import plain_line
 
 
 def leave_unsaved() -> None:
@@ -16,5 +16,5 @@ def leave_unsaved() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """A queue that sent it starts the job again."""
-    error_line(f"stopped by {signal.Signals(number).name}: not saved")
+    plain_line(f"stopped by {signal.Signals(number).name}: not saved")
     os._exit(143)

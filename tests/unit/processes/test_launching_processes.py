@@ -135,7 +135,7 @@ def test_a_signal_while_modules_are_imported_is_one_line(repository: Path, tmp_p
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (143, "error: stopped by SIGUSR1: not saved\n")
+    assert (done.returncode, done.stderr) == (143, "stopped by SIGUSR1: not saved\n")
 
 
 def _runs(pid: int) -> bool:
