@@ -52,6 +52,11 @@ class GGUF:
         """llama.cpp's name of the kind of model, such as llama or qwen2."""
         return str(self.get("general.architecture", ""))
 
+    @property
+    def keys(self) -> list[str]:
+        """The names of the metadata, without the package's own of the file's head."""
+        return [name for name in self._fields if not name.startswith("GGUF.")]
+
     def get(self, name: str, default: Any = None) -> Any:
         """An entry of the metadata, as Python's values."""
         field = self._fields.get(name)

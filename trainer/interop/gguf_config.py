@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer.errors import InputError, nearest
 from trainer.interop.gguf import GGUF, ROPE_FACTORS, entries_of, number, opened
+from trainer.interop.gguf_keys import check_keys
 from trainer.interop.gguf_names import TABLES
 
 CLASSES = {
@@ -32,6 +33,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: general.architecture: found {found}; accepted: {accepted}")
     if gguf.model("expert_count"):
         raise InputError(f"{file}: found a mixture of experts; accepted: dense models")
+    check_keys(gguf)
     make: Callable[[GGUF], dict[str, Any]] = _gpt2 if gguf.architecture == "gpt2" else _llama
     entries = make(gguf)
     return entries | {
@@ -39,9 +41,16 @@ def read_config(file: Path) -> dict[str, Any]:
         "vocab_size": int(_tensor(gguf, "token_embd.weight").shape[-1]),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "bos_token_id": gguf.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": gguf.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _ends(gguf),
         "pad_token_id": gguf.get("tokenizer.ggml.padding_token_id"),
     }
+
+
+def _ends(gguf: GGUF) -> int | list[int] | None:
+    """The tokens after which llama.cpp stops: of a text, of a turn, of a message."""
+    found = [gguf.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ends = list(dict.fromkeys(number for number in found if number is not None))
+    return ends if len(ends) > 1 else next(iter(ends), None)
 
 
 def _gpt2(gguf: GGUF) -> dict[str, Any]:
@@ -87,8 +96,9 @@ def _llama(gguf: GGUF) -> dict[str, Any]:
 def _rope_scaling(gguf: GGUF) -> dict[str, Any] | None:
     if ROPE_FACTORS in gguf.tensors:
         return _llama3_scaling(gguf)
-    kind = gguf.model("rope.scaling.type", "none")
-    if kind == "none":
+    factor = gguf.model("rope.scaling.factor") or gguf.model("rope.scale_linear") or 0.0
+    kind = gguf.model("rope.scaling.type", "linear" if factor else "none")  # as llama.cpp has it
+    if kind == "none" or (kind == "linear" and number(factor) in (0.0, 1.0)):
         return None
     if kind not in ("linear", "yarn"):
         raise InputError(f"{gguf.file}: rope.scaling.type: found {kind}; accepted: linear, yarn")
@@ -96,10 +106,26 @@ def _rope_scaling(gguf: GGUF) -> dict[str, Any] | None:
     return entries_of(
         {
             "rope_type": kind,
-            "factor": number(gguf.model("rope.scaling.factor", 1.0)),
+            "factor": number(factor or 1.0),
             "original_max_position_embeddings": original and int(original),
+            **(_yarn(gguf, number(factor or 1.0)) if kind == "yarn" else {}),
         }
     )
+
+
+def _yarn(gguf: GGUF, factor: float) -> dict[str, Any]:
+    """What a file says of YaRN beside its factor; llama.cpp scales the usual attention factor."""
+    scaling = "rope.scaling"
+    own = gguf.model(f"{scaling}.yarn_attn_factor") or gguf.model(f"{scaling}.attn_factor") or 1.0
+    usual = 0.1 * math.log(max(factor, 1.0)) + 1.0
+    found = {
+        "beta_fast": gguf.model(f"{scaling}.yarn_beta_fast"),
+        "beta_slow": gguf.model(f"{scaling}.yarn_beta_slow"),
+    }
+    return {
+        **{name: number(value) for name, value in found.items() if value},
+        "attention_factor": None if number(own) == 1.0 else number(own) * usual,
+    }
 
 
 def _llama3_scaling(gguf: GGUF) -> dict[str, Any]:

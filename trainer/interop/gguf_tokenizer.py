@@ -21,6 +21,7 @@ from trainer.interop.gguf import GGUF, entries_of, opened
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 """Types of tokens that are more than pieces of text."""
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator"}
+ROLES |= {"cls": "cls", "mask": "mask"}
 """A special token's role, and llama.cpp's (misspelled) name of it."""
 
 LLAMA3 = (
@@ -29,7 +30,6 @@ LLAMA3 = (
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 SPLITS: Mapping[str, str | None] = {
-    "default": None,
     "gpt-2": None,
     "smollm": "digits",
     "starcoder": "digits",
@@ -37,10 +37,13 @@ SPLITS: Mapping[str, str | None] = {
     "command-r": "digits",
     "llama-bpe": LLAMA3,
     "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
     "qwen2": QWEN2,
     "deepseek-r1-qwen": QWEN2,
 }
 """How byte-level BPE cuts a text before its merges: as GPT-2, digits alone too, or by a pattern."""
+BY_ARCHITECTURE = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
+"""What files without tokenizer.ggml.pre are cut by; Llama's relatives cut in several ways."""
 
 
 def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -85,7 +88,7 @@ def _config(gguf: GGUF, tokens: list[str]) -> dict[str, Any]:
             accepted = f"0 to {len(tokens) - 1}"
             raise InputError(f"{gguf.file}: {name}_token_id: found {number}; accepted: {accepted}")
         roles[f"{role}_token"] = None if number is None else tokens[number]
-    found = {"chat_template": gguf.get("tokenizer.chat_template")}
+    found = {"chat_template": _templates(gguf)}
     return entries_of(
         roles
         | found
@@ -97,11 +100,27 @@ def _config(gguf: GGUF, tokens: list[str]) -> dict[str, Any]:
     )
 
 
+def _templates(gguf: GGUF) -> str | dict[str, str] | None:
+    """The chat template, or several by name."""
+    default = gguf.get("tokenizer.chat_template")
+    prefix = "tokenizer.chat_template."
+    named = {key.removeprefix(prefix): gguf.get(key) for key in gguf.keys if key.startswith(prefix)}
+    if not named:
+        return default
+    return named if default is None else {"default": default, **named}
+
+
 def _byte_level(gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]) -> tokenizers.Tokenizer:
-    pre = gguf.get("tokenizer.ggml.pre", "default")
+    pre = gguf.get("tokenizer.ggml.pre") or "default"
+    if pre == "default" and gguf.architecture in BY_ARCHITECTURE:
+        pre = BY_ARCHITECTURE[gguf.architecture]
     if pre not in SPLITS:
         accepted = f"{', '.join(SPLITS)}{nearest(pre, SPLITS)}"
-        raise InputError(f"{gguf.file}: tokenizer.ggml.pre: found {pre}; accepted: {accepted}")
+        found = "none that tells how texts are cut" if pre == "default" else pre
+        raise InputError(
+            f"{gguf.file}: tokenizer.ggml.pre: found {found}; accepted: {accepted}, or the model's "
+            "original tokenizer (tokenizer.path)"
+        )
     merges = [tuple(merge.split(" ", 1)) for merge in gguf.get("tokenizer.ggml.merges") or []]
     split = SPLITS[pre]
     backend = tokenizers.Tokenizer(
@@ -164,7 +183,7 @@ def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]
 def _surround(backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, Any]) -> None:
     """Have the backend put the special tokens around each text that the file asks for."""
     by_default = gguf.get("tokenizer.ggml.model") == "llama"
-    by_default = by_default or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3")
+    by_default = by_default or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
     bos = config.get("bos_token") if gguf.get("tokenizer.ggml.add_bos_token", by_default) else None
     eos = config.get("eos_token") if gguf.get("tokenizer.ggml.add_eos_token", False) else None
     if not bos and not eos:
