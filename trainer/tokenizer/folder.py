@@ -1,5 +1,6 @@
 """A tokenizer's folder: tokenizer.json or a vocabulary, and the configs of all ages beside it."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from trainer.errors import InputError, nearest
-from trainer.tokenizer import layouts
+from trainer.tokenizer import layouts, trial
 from trainer.tokenizer.lengths import SIDES, UNLIMITED
 from trainer.tokenizer.special_tokens import (
     EXTRA,
@@ -20,6 +21,8 @@ from trainer.tokenizer.special_tokens import (
     register,
 )
 from trainer.tokenizer.text_files import read_json, read_text
+
+logger = logging.getLogger("trainer")
 
 KINDS: dict[str, Any] = {
     "model_max_length": int | float,
@@ -189,6 +192,7 @@ def _named(kind: Any) -> str:
 
 def _read_backend(file: Path) -> tokenizers.Tokenizer:
     text = read_text(file)
+    trial.check(file, text)
     try:
         backend = tokenizers.Tokenizer.from_str(text)
         # MiniLM's tokenizer.json pads every text to 128; both are the caller's to ask for.
@@ -197,12 +201,22 @@ def _read_backend(file: Path) -> tokenizers.Tokenizer:
         # What the parts say of each other is only looked at in use: an unknown letter, a pair.
         backend.encode("\U0010ffff")
         backend.encode("", "")
+        _without_dropout(backend, file)
     except BaseException as error:
         # The library raises plain Exceptions, and panics are not even that.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{file}: {error}; accepted: what `tokenizers` saves") from error
     return backend
+
+
+def _without_dropout(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Have a text always give the same ids: BPE's dropout draws from what no seed reaches."""
+    model = backend.model
+    if isinstance(model, models.BPE) and model.dropout:
+        text = "%s: model.dropout %.3g is not applied: a text must always give the same ids"
+        logger.warning(text, file, model.dropout)
+        model.dropout = None
 
 
 def _completed(

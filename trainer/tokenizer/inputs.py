@@ -10,6 +10,8 @@ from trainer.errors import InputError, RowError
 
 Text = str | Sequence[str]
 """A text; where it is split already, its words."""
+MAX_CHARACTERS = 1 << 26
+"""Of one text."""
 LISTS = (list, tuple, np.ndarray)
 
 
@@ -53,6 +55,16 @@ def read_inputs(text: Any, text_pair: Any, split: bool) -> Inputs:
     texts = [text] if single else _listed("text", text)
     pairs = [text_pair] if single and text_pair is not None else text_pair
     return Inputs(_texts("text", texts), _pairs(texts, pairs, _texts), split=False, single=single)
+
+
+def refuse_too_long(inputs: Inputs) -> None:
+    """Raise RowError for a text that is too long for native code that no signal ends."""
+    for texts in (inputs.texts, inputs.pairs or ()):
+        for row, text in enumerate(texts):
+            length = len(text) if isinstance(text, str) else sum(map(len, text))
+            if length > MAX_CHARACTERS:
+                accepted = f"accepted: at most {MAX_CHARACTERS:,}; split it"
+                raise RowError(row, f"text: found {length:,} characters; {accepted}")
 
 
 def _split_inputs(text: Any, text_pair: Any) -> Inputs:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 from trainer.errors import InputError, RowError
 
 PROGRAM = Path(__file__).with_name("template_process.py")
+SECONDS_IN_ALL, SECONDS_PER_CONVERSATION = 60.0, 0.5
+"""What a process may spend on templates, and beyond that for each conversation on average."""
 KILLERS = (signal.SIGPROF, signal.SIGXCPU, signal.SIGKILL)
 
 
@@ -44,18 +47,48 @@ def render(
     with the number of the conversation, where the template raises (its line is named), takes too
     long, writes too much, or is no Jinja; InputError for values that JSON does not have.
     """
+    _refuse_slow()
     request = {"template": template, "variables": variables, "today": today}
     try:
         line = json.dumps({**request, "conversations": conversations})
     except (TypeError, ValueError) as error:
         raise InputError(f"messages: {error}; accepted: what JSON has") from error
     with _lock:
-        return list(_asked(line, len(conversations)))
+        began = time.monotonic()
+        try:
+            return list(_asked(line, len(conversations)))
+        finally:
+            _count(time.monotonic() - began, len(conversations))
 
 
 _lock = threading.Lock()
 _processes: dict[int, subprocess.Popen[str]] = {}
 """The process of each process: one that was forked must not talk into its parent's pipes."""
+
+
+@dataclass
+class _Spent:
+    """What all templates of this process have taken so far."""
+
+    seconds: float = 0.0
+    conversations: int = 0
+
+
+_spent = _Spent()
+
+
+def _count(seconds: float, conversations: int) -> None:
+    _spent.seconds += seconds
+    _spent.conversations += conversations
+
+
+def _refuse_slow() -> None:
+    """Each conversation has a limit; this is the one of them all."""
+    slow = _spent.seconds > SECONDS_PER_CONVERSATION * _spent.conversations
+    if _spent.seconds > SECONDS_IN_ALL and slow:
+        found = f"took {_spent.seconds:.0f} s for {_spent.conversations} conversations"
+        accepted = f"accepted: {SECONDS_PER_CONVERSATION:g} s each on average"
+        raise InputError(f"chat_template: {found}; {accepted}")
 
 
 def _asked(line: str, count: int) -> Iterator[list[Rendering]]:

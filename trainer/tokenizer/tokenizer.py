@@ -18,7 +18,7 @@ from trainer.tokenizer.chat_encoding import apply_template
 from trainer.tokenizer.collating import collate
 from trainer.tokenizer.encoding import BatchEncoding
 from trainer.tokenizer.folder import read
-from trainer.tokenizer.inputs import Inputs, read_inputs, surrogate_error
+from trainer.tokenizer.inputs import Inputs, read_inputs, refuse_too_long, surrogate_error
 from trainer.tokenizer.lengths import Lengths, lengths
 from trainer.tokenizer.special_tokens import SPECIAL_TOKENS, content
 from trainer.tokenizer.tensors import as_tensors
@@ -323,6 +323,7 @@ class Tokenizer(Vocabulary):
         pair = inputs.pairs is not None
         special = self.num_special_tokens_to_add(pair) if add_special_tokens else 0
         shape.configure(self.backend, special)
+        refuse_too_long(inputs)
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
         try:
             found = encode(

@@ -1,0 +1,160 @@
+"""A tokenizer.json from somebody else is tried in a bounded process before it is loaded in ours."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.errors import InputError, RowError
+from trainer.tokenizer import Tokenizer, inputs, templates, trial
+
+VOCAB = {"[UNK]": 0, "a": 1, "b": 2}
+WORDPIECE = {
+    "type": "WordPiece",
+    "unk_token": "[UNK]",
+    "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 100,
+    "vocab": VOCAB,
+}
+BPE = {
+    "type": "BPE",
+    "unk_token": "[UNK]",
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+    "vocab": {**VOCAB, "ab": 3},
+    "merges": [["a", "b"]],
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TEMPERING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def save(folder: Path, **parts: Any) -> Path:
+    empty = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    found = {"version": "1.0", "added_tokens": [], **empty, "model": WORDPIECE, **parts}
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+    return folder
+
+
+def replaced(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": list(steps)}
+
+
+PREPENDS = {"type": "Prepend", "prepend": "a" * 6000 + "x"}
+BOMB = sequence(
+    {"type": "Prepend", "prepend": "a" * 10}, *[replaced({"String": "a"}, "a" * 100)] * 7
+)
+LONG = replaced({"Regex": "(" + "a|" * 15_000 + "b)"}, "")
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "said"),
+    [
+        (sequence(PREPENDS, replaced({"Regex": "a*a*[xyz][xyz]"}, "")), "takes too long|retry"),
+        (BOMB, "memory"),
+        (LONG, "a pattern of 30,003 characters"),
+    ],
+)
+def test_what_does_not_end_is_refused_in_one_line(
+    normalizer: dict[str, Any], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path / "t", normalizer=normalizer)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=rf"tokenizer.json: .*({said})") as caught:
+        Tokenizer.from_pretrained(folder)
+    assert "\n" not in str(caught.value) and capfd.readouterr().err == ""
+    assert time.monotonic() - began < 60
+
+
+def test_a_file_is_tried_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path / "t")
+    Tokenizer.from_pretrained(folder)
+    verdicts = list((cache / ".tried").iterdir())
+    assert len(verdicts) == 1 and verdicts[0].stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(trial, "_tried", lambda text: "tried again")
+    Tokenizer.from_pretrained(folder)
+    verdicts[0].write_text("no")
+    with pytest.raises(InputError, match="tried again"):
+        Tokenizer.from_pretrained(folder)
+
+
+def test_bpe_dropout_is_not_applied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = save(tmp_path / "t", model={**BPE, "dropout": 0.5})
+    tokenizer = Tokenizer.from_pretrained(folder)
+    assert {tuple(tokenizer("ab" * 20)["input_ids"]) for _ in range(20)} == {(3,) * 20}
+    assert "model.dropout 0.5 is not applied" in caplog.text
+
+
+def test_texts_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer.from_pretrained(save(tmp_path / "t"))
+    monkeypatch.setattr(inputs, "MAX_CHARACTERS", 10)
+    with pytest.raises(RowError, match="text: found 11 characters; accepted: at most 10") as caught:
+        tokenizer(["a", "b" * 11])
+    assert caught.value.row == 1
+    with pytest.raises(RowError):
+        tokenizer([["a", "b" * 10]], is_split_into_words=True)
+
+
+def test_templates_have_a_limit_for_a_whole_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_spent", templates._Spent(61.0, 100))
+    with pytest.raises(InputError, match="chat_template: took 61 s for 100 conversations"):
+        templates.render("x", [[([], False)]], {})
+    monkeypatch.setattr(templates, "_spent", templates._Spent(61.0, 1000))
+    assert templates.render("x", [[([], False)]], {})[0][0].text == "x"
+
+
+def test_sigterm_works_while_native_code_runs() -> None:
+    """The expression backtracks for ever inside of native code that has let go of the GIL."""
+    code = """
+from trainer.processes.early_signals import leave_unsaved
+leave_unsaved()
+import tokenizers
+from tokenizers import Regex, models, normalizers
+backend = tokenizers.Tokenizer(models.WordLevel({"a": 0}, "a"))
+backend.normalizer = normalizers.Replace(Regex("a*a*a*[xyz][xyz]"), "")
+print("asleep", flush=True)
+backend.encode_batch(["a" * 100_000 + "x"] * 2)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "asleep\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    assert errors.strip() == "error: stopped by SIGTERM: not saved"
+
+
+def test_a_forked_process_does_not_end_its_parent() -> None:
+    code = """
+import os, signal, time
+from trainer.processes.early_signals import leave_unsaved
+leave_unsaved()
+child = os.fork()
+if not child:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(30)
+    os._exit(0)
+time.sleep(0.3)
+os.kill(child, signal.SIGTERM)
+os.waitpid(child, 0)
+time.sleep(1.5)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "alive\n", done.stderr
