@@ -27,8 +27,9 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
-from trainer.console import error_line, make_console, plain_line, show
+from trainer.console import error_line, make_console, plain_line, plain_logs, show
 from trainer.errors import (
     EnvironmentFault,
     InputError,
@@ -42,9 +43,9 @@ from trainer.launching.assemble import OF_JOBS, Choices, assemble, defaults
 from trainer.launching.child import run_child
 from trainer.launching.command import PATHS, Command, parse, typed
 from trainer.launching.help import help_text
+from trainer.launching.interpolations import check_defaults, check_expansion
 from trainer.launching.received import check_received
 from trainer.launching.saved_recipe import with_saved_recipe
-from trainer.launching.secret_values import redacted, redacted_override
 from trainer.launching.sweep_results import sweep_results, write_csv
 from trainer.processes.accelerate_config import check_accelerate_config
 from trainer.processes.end import STOPPED
@@ -53,6 +54,7 @@ from trainer.processes.last_words import leave
 from trainer.processes.launcher import num_processes, run_ranks
 from trainer.processes.lifeline import hold_on
 from trainer.processes.place import WORKER, find_place, is_task_of_srun, is_worker
+from trainer.redaction import note_interpolated, redacted, redacted_override
 from trainer.run import Run
 from trainer.standard_streams import flush_or_drop, open_closed_streams
 
@@ -82,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code (DESIGN: 0, 2, 3, 4, 130, 143)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     hold_on()
+    plain_logs()
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     try:
         if is_worker():
             return start(worker_run())
@@ -164,9 +168,14 @@ def worker_run() -> Run:
 
     As YAML: JSON would make texts of the numbers that `dataset.columns` may have as keys.
     """
-    origin = yaml.safe_load(os.environ[WORKER])
-    choices = Choices(**{**origin["choices"], "overrides": tuple(origin["choices"]["overrides"])})
-    return _assembled(origin["tree"], choices)
+    try:
+        origin = yaml.safe_load(os.environ[WORKER])
+        given = {**origin["choices"], "overrides": tuple(origin["choices"]["overrides"])}
+        tree, choices = dict(origin["tree"]), Choices(**given)
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError) as error:
+        accepted = "accepted: what our launcher sets, or not set at all"
+        raise InputError(f"{WORKER}: not the config of a run; {accepted}") from error
+    return _assembled(tree, choices)
 
 
 def compose_run(command: Command) -> Run:
@@ -388,6 +397,8 @@ def _check_files(folder: Path, primary: Path) -> None:
     files = [path for group in groups for path in (folder / group.name).rglob("*.yaml")]
     for path in [primary, *files]:
         yaml_files.check(path)
+        if path.is_relative_to(folder):
+            check_defaults(yaml_files.read(path), path)
 
 
 def _hydra(
@@ -486,6 +497,7 @@ def _apply(base: DictConfig, settings: list[Setting], texts: dict[str, str]) -> 
         for setting in settings:
             key = setting.key
             _apply_one(config, setting, base)
+        check_expansion(OmegaConf.to_container(config, resolve=False))
         tree: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None) or key
@@ -517,6 +529,12 @@ def _require_section(key: str, base: DictConfig) -> None:
     if section in OF_JOBS and section not in base:
         found = f"job={base.get('job', 'train')} has no {section}"
         raise InputError(f"{key}: {found}; accepted: job={OF_JOBS[section]}, for one")
+
+
+def _environment(name: str, *default: Any) -> Any:
+    """OmegaConf's own `oc.env`; what a config has read of the environment is redacted elsewhere."""
+    note_interpolated(name)
+    return env(name, *default)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,11 @@
 """Console: standard output for people, plain where nobody watches, and the one error line."""
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from trainer.plain_text import one_line, plain
+from trainer.redaction import redacted_text
 from trainer.standard_streams import LastingOutput
 
 if TYPE_CHECKING:
@@ -17,12 +20,12 @@ def make_console(stderr: bool = False) -> "Console":
 
     What cannot be written, since the stream is full or nobody reads it, is dropped and logged.
     """
-    from rich.console import Console
+    from trainer.plain_console import PlainConsole
 
     stream: Any = LastingOutput("stderr" if stderr else "stdout")
     if stream.isatty():
-        return Console(file=stream, highlight=False, markup=False, emoji=False)
-    return Console(
+        return PlainConsole(file=stream, highlight=False, markup=False, emoji=False)
+    return PlainConsole(
         file=stream,
         force_terminal=False,
         color_system=None,
@@ -47,5 +50,26 @@ def error_line(message: str) -> None:
 def plain_line(message: str, prefix: str = "") -> None:
     """A message as one line on standard error, such as why a run was stopped."""
     stream = LastingOutput("stderr")
-    stream.write(f"{prefix}{' '.join(message.split())}\n")
+    stream.write(f"{prefix}{one_line(message)}\n")
     stream.flush()
+
+
+def shown(text: str) -> str:
+    """What others wrote, for standard output: plain on a terminal, and as it is in a pipe."""
+    return plain(text) if LastingOutput("stdout").isatty() else text
+
+
+def plain_logs() -> None:
+    """From now on warnings that no other handler takes are plain, bounded lines too."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
+
+
+class PlainFormatter(logging.Formatter):
+    """The message of a record, as one line without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback keeps its lines."""
+        text = super().format(record)
+        lines = text.split("\n") if record.exc_info else [text]
+        return "\n".join(one_line(redacted_text(line)) for line in lines)

@@ -13,6 +13,7 @@ from trainer.checkpoint.files import finite_or_null
 from trainer.evaluation import Evaluation
 from trainer.metrics.report import classification_report
 from trainer.recipe import Recipe
+from trainer.redaction import without_environment
 
 PACKAGES = ("torch", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors", "numpy")
 
@@ -31,12 +32,13 @@ def evaluation_results(
 ) -> dict[str, Any]:
     """What a file of results tells of evaluations: the metrics, and the first set by class."""
     first = next(iter(evaluations.values()), None)
-    return {
+    results = {
         "metrics": named_metrics(evaluations),
         "model_path": model_path,
         "report": None if first is None else class_report(first, recipe),
         "versions": versions(),
     }
+    return without_environment(results)
 
 
 def class_report(evaluation: Evaluation, recipe: Recipe) -> dict[str, Any] | None:
@@ -67,7 +69,7 @@ def prediction_lines(
         line |= answers[row]
         if hasattr(rows, "__getitem__") and recipe.blocks is None:
             line["input"] = dict(rows[number])
-        yield json.dumps(finite_or_null(line), ensure_ascii=False, default=str)
+        yield json.dumps(without_environment(finite_or_null(line)), ensure_ascii=False, default=str)
 
 
 @cache

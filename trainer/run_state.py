@@ -33,6 +33,7 @@ from trainer.models.sharded import is_sharded, own_rows
 from trainer.optim import ExponentialMovingAverage
 from trainer.ranks import Ranks
 from trainer.recipe import LossOnly, Recipe
+from trainer.redaction import without_environment
 from trainer.saving import read_weights, recipe_to_json, write_model, written_parameters
 from trainer.settings import TrainSettings
 from trainer.sharding import whole_weights
@@ -217,6 +218,7 @@ class Resumable:
         num_trained = sum(p.requires_grad for _, p in parameters)
         found = {"model.parameters": f"{len(parameters)}, {num_trained} trained ({shapes})"}
         config = self.model.config.to_dict() if isinstance(self.model, PretrainedModel) else {}
+        config = without_environment(config)
         lora = self.model.lora if isinstance(self.model, PretrainedModel) else None
         if lora is not None:
             kept = {n: getattr(lora, n) for n in ("rank", "scaling", "dropout", "base_digest")}

@@ -17,6 +17,7 @@ from trainer.models.adapter_files import saved_names
 from trainer.models.loading import overwrite_weights
 from trainer.models.pretrained import PretrainedModel
 from trainer.recipe import LossOnly, Recipe
+from trainer.redaction import without_environment
 
 RECIPE = "recipe.json"
 WEIGHTS = "model.safetensors"
@@ -80,4 +81,5 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
     module, name = type(recipe).__module__, type(recipe).__qualname__
     short = module.removeprefix("recipes.") if module.startswith("recipes.") else None
     fields: Mapping[str, Any] = dataclasses.asdict(recipe)  # type: ignore[call-overload]
-    return {"recipe": short or f"{module}.{name}", "fields": fields}
+    named = {"recipe": short or f"{module}.{name}", "fields": dict(fields)}
+    return without_environment(named)

@@ -12,6 +12,7 @@ from typing import Any
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.output_format import descriptor_of, output_format, writes_through
+from trainer.plain_text import plain_json
 
 Row = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def write_rows(path: str, rows: Iterator[Row]) -> None:
 def print_rows(rows: Iterable[Row]) -> None:
     """Each row as a JSON line on standard output, as it comes."""
     for row in rows:
-        print(_json(row), flush=True)
+        print(plain_json(_json(row)), flush=True)
 
 
 def _json(row: Row) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from trainer.console import shown
 from trainer.data.typed_texts import check_utf8
 from trainer.errors import InputError
 from trainer.run import Run
@@ -114,7 +115,7 @@ def _shown(pieces: Iterator[tuple[int, str]]) -> str:
     """The answer, printed as it comes."""
     answer = ""
     for _, piece in pieces:
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
         answer += piece
     print(flush=True)
     return answer

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from trainer.console import shown
 from trainer.data.output_rows import print_rows, write_rows
 from trainer.data.typed_texts import typed_texts
 from trainer.errors import InputError, RowError
@@ -69,7 +70,7 @@ def _stream(run: Run, prompt: str) -> None:
     model, tokenizer, ends = load_generator(run)
     asked = as_asked(tokenizer, [prompt], manner_of_asking(run))
     for _, piece in stream(model, tokenizer, asked, run.generation, ends):
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
     print()
 
 

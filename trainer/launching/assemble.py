@@ -11,9 +11,9 @@ from typing import Any
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
 from trainer.launching.peer_names import unknown_key
-from trainer.launching.secret_values import REDACTED, redacted
 from trainer.launching.target import CALLBACK, DATA_SOURCE, METRIC, RECIPE, Kind, build
 from trainer.launching.typed import convert, make, plain, show
+from trainer.redaction import MARK, redacted
 from trainer.run import (
     InputSettings,
     InspectSettings,
@@ -123,7 +123,7 @@ def assemble(tree: Mapping[str, Any], choices: Choices) -> Run:
 
 def _refuse_leftovers(tree: Any, where: str = "") -> None:
     """Refuse what Hydra's instantiate would obey, and secrets that are no longer there."""
-    if isinstance(tree, str) and tree == REDACTED:
+    if isinstance(tree, str) and MARK in tree:
         raise InputError(f"{where}: was redacted when the run was saved; accepted: give it again")
     entries = list(tree.items()) if isinstance(tree, Mapping) else []
     if isinstance(tree, list):

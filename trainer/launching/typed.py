@@ -11,6 +11,10 @@ from trainer.launching.peer_names import unknown_key
 from trainer.launching.sentences import field_sentences
 
 T = TypeVar("T")
+MAX_BITS = 128
+"""Of a whole number."""
+MAX_DIGITS = 40
+"""Characters of a number that is given as a text."""
 NOT_GIVEN = "???"
 """How a YAML says that a value must be given."""
 
@@ -58,6 +62,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     Raises InputError at `where` if it is of another type.
     """
     origin, arguments = get_origin(hint), get_args(hint)
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise _refused(value, hint, where)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -86,6 +92,8 @@ def show(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
         return f"a mapping ({', '.join(map(str, value)) or 'empty'})"
+    if isinstance(value, int) and value.bit_length() > 4096:
+        return f"a number of {value.bit_length():,} bits"
     text = str(value) if len(str(value)) <= 80 else f"{str(value)[:77]}..."
     return repr(text) if isinstance(value, str) else text
 
@@ -127,11 +135,11 @@ def _scalar(value: Any, hint: Any, where: str) -> Any:
         return str(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint in (int, float) and isinstance(value, str):
+    if hint in (int, float) and isinstance(value, str) and len(value) <= MAX_DIGITS:
         value, number = _number(value)
     if hint is float and number:
         return float(value)
-    if hint is int and number and float(value).is_integer():
+    if hint is int and number and (isinstance(value, int) or value.is_integer()):
         return int(value)
     if hint in (bool, type(None)) and isinstance(value, hint):
         return value

@@ -12,6 +12,7 @@ from trainer.errors import InputError
 from trainer.models.generation_config import FILE, generation_config
 from trainer.models.lora import merged_parameters
 from trainer.models.weight_files import INDEX, SINGLE
+from trainer.redaction import without_environment
 
 if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
@@ -56,7 +57,7 @@ def config_entries(model: "PretrainedModel") -> dict[str, Any]:
     dtype = str(model.dtype).removeprefix("torch.")
     config = {**model.config.to_dict(), "architectures": [model.architecture], "dtype": dtype}
     config.pop("torch_dtype", None)  # what dtype was called before
-    return config
+    return without_environment(config)
 
 
 def _write_shards(directory: Path, shards: list[dict[str, Tensor]]) -> set[str]:

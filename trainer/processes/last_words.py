@@ -36,8 +36,11 @@ def leave(line: str, code: int, is_cause: bool) -> bool:
     from trainer.processes.meeting import visit
     from trainer.processes.sealed_store import SealedStore
 
-    words = LastWords(int(os.environ["RANK"]), line[:MAX_LINE], code, is_cause)
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        words = LastWords(int(os.environ["RANK"]), line[:MAX_LINE], code, is_cause)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError):  # nobody started us, whatever the environment says
+        return False
     try:
         store = SealedStore(visit(address, port, PATIENCE, "launch")).within("words")
         store.set(str(store.add("number", 1)), json.dumps(asdict(words)))

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, cast
 
 from trainer.errors import InputError
 from trainer.interruption import EXIT_CODES
+from trainer.plain_text import plain
 from trainer.processes import meeting
 from trainer.processes.end import STOPPED, End, conclude
 from trainer.processes.lifeline import PARENT
 from trainer.processes.place import WORKER, count_devices, threads_of_each
 from trainer.processes.sealed_store import SECRET
 from trainer.processes.team import Team, assemble_team
+from trainer.redaction import redacted_text
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def run_ranks(
         words = team.all_words()
         end = conclude(ranks.codes, team.world_size, words, signals.got)
         if end.show is not None:
-            sys.stderr.write(ranks.errors_of(end.show))
+            sys.stderr.write(plain(redacted_text(ranks.errors_of(end.show))))
     return end
 
 

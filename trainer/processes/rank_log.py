@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from trainer.checkpoint import files
+from trainer.plain_text import one_line
+from trainer.redaction import redacted_text
 
 
 class RankLog(logging.Handler):
@@ -20,7 +22,7 @@ class RankLog(logging.Handler):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
             text = f"{when} {record.levelname} {record.name}: {record.getMessage()}"
             files.make_folder(self.path.parent)
-            files.append_line(self.path, " ".join(text.split()))
+            files.append_line(self.path, one_line(redacted_text(text)))
         except Exception:  # as every handler of logging: a log never stops a run
             self.handleError(record)
 

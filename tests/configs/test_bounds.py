@@ -1,0 +1,103 @@
+"""Configs that grow, leave their folders or hold what no number should be: one line, at once."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.launching.interpolations import MAX_CHARACTERS
+from trainer.processes.place import WORKER
+from trainer.run import Run
+
+Composed = Callable[..., Run]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Callable[[str], None]:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+
+    def write(text: str) -> None:
+        (tmp_path / "mine/experiment/x.yaml").write_text(f"# @package _global_\n{text}")
+
+    return write
+
+
+def twenty(key: str) -> str:
+    return json.dumps([f"${{{key}}}"] * 20)
+
+
+MINE = ("--config-dir", "mine", "experiment=x")
+
+
+def test_interpolations_that_multiply(
+    experiment: Callable[[str], None], refused: Refused, composed: Composed
+) -> None:
+    ten = "".join(f'  l{i}: "{f"${{recipe.l{i - 1}}}" * 10}"\n' for i in range(1, 10))
+    began = time.monotonic()
+    for text in (
+        f'recipe:\n  l0: "aaaaaaaaaa"\n{ten}',
+        f'recipe:\n  l0: "aaaaaaaaaa"\n{ten.replace("${recipe.", "${.")}',
+        "a: [aaaaaaaaaa]\n"
+        + "".join(f"{c}: {twenty(b)}\n" for b, c in ("ab", "bc", "cd", "de"))
+        + "f: ['${e}', '${e}', '${e}', '${e}']\n",
+        f'recipe: {{text: "{"x" * (MAX_CHARACTERS - 70_000)}", label: "{"${recipe.text}" * 2}"}}',
+    ):
+        experiment(text)
+        assert "characters after interpolation; accepted: fewer" in refused(*MINE)
+    assert time.monotonic() - began < 20
+    experiment('recipe: {text: "a${seed}", label: "${.text}${recipe.text}"}')
+    assert composed(*MINE).recipe.label == "a0a0"  # type: ignore[union-attr]
+    experiment('recipe: {text: "${recipe.label}", label: "${recipe.text}"}')
+    refused(*MINE)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["../../../secret", "/../x", "experiment: ../x", "dataset: [a, ../../x]", "file:///etc/x"],
+)
+def test_defaults_that_leave_the_folders(
+    entry: str, experiment: Callable[[str], None], refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.yaml").write_text("seed: 5\n")
+    experiment(f"defaults:\n  - {entry}\n")
+    assert refused(*MINE).startswith(f"{tmp_path}/mine/experiment/x.yaml: defaults: found")
+
+
+def test_hydras_own_settings_in_a_file(experiment: Callable[[str], None], refused: Refused) -> None:
+    experiment("hydra: {searchpath: [file:///etc]}\n")
+    assert "x.yaml: found hydra.searchpath; accepted" in refused(*MINE)
+
+
+def test_what_is_no_file(experiment: Callable[[str], None], refused: Refused) -> None:
+    experiment("seed: 1\n")
+    os.mkfifo("mine/experiment/y.yaml")
+    assert "y.yaml: is no regular file" in refused(*MINE)
+
+
+@pytest.mark.parametrize(
+    "value", ["1" * 400, "-" + "9" * 30, "1e400", "-inf", "nan", "'" + "9" * 5000 + "'"]
+)
+def test_numbers_out_of_bounds(value: str, refused: Refused) -> None:
+    for key in ("trainer.learning_rate", "trainer.max_steps", "seed"):
+        assert refused(f"{key}={value}").startswith(f"{key}: found")
+
+
+def test_a_config_in_the_environment_that_is_none(repository: Path) -> None:
+    for value in ("", "[", "3", "{}", "tree: 3\nchoices: {overrides: 3}", json.dumps([[]] * 9)):
+        done = subprocess.run(
+            [sys.executable, "-c", "import launch, sys; sys.exit(launch.main([]))"],
+            cwd=repository,
+            env={**os.environ, WORKER: value, "RANK": "0"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (2, ""), value
+        assert done.stderr.startswith(f"error: {WORKER}: not the config of a run"), value
+        assert done.stderr.count("\n") == 1
