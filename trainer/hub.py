@@ -2,12 +2,17 @@
 
 import hashlib
 import importlib.util
+import logging
 import re
 from pathlib import Path
 
 from trainer.errors import InputError, nearest
 from trainer.foreign_files import check_model_folder
 
+log = logging.getLogger("trainer")
+
+PROBE_SECONDS = 5.0
+"""For the first answer of the hub, where nothing of a repository is here yet."""
 PACKAGE = "pkg://"
 WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "adapter_model*.safetensors")
 """Files of a hub repository that a model or a tokenizer is read from, beside the weights."""
@@ -84,6 +89,12 @@ def _in_hub(
 ) -> Path:
     from huggingface_hub import snapshot_download
 
+    if not local_files_only and repo_id not in _cached(cache_dir):
+        if "/" not in repo_id:
+            log.warning(
+                "%s: there is no folder '%s' here; looking for it on the hub", what, repo_id
+            )
+        local_files_only = not _answers(repo_id)
     try:
         folder = snapshot_download(
             repo_id,
@@ -96,8 +107,23 @@ def _in_hub(
         )
     except Exception as error:  # the hub client raises its own, its HTTP library's and the system's
         reason = _reason(error, repo_id, revision, cache_dir)
-        raise InputError(f"{what}: '{repo_id}' is no local directory, and {reason}") from None
+        hint = nearest(repo_id, [each.name for each in Path().iterdir() if each.is_dir()])
+        raise InputError(f"{what}: '{repo_id}' is no local directory{hint}, and {reason}") from None
     return Path(folder)
+
+
+def _answers(repo_id: str) -> bool:
+    """Whether the hub answers at all, asked once: its client would try for half a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(f"{constants.ENDPOINT}/api/models/{repo_id}", timeout=PROBE_SECONDS)
+    except Exception:  # the HTTP library's, and the system's; the reason is told as for no cache
+        return False
+    return True
 
 
 def _reason(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.errors import InputError
 from trainer.loss_on_gpu import loss_on_gpu, supervised_rows
 from trainer.models.packing import Layout
 from trainer.models.projection import Projection
@@ -33,6 +34,7 @@ def cross_entropy(
     both, torch weighs the eps / C of each class by that class's weight, which makes a rare and
     heavy class the most probable one for every sample. Ignored labels (-100) count nothing.
     """
+    _check_classes(logits, labels, class_weights)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     supervised = (labels != IGNORED).to(logits.dtype)
     sums = F.cross_entropy(
@@ -265,6 +267,7 @@ def binary_cross_entropy(
     `class_weights` [C] weigh each class's column, as the `weight` of
     `binary_cross_entropy_with_logits` does; each sample counts C entries.
     """
+    _check_same_shape(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
     losses = F.binary_cross_entropy_with_logits(
@@ -278,6 +281,36 @@ def binary_cross_entropy(
 
 def mean_squared_error(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Squared errors of predictions and labels, both [B] or [B, C]: sums [B], counts [B]."""
+    _check_same_shape(predictions, labels)
     predictions = predictions if predictions.dtype == torch.float64 else predictions.float()
     errors = (predictions - labels.to(predictions.dtype)).square().reshape(len(predictions), -1)
     return errors.sum(-1), torch.full_like(errors[:, 0], errors.shape[1])
+
+
+def _check_same_shape(outputs: Tensor, labels: Tensor) -> None:
+    """Raise InputError where a head has another width than its labels: they would be broadcast."""
+    if outputs.shape != labels.shape:
+        raise InputError(
+            f"labels: found shape {tuple(labels.shape)}; accepted: {tuple(outputs.shape)}, as the "
+            "head's outputs have (a head of another width?)"
+        )
+
+
+def _check_classes(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> None:
+    """Raise InputError where classes do not fit a head; values are looked at on the CPU only."""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise InputError(
+            f"labels: found shape {tuple(labels.shape)} for logits {tuple(logits.shape)}; "
+            "accepted: [B] for [B, classes]"
+        )
+    classes = logits.shape[1]
+    if class_weights is not None and class_weights.shape != (classes,):
+        found = tuple(class_weights.shape)
+        raise InputError(f"class_weights: found shape {found}; accepted: ({classes},)")
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+        most = int(labels.max())
+        if most >= classes:
+            raise InputError(
+                f"labels: found {most}; accepted: 0 to {classes - 1}, as the head has {classes} "
+                "outputs"
+            )

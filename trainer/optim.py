@@ -1,9 +1,9 @@
 """What turns gradients into new weights: parameter groups, optimizers, learning rate, EMA."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -118,10 +118,11 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
     hub_name = getattr(model, "hub_name", lambda name: name)
     frozen = set()
     for pattern in patterns:
+        meant = name_pattern(pattern)
         matched = {
             name
             for name, _ in model.named_parameters()
-            if fnmatchcase(name, pattern) or fnmatchcase(hub_name(name), pattern)
+            if meant.fullmatch(name) or meant.fullmatch(hub_name(name))
         }
         if not matched:
             names = [hub_name(name) for name, _ in model.named_parameters()]
@@ -135,6 +136,34 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
     if not trainable(model):
         raise InputError(f"model.freeze: {list(patterns)} leaves nothing to train")
     return len(frozen)
+
+
+def name_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of names: * is any text, ? a character, [2-11] and [0,3] whole numbers.
+
+    Raises InputError for other brackets: in shells they mean single characters, so that [0-11]
+    would be 0 and 1.
+    """
+    pieces = []
+    for part in re.split(r"(\*|\?|\[[^\]]*\]?)", pattern):
+        if part in ("*", "?"):
+            pieces.append({"*": ".*", "?": "."}[part])
+        elif part.startswith("["):
+            pieces.append(f"(?:{'|'.join(map(str, _numbers(part, pattern)))})")
+        else:
+            pieces.append(re.escape(part))
+    return re.compile("".join(pieces))
+
+
+def _numbers(brackets: str, pattern: str) -> list[int]:
+    found: list[int] = []
+    for each in brackets.removeprefix("[").removesuffix("]").split(","):
+        ends = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", each)
+        if ends is None or not brackets.endswith("]") or int(ends[2] or ends[1]) < int(ends[1]):
+            accepted = "whole numbers in brackets, as [0-11] or [0,2]"
+            raise InputError(f"model.freeze: '{pattern}': found {brackets}; accepted: {accepted}")
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return found
 
 
 class ExponentialMovingAverage:

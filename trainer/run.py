@@ -32,7 +32,7 @@ class ModelSettings:
     new_head: bool = False
     """Replace a head that was trained for other labels."""
     freeze: list[str] = field(default_factory=list)
-    """Patterns (* and ?) of parameter names that are not trained."""
+    """Patterns of parameter names that are not trained: *, ? and numbers such as [0-11]."""
     lora: LoRASettings = field(default_factory=LoRASettings)
     """Adapters that are trained in the weights' place: rank, alpha, dropout, targets, merge."""
 

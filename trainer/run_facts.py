@@ -36,7 +36,7 @@ def facts_at_start(trainer: "Trainer") -> RunFacts:
         precision=trainer.placement.precision,
         padding_avoided=samples.padding_avoided(settings.global_batch_size),
         imbalance=trainer.plan.imbalance(trainer.ranks.world_size, settings.micro_batch_size),
-        fresh=tuple(getattr(model, "fresh", ())),
+        fresh=() if trainer.state.step else tuple(getattr(model, "fresh", ())),
         class_counts=trainer.recipe.class_counts(samples),
         label_rule=trainer.recipe.label_rule or "",
         data_notes=tuple(trainer.data_notes),

@@ -399,3 +399,15 @@ def test_attention_dropout_is_a_function_of_the_sample(variant, tmp_path):
     ]
     torch.testing.assert_close(together, torch.cat(alone), **EXACT)
     assert not torch.equal(ours.eval()(ids, sequence_lengths=lengths).logits, together)
+
+
+@pytest.mark.parametrize("pads", ["right", "left", "all"])
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "gpt2"])
+def test_a_classifier_without_a_mask_knows_pads_by_their_id(variant, pads, tmp_path):
+    theirs = random_reference(variant, "sequence_classification", num_labels=3)
+    ours, theirs = both(tmp_path, theirs, "sequence_classification")
+    ids = inputs_of()["input_ids"]
+    ids[0, {"right": slice(4, None), "left": slice(0, 3), "all": slice(None)}[pads]] = PAD
+    ids[1, 5] = PAD  # one inside of a text is a token
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, **CLOSE)

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from trainer import hub
 from trainer.errors import InputError
 from trainer.hub import check_digest, find
 
@@ -250,3 +253,17 @@ def test_digests(tmp_path):
         check_digest(file, "abc")
     with pytest.raises(InputError, match="there is no such file"):
         check_digest(tmp_path / "x", digest)
+
+
+def test_a_hub_that_does_not_answer_is_given_up_at_once(tmp_path, monkeypatch, caplog):
+    (tmp_path / "minilm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        started = time.monotonic()
+        refused("minlm", "no local directory; did you mean 'minilm'?, and it is not in the hub's")
+    assert time.monotonic() - started < 3
+    assert "there is no folder 'minlm' here; looking for it on the hub" in caplog.text

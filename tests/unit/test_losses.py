@@ -1,10 +1,13 @@
 """Losses: sums over counts are torch's own means."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.errors import InputError
 from trainer.losses import (
     IGNORED,
     binary_cross_entropy,
@@ -174,3 +177,31 @@ def test_an_answer_is_kept_for_the_same_labels_alone() -> None:
     assert next_token_loss(projection, labels) is found
     assert next_token_loss(projection, labels, label_smoothing=0.1) is not found
     assert next_token_loss(projection, labels.clone()) is not found
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "labels", "said"),
+    [
+        (mean_squared_error, (4, 2), (4,), r"found shape \(4,\); accepted: \(4, 2\)"),
+        (mean_squared_error, (4,), (4, 1), r"found shape \(4, 1\); accepted: \(4,\)"),
+        (mean_squared_error, (1, 3), (4, 3), r"found shape \(4, 3\)"),
+        (binary_cross_entropy, (4, 3), (4, 1), r"found shape \(4, 1\); accepted: \(4, 3\)"),
+        (binary_cross_entropy, (4, 1), (4, 3), r"found shape \(4, 3\); accepted: \(4, 1\)"),
+        (cross_entropy, (4, 3), (4, 1), r"found shape \(4, 1\) for logits \(4, 3\)"),
+        (cross_entropy, (4,), (4,), r"for logits \(4,\); accepted: \[B\] for \[B, classes\]"),
+        (cross_entropy, (1, 3), (4,), r"found shape \(4,\) for logits \(1, 3\)"),
+    ],
+)
+def test_a_head_of_another_width_is_refused(
+    loss: Any, outputs: tuple[int, ...], labels: tuple[int, ...], said: str
+) -> None:
+    kind = torch.int64 if loss is cross_entropy else torch.float32
+    with pytest.raises(InputError, match=said):
+        loss(torch.zeros(outputs), torch.zeros(labels, dtype=kind))
+
+
+def test_classes_beyond_a_head_are_refused() -> None:
+    with pytest.raises(InputError, match="labels: found 3; accepted: 0 to 2, as the head has 3"):
+        cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(InputError, match=r"class_weights: found shape \(2,\); accepted: \(3,\)"):
+        cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), class_weights=torch.ones(2))

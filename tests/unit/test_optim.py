@@ -13,6 +13,7 @@ from trainer.optim import (
     build_optimizer,
     freeze,
     learning_rate,
+    name_pattern,
     num_moments,
     trainable,
 )
@@ -123,3 +124,21 @@ def test_how_much_an_optimizer_keeps_is_known_beforehand(name: str, options: dic
     optimizer.step()
     kept = [v for v in optimizer.state[weight].values() if torch.is_tensor(v) and v.dim() == 2]
     assert num_moments(name, options) == sum(v.numel() for v in kept) // weight.numel()
+
+
+def test_brackets_of_a_pattern_are_whole_numbers() -> None:
+    names = [f"layers.{n}.weight" for n in range(13)]
+
+    def matched(pattern: str) -> list[int]:
+        meant = name_pattern(pattern)
+        return [n for n, name in enumerate(names) if meant.fullmatch(name)]
+
+    assert matched("layers.[0-11].*") == list(range(12))
+    assert matched("layers.[0, 10-12].weight") == [0, 10, 11, 12]
+    assert matched("*.[3]*") == [3] and matched("layers.?.weight") == list(range(10))
+    for wrong in ("layers.[ab].*", "layers.[3-1].*", "layers.[3", "layers.[!0].*", "layers.[].*"):
+        with pytest.raises(InputError, match="accepted: whole numbers in brackets"):
+            name_pattern(wrong)
+    model = tiny_model()
+    assert freeze(model, ["body.layers.[0-1].*", "bert.embeddings.*"]) > 5
+    assert not any(name.startswith("body.layers.0.") for name, _ in trainable(model))

@@ -24,6 +24,7 @@ class DecoderBody(nn.Module):
     """Embeddings, layers and a last norm; whoever inherits makes them. `pooled`: the last token."""
 
     keeps_first_column = False
+    pools_last_token = True
     pooler = None
     embeddings: nn.Module
     layers: nn.ModuleList

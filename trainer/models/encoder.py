@@ -48,6 +48,8 @@ class Encoder(nn.Module):
 
     keeps_first_column = True
     """Whether a masked first column is pooled all the same, as transformers does."""
+    pools_last_token = False
+    """Whether a sequence is read off its last token."""
 
     def __init__(self, config: ModelConfig, pooler: bool) -> None:
         super().__init__()

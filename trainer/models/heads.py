@@ -93,7 +93,14 @@ class SequenceClassificationModel(PretrainedModel):
         sequence_lengths: Tensor | SequenceLengths | None = None,
         dropout_keys: Tensor | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """As the bare model's; labels are [B] of ids or numbers, or [B, num_labels]."""
+        """As the bare model's; labels are [B] of ids or numbers, or [B, num_labels].
+
+        A decoder called without a mask takes pads at the ends of rows for what they are, by their
+        id, as transformers does.
+        """
+        padded = attention_mask is None and sequence_lengths is None and input_ids.ndim == 2
+        if padded and self.body.pools_last_token and self.config.pad_token_id is not None:
+            attention_mask = _up_to_last(input_ids, self.config.pad_token_id)
         encoding = self.encode(
             input_ids,
             attention_mask,
@@ -111,6 +118,13 @@ class SequenceClassificationModel(PretrainedModel):
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         outputs = SequenceClassifierOutput(loss=loss, logits=logits, **encoding.traces)
         return outputs if return_dict else outputs.to_tuple()
+
+
+def _up_to_last(input_ids: Tensor, pad: int) -> Tensor:
+    """[B, L], 1 up to each row's last token that is no pad; all pads: its first alone."""
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last = ((input_ids != pad) * columns).amax(1, keepdim=True)
+    return (columns <= last).long()
 
 
 class TokenClassificationModel(PretrainedModel):

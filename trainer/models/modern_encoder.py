@@ -32,6 +32,7 @@ class ModernEncoder(nn.Module):
     """
 
     keeps_first_column = False
+    pools_last_token = False
 
     def __init__(self, config: ModelConfig, pooler: bool) -> None:
         assert not pooler, "no head of this family has a pooler"

@@ -1,5 +1,6 @@
 """PretrainedModel: what every model does: read and write the hub's format, pack its inputs."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from trainer.models.resizing import resize_vocabulary
 from trainer.models.rope import read_rope
 from trainer.models.sequence_lengths import SequenceLengths
 from trainer.models.weight_files import WeightFiles
+
+log_pads = logging.getLogger("trainer.pads")
+"""Says once that pads are taken for tokens."""
 
 
 class PretrainedModel(nn.Module):
@@ -282,6 +286,8 @@ class PretrainedModel(nn.Module):
             pad_token_id=self.config.pad_token_id if family.positions_after_pad else None,
             cache=cache,
         )
+        if attention_mask is None and sequence_lengths is None:
+            _tell_pads(input_ids, self.config)
         own_positions = position_ids is None or sequence_lengths is not None
         _check_values(inputs, self.config, own_positions)
         encoded = self.body(
@@ -372,6 +378,36 @@ def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) 
     _check_range("input_ids", inputs.input_ids, config.vocab_size)
     _check_range("position_ids", inputs.position_ids, _num_positions(config))
     _check_range("token_type_ids", inputs.token_type_ids, types)
+
+
+def _tell_pads(input_ids: Tensor, config: ModelConfig) -> None:
+    """Warn where a call without a mask seems to be padded; values are looked at on the CPU only."""
+    pad = config.pad_token_id
+    if pad is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    ends = input_ids[..., [0, -1]] if input_ids.ndim and input_ids.shape[-1] else input_ids
+    meant = (config.bos_token_id, config.eos_token_id)  # a pad may be one of these too
+    if pad not in meant and bool((ends == pad).any()):
+        log_pads.warning(
+            "input_ids: found pads (%d) and no attention_mask, so each counts as a token; "
+            "accepted: the attention_mask that the tokenizer gives",
+            pad,
+        )
+
+
+class _Once(logging.Filter):
+    """Lets the first record pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        first, self.passed = not self.passed, True
+        return first
+
+
+log_pads.addFilter(_Once())
 
 
 def _check_range(name: str, ids: Tensor | None, size: int) -> None:

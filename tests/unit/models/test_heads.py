@@ -12,6 +12,7 @@ from trainer.errors import InputError
 from trainer.models.auto import TASKS, AutoConfig
 from trainer.models.family import find_family, native_families
 from trainer.models.head_losses import classification_loss
+from trainer.models.pretrained import log_pads
 
 FAMILIES = native_families()
 ENCODER_TASKS = [task for task in TASKS if task != "causal_lm"]
@@ -311,3 +312,14 @@ def test_the_tours_model_gives_the_tours_logits():
     outputs = model(**batch, labels=torch.tensor([1, 0]))
     torch.testing.assert_close(outputs.logits.detach(), TOUR, rtol=0, atol=1e-4)
     assert float(outputs.loss.detach()) == pytest.approx(0.3167, abs=5e-5)
+
+
+def test_pads_without_a_mask_are_told_of_once(caplog):
+    model = small("bert", "base")
+    handler = next(each for each in log_pads.filters)
+    handler.passed = False
+    ids = torch.tensor([[5, 6, 7, model.config.pad_token_id]])
+    for _ in range(2):
+        model(ids)
+    model(ids, attention_mask=(ids != model.config.pad_token_id).long())
+    assert caplog.text.count("and no attention_mask, so each counts as a token") == 1
