@@ -48,6 +48,7 @@ from trainer.launching.received import check_received
 from trainer.launching.saved_recipe import with_saved_recipe
 from trainer.launching.sweep_results import sweep_results, write_csv
 from trainer.processes.accelerate_config import check_accelerate_config
+from trainer.processes.cpu_threads import prepare_threads
 from trainer.processes.end import STOPPED
 from trainer.processes.joining import joined
 from trainer.processes.last_words import leave
@@ -108,6 +109,7 @@ def command_line() -> NoReturn:
     """What the shell calls: `main`, and then out."""
     leave_unsaved()
     open_closed_streams()
+    prepare_threads()
     code = main()
     flush_or_drop()
     distributed = sys.modules.get("torch.distributed")

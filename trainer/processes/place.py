@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from trainer.errors import InputError
+from trainer.processes.cpu_threads import usable_cores
 from trainer.run import LaunchSettings
 
 WORKER = "TEMPERING_RUN"
@@ -63,7 +64,7 @@ def is_worker() -> bool:
 
 def threads_of_each(processes: int) -> int:
     """CPU threads of each of `processes` on this machine."""
-    return max(1, _cores() // processes)
+    return max(1, usable_cores() // processes)
 
 
 def count_devices() -> int:
@@ -92,12 +93,6 @@ def _leave_no_traces() -> None:
             found = f"found {os.environ[name]} without RANK and WORLD_SIZE"
             raise InputError(f"{name}: {found}; accepted: torchrun, srun, or python launch.py")
     os.environ.pop("LOCAL_RANK", None)
-
-
-def _cores() -> int:
-    """Those that we may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _text(name: str) -> str:
@@ -158,7 +153,7 @@ def _translate_slurm(launch: LaunchSettings) -> None:
 
 def _threads_of_task(local: int) -> int:
     """Where a task may not use all cores, srun has bound it to some of its own."""
-    cores = _cores()
+    cores = usable_cores()
     return cores if cores < (os.cpu_count() or 1) else threads_of_each(local)
 
 
