@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -130,7 +131,8 @@ class Device(TorchDispatchMode):
         replacements = {"triton_device.installed": lambda: self.triton}
         replacements["leaves.Leaf.run_compiled"] = lambda leaf, *inputs: self._leaf(leaf, inputs)
         for name, replacement in replacements.items():
-            self._stack.enter_context(mock.patch(f"trainer.models.{name}", replacement))
+            if find_spec(f"trainer.models.{name.split('.')[0]}"):  # older versions have none
+                self._stack.enter_context(mock.patch(f"trainer.models.{name}", replacement))
         self._stack.enter_context(self.fake)
         super().__enter__()
         return self
@@ -415,6 +417,12 @@ def _answers(device: Device) -> dict[str, Any]:
     found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
     found["torch.nn.functional.rms_norm"] = normalized
     found["torch.nn.functional.scaled_dot_product_attention"] = attention_of(device.capability)
+    # else a fake tensor would be left out of kernels over lists of tensors
+    found["torch.utils._foreach_utils._foreach_supported_types"] = [
+        Tensor,
+        nn.Parameter,
+        FakeTensor,
+    ]
     found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
     found["torch.Tensor.is_pinned"] = const(False)
     # the fake one reads number after number

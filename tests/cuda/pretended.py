@@ -32,7 +32,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -83,6 +83,12 @@ def built_guard(cache: Path) -> Path:
     return library
 
 
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `variables`, for a child that loads the guard."""
+    libraries = f"{Path(torch.__file__).parent}/lib"
+    return {**os.environ, **variables, "LD_LIBRARY_PATH": libraries, "OMP_NUM_THREADS": "1"}
+
+
 def _compile(compiler: str, library: Path) -> None:
     installed = Path(torch.__file__).parent
     partial = library.with_suffix(f".{os.getpid()}")
@@ -95,13 +101,11 @@ def _compile(compiler: str, library: Path) -> None:
 
 
 def _run(command: list[str], variables: dict[str, str], root: Path) -> str:
-    libraries = f"{Path(torch.__file__).parent}/lib"
-    environment = {**os.environ, **variables, "LD_LIBRARY_PATH": libraries, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
             command,
             cwd=root,
-            env=environment,
+            env=environment(variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
