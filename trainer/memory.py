@@ -156,7 +156,7 @@ def memory_left(device: torch.device) -> int:
     free, total = torch.accelerator.get_memory_info(device)
     held = torch.accelerator.memory_reserved(device)
     if device.type == "cuda":  # a process may have been given a share alone
-        share = torch.cuda.get_per_process_memory_fraction(device)
+        share = torch.cuda.get_per_process_memory_fraction(device.index)
         free = min(free, int(share * total) - held)
     return max(0, free + held - torch.accelerator.memory_allocated(device))
 

@@ -104,7 +104,7 @@ class Device(TorchDispatchMode):
     """Within it `cuda` tensors are fake, and torch.cuda answers as a GPU of this capability would.
 
     Tensors on the CPU stay real. What is read from the device is what was copied there, or
-    else a 1, zeros, or one row less than there could be; each reading is a wait of the trace.
+    else true, 1.0, zeros, or one row less than there could be; each reading is a wait of the trace.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Device(TorchDispatchMode):
         self.trace = Trace()
         """All that happened; `traced` gives a part"""
         self.fake = _Fake(allow_non_fake_inputs=True)
+        self._pinned: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self._sent: MutableMapping[Tensor, tuple[Tensor, int]] = WeakTensorKeyDictionary()
         """What came from the host, and is read back as long as nothing writes to it"""
 
@@ -175,15 +176,17 @@ class Device(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device
         if self._in_leaf:
             return func(*args, **kwargs)
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if _on_host(inputs, kwargs.get("device")):
+            pinned = kwargs.pop("pin_memory", False)
             with unset_fake_temporarily():
-                return func(*args, **kwargs)
+                found = func(*args, **kwargs)
+            return self.pinned(found) if pinned else found
         name = func.name().split("::")[1].split(".")[0]
         if name in ("_to_copy", "copy_", "_copy_from"):
             return self._copied(func, name, args, kwargs, inputs)
@@ -200,6 +203,15 @@ class Device(TorchDispatchMode):
             self.trace.waits[f"{name} by a mask at {_place()}"] += 1
         self._count(name, inputs, found)
         return found
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """The same tensor on the host, from now on in memory that copies need not wait for."""
+        self._pinned[tensor] = True
+        return tensor
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """Whether a tensor is in such memory."""
+        return tensor in self._pinned
 
     def _leaf(self, leaf: Any, inputs: tuple[Any, ...]) -> Any:
         """What a compiled leaf gives: one kernel that reads its inputs and writes its outputs."""
@@ -222,9 +234,11 @@ class Device(TorchDispatchMode):
         if host or (
             name == "_to_copy" and torch.device(kwargs.get("device") or CUDA).type == "cpu"
         ):
-            self.trace.waits[f"copy to the host at {_place()}"] += 1
+            if blocking or to_host is None or not self.is_pinned(to_host):
+                self.trace.waits[f"copy to the host at {_place()}"] += 1
             if to_host is not None:
-                return to_host.zero_()
+                with unset_fake_temporarily():
+                    return to_host.zero_()
             known, version = self._sent.get(source, (None, -1))
             with unset_fake_temporarily():
                 if known is not None and version == source._version:
@@ -309,7 +323,7 @@ def _moved(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> int:
 def _one(dtype: torch.dtype) -> bool | int | float:
     if dtype == torch.bool:
         return True
-    return 1.0 if dtype.is_floating_point else 1
+    return 1.0 if dtype.is_floating_point else 0
 
 
 def _plausible(name: str, args: Any, inputs: list[Tensor]) -> Any:
@@ -369,6 +383,12 @@ class _Stream:
     wait = wait_event = wait_stream = synchronize = nothing
 
 
+def _memory_share(device: Any = None) -> float:
+    if device is not None:
+        torch.cuda._utils._get_device_index(device)  # which refuses a device without its number
+    return 1.0
+
+
 def _answers(device: Device) -> dict[str, Any]:
     """What functions of torch say about the device, by their names."""
     properties = SimpleNamespace(
@@ -415,6 +435,13 @@ def _answers(device: Device) -> dict[str, Any]:
     found = {f"torch.cuda.{name}": const(value) for name, value in answers.items()}
     found["torch.cuda.amp.common.amp_definitely_not_available"] = const(False)
     found["torch.amp.grad_scaler.amp_definitely_not_available"] = const(False)
+    for name in ("empty_cache", "synchronize", "reset_peak_memory_stats", "set_device_index"):
+        found[f"torch.accelerator.{name}"] = const(None)
+    for name in ("allocated", "reserved"):
+        found[f"torch.accelerator.memory_{name}"] = const(0)
+        found[f"torch.accelerator.max_memory_{name}"] = const(0)
+    found["torch.cuda.get_per_process_memory_fraction"] = _memory_share
+    found["torch.accelerator.get_memory_info"] = const((MEMORY, MEMORY))
     found["torch.nn.functional.rms_norm"] = normalized
     found["torch.nn.functional.scaled_dot_product_attention"] = attention_of(device.capability)
     # else a fake tensor would be left out of kernels over lists of tensors
@@ -423,8 +450,8 @@ def _answers(device: Device) -> dict[str, Any]:
         nn.Parameter,
         FakeTensor,
     ]
-    found["torch.Tensor.pin_memory"] = lambda tensor, *_: tensor
-    found["torch.Tensor.is_pinned"] = const(False)
+    found["torch.Tensor.pin_memory"] = lambda tensor, *_: device.pinned(tensor)
+    found["torch.Tensor.is_pinned"] = lambda tensor, *_: device.is_pinned(tensor)
     # the fake one reads number after number
     found["torch._subclasses.fake_tensor.FakeTensor.tolist"] = lambda x: x.cpu().tolist()
     return found

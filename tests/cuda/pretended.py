@@ -19,8 +19,8 @@ outcome as its own, so write and call them as usual:
 
 Tensors on `cuda` are fake: they have device, dtype and shape, and go through CUDA's own dispatch
 and autocast, but hold no numbers. Tensors on the CPU are real. What reads a number of the device
-(`.item()`, `nonzero`, `x[mask]`, `.cpu()`) is counted as a wait and gets 1, a plausible shape, or
-zeros, so that a whole training with its checkpoints can run.
+(`.item()`, `nonzero`, `x[mask]`, `.cpu()`) is counted as a wait and gets true, 1.0, a plausible
+shape, or zeros, so that a whole training with its checkpoints can run.
 
 There is nothing to set. The guard is compiled once, in seconds, and kept in pytest's cache. Without
 a compiler the tests are skipped; where CUDA_TESTS_REQUIRED is set, as in `.ci/run`, they fail.
