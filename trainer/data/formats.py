@@ -72,7 +72,9 @@ def place_in_file(path: Path, row: int, reading: Reading) -> str:
     Reads the file again: nothing is kept for the errors that do not come.
     """
     try:
-        line = _line_numbers(path, reading.has_header, reading.encoding, reading.delimiter)[row]
+        version = (path.resolve(), path.stat().st_mtime_ns)
+        options = (reading.has_header, reading.encoding, reading.delimiter)
+        line = _line_numbers(path, version, options)[row]
     except (OSError, ValueError, LookupError):  # rows have no lines, or it is another file by now
         return f"{path} row {row + 1}"
     return f"{path}:{line}"
@@ -80,17 +82,17 @@ def place_in_file(path: Path, row: int, reading: Reading) -> str:
 
 @lru_cache(maxsize=1)
 def _line_numbers(
-    path: Path, has_header: bool, encoding: str | None, delimiter: str | None
+    path: Path, version: tuple[Path, int], options: tuple[bool, str | None, str | None]
 ) -> Sequence[int]:
-    """The line of each row of a file; empty where rows have no lines."""
-    reading = Reading(has_header, encoding, delimiter)
+    """The line of each row of this version of a file; empty where rows have no lines."""
+    reading = Reading(*options)
     match ending_of(path):
         case ".csv" | ".tsv" as ending:
             return row_lines(path, reading, DELIMITERS[ending])
         case ".jsonl":
             return object_lines(path, reading)
         case ".txt":
-            return range(1, len(lines_of(path, str(path), encoding)) + 1)
+            return range(1, len(lines_of(path, str(path), reading.encoding)) + 1)
     return ()
 
 

@@ -176,6 +176,14 @@ def test_rows_without_tokens_are_bad_rows_too() -> None:
     assert reasons == {1: "found no tokens; every row needs at least one"}
 
 
+def test_places_are_those_of_the_file_as_it_is(tokenizer: Tokenizer) -> None:
+    for blank in ("", "\n\n"):
+        Path("a.jsonl").write_text(f'{{"text": "a", "label": "a"}}\n{blank}{{"text": "b"}}\n')
+        splits = Files(train="a.jsonl", validation_fraction=0).load()
+        with pytest.raises(InputError, match=rf"a.jsonl:{2 + len(blank)}: 'label' is missing"):
+            table(splits, tokenizer)
+
+
 def test_policies() -> None:
     bad = BadRows()
     with pytest.raises(InputError, match="^here:3: odd$"):
