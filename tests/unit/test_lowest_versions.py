@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from packaging.version import Version
+
 
 def test_the_lowest_versions_are_those_that_are_tested(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
@@ -16,4 +18,4 @@ def test_the_lowest_versions_are_those_that_are_tested(repository: Path) -> None
     assert set(core) <= tested.keys()
     for name, lowest in accepted.items():
         if name in tested:
-            assert tested[name].removesuffix(".0") == lowest.removesuffix(".0"), name
+            assert Version(tested[name]) == Version(lowest), name
