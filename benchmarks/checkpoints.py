@@ -150,7 +150,7 @@ def one_step(trainer: Any, same_texts: bool = False) -> None:
     if same_texts:
         trainer.state.step = 0
     facts = trainer.stepper.step(*trainer._micro_batches(), 1e-5)
-    trainer.state.step = number
+    trainer.state.step = number + 1
     trainer._advance(facts)
 
 

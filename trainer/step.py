@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer.collectives import Collectives
 from trainer.data.batch import Batch
+from trainer.device_update import on_the_way, scale_by, skips_by_itself, step_unless
 from trainer.errors import EnvironmentFault
 from trainer.memory import Reduction, is_out_of_memory, room, whole
 from trainer.models.sharded import Rows, is_sharded
@@ -75,6 +76,8 @@ class Stepper:
         self.ema = ema
         self.scaler = scaler
         self.rows = rows
+        self.late = ranks.device.type == "cuda"
+        """Whether facts may come when the next step has been launched."""
         self.reduction = Collectives(model, reduces_once) if is_sharded(model) else Reduction(model)
 
     def step(
@@ -135,31 +138,99 @@ class Stepper:
 
     def apply(self, sums: Tensor, learning_rate: float) -> StepFacts:
         """Divide by the count, clip, and step; a gradient that is not finite changes nothing."""
+        return self.update(sums, learning_rate)()
+
+    def update(self, sums: Tensor, learning_rate: float) -> Callable[[], StepFacts]:
+        """As `apply`, but for the facts, which the result reads: once, before the next update.
+
+        A GPU has by then done what was launched, and decides by itself whether to step. Only the
+        average of the weights follows when the facts are read.
+        """
+        numbers, gradients = self._measure(sums)
+        if not self.decides_on_device:
+            read_now = numbers.tolist()  # the only wait for the device in a step
+            facts = self._facts(read_now)
+            self._update_from_host(facts, read_now[1], gradients, learning_rate)
+            return lambda: facts
+        self._update_on_device(numbers, gradients, learning_rate)
+        numbers_on_host = on_the_way(numbers)
+
+        def read() -> StepFacts:
+            facts = self._facts(numbers_on_host())
+            if facts.finite and self.ema is not None:
+                self.ema.update()
+            return facts
+
+        return read
+
+    @property
+    def decides_on_device(self) -> bool:
+        """Whether the host need not know a step's numbers before it launches the next."""
+        return self.late and skips_by_itself(self.optimizer, self.ranks.device)
+
+    def forget(self) -> None:
+        """Undo `accumulate`: no gradients, and running statistics as they were."""
+        self._restore_statistics()
+        self.model.zero_grad(set_to_none=True)  # a sharded model's are not the optimizer's yet
+
+    def _measure(self, sums: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """All numbers of a step, in fp64 on the device: `sums`, and the norm of the gradients."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.rows is not None:
             self.rows.take_gradients()
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        scaled_norm = torch.nn.utils.get_total_norm(gradients).to(sums)
+        norm = torch.nn.utils.get_total_norm(gradients).to(sums)
         if self.rows is not None:
-            scaled_norm = self.ranks.sum(scaled_norm.square()).sqrt()
-        # the only wait for the device in a step
-        loss_sum, count, *votes, too_large, norm = torch.stack([*sums, scaled_norm]).tolist()
-        # what is a sum has been averaged over ranks
-        divide = self.ranks.world_size / (self.scale * count) if count else 0.0
+            norm = self.ranks.sum(norm.square()).sqrt()
+        return torch.stack([*sums, norm]), gradients
+
+    def _facts(self, numbers: list[float]) -> StepFacts:
+        loss_sum, count, *votes, too_large, norm = numbers
         loss = loss_sum / count if count else math.nan
         finite = math.isfinite(norm) and math.isfinite(loss_sum) and not too_large
         leave = max(code * bool(ranks) for code, ranks in zip(LEAVING, votes, strict=True))
-        facts = StepFacts(loss, norm * divide, finite, leave, bool(too_large))
+        return StepFacts(loss, norm * self._divisor(count), finite, leave, bool(too_large))
+
+    def _divisor(self, count: float) -> float:
+        """What turns sums of gradients, which were averaged over ranks, into those of the mean."""
+        return self.ranks.world_size / (self.scale * count) if count else 0.0
+
+    def _update_from_host(
+        self, facts: StepFacts, count: float, gradients: list[Tensor], rate: float
+    ) -> None:
         if facts.finite:
             clip = self.max_grad_norm / (facts.grad_norm + 1e-6) if self.max_grad_norm else 1.0
-            torch._foreach_mul_(gradients, divide * min(1.0, clip))
-            set_learning_rate(self.optimizer, learning_rate)
+            torch._foreach_mul_(gradients, self._divisor(count) * min(1.0, clip))
+            set_learning_rate(self.optimizer, rate)
+            self.optimizer.step() if self.scaler is None else self.scaler.step(self.optimizer)
         else:
-            for buffer, before in zip(self._running_statistics(), self._before, strict=True):
-                buffer.copy_(before)
-        self._update(facts.finite)
-        return facts
+            self._restore_statistics()
+        if self.scaler is not None:
+            self.scaler.update()
+        if facts.finite and self.ema is not None:
+            self.ema.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _update_on_device(self, numbers: Tensor, gradients: list[Tensor], rate: float) -> None:
+        """The same, bit for bit; `numbers` are not read."""
+        loss_sum, count, too_large, norm = numbers[0], numbers[1], numbers[-2], numbers[-1]
+        good = norm.isfinite() & loss_sum.isfinite() & (too_large == 0)
+        factor = torch.where(count == 0, 0.0, self.ranks.world_size / (self.scale * count))
+        if self.max_grad_norm:
+            factor = factor * (self.max_grad_norm / (norm * factor + 1e-6)).clamp(max=1.0)
+        scale_by(gradients, factor)
+        set_learning_rate(self.optimizer, rate)
+        step_unless(~good, self.optimizer)
+        for buffer, before in zip(self._running_statistics(), self._before, strict=True):
+            buffer.copy_(torch.where(good, buffer, before))
+        if self.scaler is not None:
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _restore_statistics(self) -> None:
+        for buffer, before in zip(self._running_statistics(), self._before, strict=True):
+            buffer.copy_(before)
 
     def warm_up(self, batch: Batch) -> None:
         """A backward pass of weight zero: DDP lays out its buckets by the first that it sees."""
@@ -219,15 +290,6 @@ class Stepper:
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.scaler is None else self.scaler.scale(loss)
-
-    def _update(self, finite: bool) -> None:
-        if finite:
-            self.optimizer.step() if self.scaler is None else self.scaler.step(self.optimizer)
-        if self.scaler is not None:
-            self.scaler.update()
-        if finite and self.ema is not None:
-            self.ema.update()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _running_statistics(self) -> Iterator[Tensor]:
         """What a forward pass in training mode changes: the buffers of BatchNorm and its like."""

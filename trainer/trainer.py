@@ -87,6 +87,12 @@ class Trainer:
     data_notes: Sequence[str] = ()
     """What the start summary says of the data beside its counts."""
 
+    _unread: Callable[[], StepFacts] | None = None
+    """Reads the facts of the last step, where the device was not asked for them yet."""
+    _unlogged: StepFacts | None = None
+    _leave: int = 0
+    """The exit code that the ranks agreed on in the last step whose facts were read."""
+
     def __init__(
         self,
         model: nn.Module | str | Path,
@@ -156,18 +162,19 @@ class Trainer:
         with process_as_found(), self.ranks.faults_told(), self._session() as interruption:
             state = self.state
             while state.step < self.total_steps and not state.stopped:
-                rate = self._learning_rate(state.step)
-                facts = self._step(rate, lambda: interruption.code or self._failure)
-                self._advance(facts)
-                self._look_at_save(facts)
+                if not self._step(lambda: interruption.code or self._failure):
+                    continue  # out of memory: once more, in smaller micro batches
                 ask = self._asked(
                     c.on_step_end(state.step, self.total_steps) for c in self.callbacks
                 )
-                if self._due("logging_steps"):
-                    self._log_training(facts)
-                improved = self._evaluation_due(ask) and self._evaluate_and_compare()
-                leave = interruption.code if self.ranks.world_size == 1 else facts.leave
-                if self._due("save_steps") or ask.save or improved or leave or state.stopped:
+                evaluates = self._evaluation_due(ask)
+                saves = self._due("save_steps") or ask.save or bool(state.stopped)
+                leave = self._leaving(interruption)
+                if self._may_run_on(evaluates or saves or leave) or not self._settle():
+                    continue
+                improved = evaluates and self._evaluate_and_compare()
+                leave = self._leaving(interruption)
+                if saves or improved or leave or state.stopped:
                     self._save_checkpoint()
                 if leave:
                     self._finish_save()
@@ -214,15 +221,59 @@ class Trainer:
         """Optimizer steps of the whole run."""
         return self.settings.total_steps(len(self.train_samples))
 
-    def _step(self, rate: float, asked_to_leave: Callable[[], int]) -> StepFacts:
-        """One optimizer step; where it runs out of memory, again in smaller micro batches."""
-        while True:
-            micro_batches = self._micro_batches()
-            with step_in(self.state.step + 1, self.step_tokens):
-                facts = self.stepper.step(*micro_batches, rate, asked_to_leave, self._placeholder())
-            if not facts.out_of_memory:
-                return facts
+    def _step(self, asked_to_leave: Callable[[], int]) -> bool:
+        """Launch an optimizer step and count it; false where a step is to be done again.
+
+        A GPU decides by itself whether the numbers allow an update. What it has measured in the
+        step before is read here, between the launch of this step's passes and its update: so a run
+        that is to stop there has changed no weight since.
+        """
+        state = self.state
+        with step_in(state.step + 1, self.step_tokens):
+            passes = (*self._micro_batches(), asked_to_leave, self._placeholder())
+            sums = self.stepper.accumulate(*passes)
+            if not self._settle():
+                self.stepper.forget()
+                return False
+            self._unread = self.stepper.update(sums, self._learning_rate(state.step))
+        state.tokens += self._tokens_of(state.step)
+        state.step += 1
+        return self.stepper.decides_on_device or self._read_facts()
+
+    def _may_run_on(self, has_more_to_do: bool | int) -> bool:
+        """Whether the next step may be launched before this one's facts are read."""
+        waits = has_more_to_do or self.state.step == self.total_steps
+        return self._unread is not None and not waits
+
+    def _settle(self) -> bool:
+        """Take in, and log where it is due, what the last step measured; false: do it again."""
+        if self._unread is not None and not self._read_facts():
+            return False
+        if self._unlogged is not None and self._due("logging_steps"):
+            self._log_training(self._unlogged)
+        self._unlogged = None
+        return True
+
+    def _read_facts(self) -> bool:
+        """Take in what the last step measured; false where it did not fit in memory."""
+        assert self._unread is not None
+        facts, self._unread = self._unread(), None
+        if facts.out_of_memory:
+            self.state.step -= 1
+            self.state.tokens -= self._tokens_of(self.state.step)
             self._split_micro_batches()
+            return False
+        self._advance(facts)
+        self._look_at_save(facts)
+        self._unlogged = facts
+        return True
+
+    def _leaving(self, interruption: Interruption) -> int:
+        """The exit code to leave with after this step, the same on all ranks; 0: none."""
+        return interruption.code if self.ranks.world_size == 1 else self._leave
+
+    def _tokens_of(self, step: int) -> int:
+        return int(self.train_samples.lengths[self.plan.global_batch(step)].sum())
 
     def _split_micro_batches(self) -> None:
         """Halve the tokens of the step's largest, which no rank has to tell another."""
@@ -284,13 +335,11 @@ class Trainer:
         return learning_rate(step, self.total_steps, self.settings)
 
     def _advance(self, facts: StepFacts) -> None:
-        """Count the step; a step that was not finite stops the run or counts as skipped."""
+        """Add up what a step measured; one that was not finite stops the run or is skipped."""
         state = self.state
-        sample_ids = self.plan.global_batch(state.step)
-        tokens = int(self.train_samples.lengths[sample_ids].sum())
-        self.throughput.add(facts, len(sample_ids), tokens)
-        state.tokens += tokens
-        state.step += 1
+        sample_ids = self.plan.global_batch(state.step - 1)
+        self.throughput.add(facts, len(sample_ids), self._tokens_of(state.step - 1))
+        self._leave = facts.leave
         state.skipped_in_a_row = 0 if facts.finite else state.skipped_in_a_row + 1
         if not facts.finite:
             self._refuse_or_skip(facts, sample_ids.tolist())
@@ -478,6 +527,7 @@ class Trainer:
         )
         self.background = BackgroundSave()
         self.saved_step = -1
+        self._unread, self._unlogged, self._leave = None, None, 0
         for metric in self.metrics.values():
             metric.prepare()
 

@@ -15,6 +15,7 @@ from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.metrics.classification import Accuracy
 from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
+from trainer.step import Stepper
 from trainer.trainer import Trainer
 
 MOMENTS = ("forward", "backward", "stepped", "evaluated", "fill", "saved", "finish")
@@ -94,6 +95,19 @@ def build(
         output_dir=folder,
         timeout=timeout,
     )
+
+
+USUAL = Stepper.__init__
+
+
+def read_late(on: bool) -> Callable[..., None]:
+    """A Stepper's `__init__` that reads facts a step late, as on a GPU, or at once."""
+
+    def init(self: Stepper, *arguments: Any, **options: Any) -> None:
+        USUAL(self, *arguments, **options)
+        self.late = on
+
+    return init
 
 
 def die_together(ranks: Ranks) -> None:
