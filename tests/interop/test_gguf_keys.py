@@ -208,3 +208,16 @@ def test_without_a_name_texts_are_cut_as_the_architecture_does_or_refused(tmp_pa
 
 def _merges(tokenizer: Tokenizer) -> list[list[str]]:
     return json.loads(tokenizer.to_str())["model"]["merges"]
+
+
+def test_sampling_that_a_file_recommends_is_its_generation_config(
+    tmp_path: Path, qwen2: Any
+) -> None:
+    kv: dict[str, Any] = {
+        "general.sampling.temp": (F32, 0.7),
+        "general.sampling.top_k": ("int32", 20),
+        "general.sampling.penalty_repeat": (F32, 1.1),
+    }
+    model = AutoModelForCausalLM.from_pretrained(written(tmp_path, qwen2, **kv))
+    wanted = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1}
+    assert model.generation_config == wanted

@@ -9,6 +9,7 @@ from tests.unit.text_runs import CASES, tokenizer
 from trainer.generation.decoding import generate_ids
 from trainer.generation.sampling import penalized, restricted
 from trainer.generation.settings import GenerationSettings
+from trainer.models import generation_config
 from trainer.models.auto import AutoModelForCausalLM
 from trainer.models.family import find_family
 
@@ -157,3 +158,41 @@ def test_what_a_run_saves_ends_there_where_it_ends_here(tmp_path):
     wanted = theirs.generate(prompt, do_sample=False, max_new_tokens=12)
     assert torch.equal(ours.generate(prompt, max_new_tokens=12), wanted)
     assert wanted[0, len(ids) :].tolist() == free[: free.index(end) + 1]
+
+
+def test_what_the_makers_recommend_is_followed(tmp_path, caplog):
+    config = transformers.LlamaConfig(**{**SIZES, "eos_token_id": None})
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    theirs.generation_config.update(repetition_penalty=1.7, max_new_tokens=9)
+    theirs.save_pretrained(tmp_path)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = torch.arange(5, 10).unsqueeze(0)
+    wanted = theirs.generate(prompt)
+    assert torch.equal(ours.generate(prompt), wanted) and wanted.shape[1] == 14
+    assert not torch.equal(ours.generate(prompt, repetition_penalty=1.0), wanted)
+    ours.generation_config |= {"do_sample": True, "temperature": 2.0, "top_k": 3, "top_p": 0.9}
+    drawn = ours.generate(prompt)
+    chosen = {"temperature": 2.0, "top_k": 3, "top_p": 0.9, "do_sample": True}
+    assert torch.equal(ours.generate(prompt, **chosen), drawn)
+    assert not torch.equal(drawn, wanted)
+    assert torch.equal(ours.generate(prompt, do_sample=False), wanted)
+    ours.generate(prompt, do_sample=False, temperature=0.7)
+    assert "temperature changes nothing without do_sample=True" in caplog.text
+
+
+def test_every_entry_of_generation_config_is_followed_or_named(pair):
+    ours, _ = pair
+    kept = ours.generation_config
+    known = set(transformers.GenerationConfig().to_dict())
+    assert generation_config.NO_EFFECT - known <= {"chat_format"}
+    try:
+        for name in known - generation_config.NO_EFFECT - {"do_sample", *generation_config.ROLES}:
+            ours.generation_config = {"do_sample": True, name: 7}
+            named = generation_config.not_followed(ours)
+            assert (named == [name]) != (name in generation_config.recommended(ours)), name
+    finally:
+        ours.generation_config = kept

@@ -46,6 +46,16 @@ def read_config(file: Path) -> dict[str, Any]:
     }
 
 
+def read_sampling(file: Path) -> dict[str, Any]:
+    """What a GGUF file recommends for generation, as the entries of generation_config.json."""
+    gguf = opened(file)
+    names = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
+    names |= {name: name for name in ("top_k", "top_p", "min_p")}
+    given = {ours: gguf.get(f"general.sampling.{name}") for name, ours in names.items()}
+    found = {name: int(v) if name == "top_k" else number(v) for name, v in given.items() if v}
+    return {"do_sample": True, **found} if "temperature" in found else found
+
+
 def _ends(gguf: GGUF) -> int | list[int] | None:
     """The tokens after which llama.cpp stops: of a text, of a turn, of a message."""
     found = [gguf.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]

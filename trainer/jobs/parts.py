@@ -22,6 +22,8 @@ from trainer.recipe import Head, Recipe
 from trainer.run import ModelSettings, Run
 from trainer.tokenizer import Tokenizer
 
+log = logging.getLogger("trainer")
+
 ROLES = ("bos", "eos", "pad", "cls", "sep")
 """Special tokens whose ids a model's config may have."""
 
@@ -121,7 +123,20 @@ def load_generator(run: Run) -> tuple[Any, Tokenizer, list[int]]:
     model = load_model(run.model, Head("causal_lm"), run.seed)
     check_vocabulary(tokenizer, model)
     ends = end_ids(model, tokenizer)
+    _tell_recommended(model, run)
     return model.to(device, DTYPES[precision]).eval(), tokenizer, ends
+
+
+def _tell_recommended(model: Any, run: Run) -> None:
+    """Log what the makers recommend for generation and this run does otherwise."""
+    from trainer.models.generation_config import not_followed, recommended
+
+    own = {n: v for n, v in recommended(model).items() if getattr(run.generation, n) != v}
+    if own:
+        settings = " ".join(f"generation.{name}={value}" for name, value in own.items())
+        log.warning("generation_config.json recommends otherwise: %s follows it", settings)
+    if others := not_followed(model):
+        log.warning("generation_config.json: not followed here: %s", ", ".join(others))
 
 
 def load_tokenizer(run: Run, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:

@@ -33,7 +33,9 @@ def run(run: Run) -> int:
     if not run.recipe.text_columns:
         found = type(run.recipe).__name__
         writes = "job=generate, job=chat, " * (run.recipe.head.task == "causal_lm")
-        raise InputError(f"recipe: job=predict: not for {found}; accepted: {writes}job=evaluate")
+        raise InputError(
+            f"recipe: {found} has no answers for job=predict; accepted: {writes}job=evaluate"
+        )
     rows = _rows(run, run.recipe)
     _check_rows(rows, run.recipe)
     answers = _answers(run, run.recipe, rows)
@@ -52,9 +54,13 @@ def _rows(run: Run, recipe: Recipe) -> Any:
     if given.prompt is not None:
         raise InputError("input.prompt: job=predict takes input.text; accepted: job=generate")
     if given.system is not None:
-        raise InputError("input.system: not read by job=predict; accepted: job=generate, job=chat")
+        raise InputError(
+            "input.system: job=predict does not read it; accepted: job=generate, job=chat"
+        )
     if given.chat != "auto":
-        raise InputError("input.chat: not read by job=predict; accepted: job=generate, job=chat")
+        raise InputError(
+            "input.chat: job=predict does not read it; accepted: job=generate, job=chat"
+        )
     if given.file is not None and given.text is not None:
         raise InputError("input: found both input.text and input.file; accepted: one of them")
     if given.file is not None:

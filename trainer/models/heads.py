@@ -1,5 +1,6 @@
 """Models for tasks: the bare one, and one for each head that a body may have."""
 
+import logging
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from trainer.errors import InputError
 from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig
+from trainer.models.generation_config import recommended
 from trainer.models.head_losses import (
     class_loss,
     classification_loss,
@@ -27,6 +29,8 @@ from trainer.models.outputs import (
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.projection import Projection
 from trainer.models.sequence_lengths import SequenceLengths
+
+log = logging.getLogger("trainer")
 
 
 class BaseModel(PretrainedModel):
@@ -344,19 +348,24 @@ class CausalLMModel(PretrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        do_sample: bool = False,
-        temperature: float = 1.0,
+        do_sample: bool | None = None,
         **settings: Any,
     ) -> Tensor:
         """input_ids [B, L] and what follows each row, [B, L + n], as in transformers.
 
-        Rows that end earlier go on in pads. `settings` are those of `GenerationSettings`; without
-        `do_sample` the most probable token is taken. `trainer.generation` works on texts.
+        Rows that end earlier go on in pads. `settings` are those of `GenerationSettings`; what is
+        not given is as generation_config.json says. Without `do_sample` the most probable token is
+        taken. `trainer.generation` works on texts.
         """
         from trainer.generation.padded import continued
 
-        temperature = temperature if do_sample else 0.0
-        return continued(self, input_ids, attention_mask, {"temperature": temperature, **settings})
+        drawn = self.generation_config.get("do_sample") if do_sample is None else do_sample
+        if not drawn:
+            if settings.get("temperature"):
+                log.warning("generate: temperature changes nothing without do_sample=True")
+            settings = {**settings, "temperature": 0.0}
+        own = recommended(self, bool(drawn))
+        return continued(self, input_ids, attention_mask, {**own, **settings})
 
     @property
     def output_weight(self) -> Tensor:
