@@ -27,6 +27,8 @@ def causal_attention(
     computed together. The probabilities are not kept: the backward pass computes each block once
     more (Dao et al., 2022), which on a CPU costs less time than autograd's passes over them.
     """
+    if torch.compiler.is_compiling():
+        return _in_graph(query, key, value, layout.lengths, scale, -1 if window is None else window)
     return _CausalAttention.apply(query, key, value, layout, scale, window)
 
 
@@ -43,33 +45,95 @@ class _CausalAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.arguments = layout, scale, window
-        context = torch.empty_like(query)
-        for group in layout.length_groups:
-            q, k, v = (
-                _by_key_head(group.take(x), key.shape[1]) for x in (query * scale, key, value)
-            )
-            out = torch.empty_like(q)
-            for here, seen, mask in _blocks(q, window):
-                weights = _probabilities(q[:, :, here], k[:, :, seen], mask)
-                out[:, :, here] = (weights @ _flat(v[:, :, seen])).view_as(out[:, :, here])
-            group.put(context, _by_token(out))
-        return context
+        return _forward(query, key, value, layout, scale, window)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         layout, scale, window = ctx.arguments
-        query, key, value = ctx.saved_tensors
-        inputs = query * scale, key, value
-        num_key_heads = key.shape[1]
-        gradients = [torch.empty_like(x) for x in inputs]
-        for group in layout.length_groups:
-            q, k, v = (_by_key_head(group.take(x), num_key_heads) for x in inputs)
-            g = _by_key_head(group.take(grad, pads=0), num_key_heads)
-            for whole, part in zip(gradients, _gradients(q, k, v, g, window), strict=True):
-                group.put(whole, _by_token(part))
-        gradients[0].mul_(scale)
-        return *gradients, None, None, None
+        return *_backward(grad, *ctx.saved_tensors, layout, scale, window), None, None, None
+
+
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None
+) -> Tensor:
+    context = torch.empty_like(query)
+    for group in layout.length_groups:
+        q, k, v = (_by_key_head(group.take(x), key.shape[1]) for x in (query * scale, key, value))
+        out = torch.empty_like(q)
+        for here, seen, mask in _blocks(q, window):
+            weights = _probabilities(q[:, :, here], k[:, :, seen], mask)
+            out[:, :, here] = (weights @ _flat(v[:, :, seen])).view_as(out[:, :, here])
+        group.put(context, _by_token(out))
+    return context
+
+
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = query * scale, key, value
+    num_key_heads = key.shape[1]
+    gradients = [torch.empty_like(x) for x in inputs]
+    for group in layout.length_groups:
+        q, k, v = (_by_key_head(group.take(x), num_key_heads) for x in inputs)
+        g = _by_key_head(group.take(grad, pads=0), num_key_heads)
+        for whole, part in zip(gradients, _gradients(q, k, v, g, window), strict=True):
+            group.put(whole, _by_token(part))
+    gradients[0].mul_(scale)
+    return gradients[0], gradients[1], gradients[2]
+
+
+@torch.library.custom_op("tempering::causal_blocks", mutates_args=())
+def _in_graph(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, scale: float, window: int
+) -> Tensor:
+    """`causal_attention` as one operation of a compiled graph; a window of -1 is none."""
+    return _forward(query, key, value, *_arguments(lengths, scale, window))
+
+
+@torch.library.custom_op("tempering::causal_blocks_backward", mutates_args=())
+def _in_graph_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _backward(grad, query, key, value, *_arguments(lengths, scale, window))
+
+
+def _arguments(lengths: Tensor, scale: float, window: int) -> tuple[Layout, float, int | None]:
+    return Layout(lengths, lengths.device), scale, None if window < 0 else window
+
+
+@_in_graph.register_fake
+def _(query: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+@_in_graph_backward.register_fake
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale, ctx.window = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_in_graph_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None
+
+
+_in_graph.register_autograd(_differentiate, setup_context=_save)
 
 
 def _gradients(

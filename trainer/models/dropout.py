@@ -41,15 +41,29 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = float(p)
-        self.site = 0
+        self._site, self._site_hash = 0, _site_constant(0)
         self._dropped = min(round(self.p * _DRAWS), _DRAWS - 1)
         self._hashes: tuple[object, Tensor] | None = None
         self._constants: tuple[object, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
+    def site(self) -> int:
+        """The number of this dropout in its model."""
+        return self._site
+
+    @site.setter
+    def site(self, number: int) -> None:
+        self._site, self._site_hash = number, _site_constant(number)
+
+    @property
     def active(self) -> bool:
         """Whether this dropout does anything now."""
         return self.training and self.p > 0
+
+    @property
+    def _threshold(self) -> int:
+        """What `draw_bits` below are dropped."""
+        return self._dropped * _DRAWS - (1 << 31)
 
     @property
     def scale(self) -> float:
@@ -81,7 +95,11 @@ class Dropout(nn.Module):
     @torch.no_grad()
     def mask(self, x: Tensor, keys: Tensor) -> Tensor:
         """Ones where a channel of x [..., C] is kept and zeros elsewhere, in the type of x."""
-        draws = _draws(keys ^ _site_constant(self.site), x.shape[-1])
+        if torch.compiler.is_compiling():  # slicing pairs would be a graph for odd lengths alone
+            columns = _mixed(torch.arange(x.shape[-1], device=x.device) // 2 + 1)
+            bits = draw_bits(keys, columns, self._site_hash)
+            return (bits >= self._threshold).to(x.dtype)
+        draws = _draws(keys ^ self._site_hash, x.shape[-1])
         kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         return torch.ge(draws, self._dropped - _DRAWS // 2, out=kept)
 
@@ -97,7 +115,7 @@ class Dropout(nn.Module):
         """
         wanted = num_heads, self.site, device
         if self._hashes is None or self._hashes[0] != wanted or is_stale(self._hashes[1]):
-            hashes = _mixed_count(num_heads, device).bitwise_xor_(_site_constant(self.site))
+            hashes = _mixed_count(num_heads, device).bitwise_xor_(self._site_hash)
             self._hashes = wanted, hashes
         return self._hashes[1]
 
@@ -112,7 +130,7 @@ class Dropout(nn.Module):
             or self._constants[0] != wanted
             or is_stale(self._constants[1][0])
         ):
-            numbers = _site_constant(self.site), self._dropped * _DRAWS - (1 << 31)
+            numbers = self._site_hash, self._threshold
             site, threshold = (torch.full((), n, dtype=torch.int32, device=device) for n in numbers)
             scale = torch.full((), self.scale, dtype=torch.float32, device=device)
             self._constants = wanted, (site, threshold, scale)
@@ -134,7 +152,7 @@ def head_keys(keys: Tensor, num_heads: int) -> Tensor:
     return keys.unsqueeze(1) ^ _mixed_count(num_heads, keys.device).view(1, -1, 1)
 
 
-def draw_bits(keys: Tensor, columns: Tensor, site: Tensor) -> Tensor:
+def draw_bits(keys: Tensor, columns: Tensor, site: Tensor | int) -> Tensor:
     """int32 [..., C] whose 16 high bits are the draws of keys [...] and `mixed_columns` [C].
 
     The same as `_draws`, but number by number, as a compiler fuses it.
@@ -160,8 +178,7 @@ def mixed_columns(channels: int, device: torch.device) -> Tensor:
     """int32 [C], what the hash of a row is mixed with for each channel; made once for a device."""
     known = _columns.get((channels, device))
     if known is None or is_stale(known):
-        pairs = _mixed_count((channels + 1) // 2, device)
-        known = pairs.unsqueeze(1).expand(-1, 2).reshape(-1)[:channels].contiguous()
+        known = _mixed(torch.arange(channels, device=device) // 2 + 1)
         _columns[channels, device] = known
     return known
 
@@ -190,11 +207,15 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _mixed_count(number: int, device: torch.device) -> Tensor:
-    """Mixed 1, 2, ... `number`, int32 [number].
+    """Mixed 1, 2, ... `number`, int32 [number]."""
+    return _mixed(torch.arange(1, number + 1, device=device))
+
+
+def _mixed(count: Tensor) -> Tensor:
+    """Counters mixed, int32.
 
     In int64, where nothing overflows: compiled C++ takes it that counters never do, and errs.
     """
-    count = torch.arange(1, number + 1, device=device)
     for factor in (0x7FEB352D, 0x2C1B3C6D):
         count = ((count ^ (count >> 16)) * factor) & 0xFFFFFFFF
     return (count ^ (count >> 15)).to(torch.int32)

@@ -23,6 +23,19 @@ SHORT = 32
 """tokens are the longest: such a group costs more to start than its pads do."""
 
 
+SETTLED = (
+    "num_tokens",
+    "longest",
+    "first_tokens",
+    "last_tokens",
+    "cumulative_lengths",
+    "slots",
+    "visible_keys",
+    "has_gaps",
+)
+"""What layers read of a layout."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """B sequences laid end to end, and the grid [B, width] that the caller sees them in."""
@@ -101,6 +114,15 @@ class Layout:
         keys = torch.zeros(self._num_slots, dtype=torch.bool, device=self.device)
         keys[self.slots] = True if self.visible is None else self.visible
         return keys.view(self.num_sequences, 1, 1, self.longest)
+
+    def settle(self) -> None:
+        """Compute now what a compiled model reads: it can neither wait nor branch on lengths.
+
+        Sequences of equal lengths are laid out as all others, so that one graph serves all.
+        """
+        self.__dict__["equal_lengths"] = False
+        for name in SETTLED:
+            getattr(self, name)
 
     def visible_pairs(self, window: int | None = None) -> Tensor | None:
         """[B, 1, longest, longest], or 1 for an axis: whether a query sees a key; None: always.

@@ -247,6 +247,14 @@ class PretrainedModel(nn.Module):
         """Keep activations for the backward pass."""
         self.body.gradient_checkpointing = False
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the body, as `torch.compile` does with these options.
+
+        What a call must first learn about its batch, and the head, stay outside: so a model is one
+        graph in training and one in evaluation, whatever the lengths. Generation runs uncompiled.
+        """
+        self.body.compile(*arguments, **options)
+
     def fill(self, part: nn.Module) -> None:
         """Reads or draws what is not there yet of a module's weights, or of the whole model's."""
         if self.pending is not None:
@@ -290,12 +298,19 @@ class PretrainedModel(nn.Module):
             _tell_pads(input_ids, self.config)
         own_positions = position_ids is None or sequence_lengths is not None
         _check_values(inputs, self.config, own_positions)
-        encoded = self.body(
-            inputs,
-            output_hidden_states or self.config.output_hidden_states,
-            output_attentions or self.config.output_attentions,
-        )
+        states = output_hidden_states or self.config.output_hidden_states
+        attentions = output_attentions or self.config.output_attentions
+        encoded = self._run_body(inputs, states, attentions)
         return Encoding(encoded, inputs.layout, inputs.dropout_keys)
+
+    def _run_body(self, inputs: FlatInputs, states: bool, attentions: bool) -> Encoded:
+        if self.body._compiled_call_impl is None:
+            return self.body(inputs, states, attentions)
+        if inputs.cache is not None:
+            with torch.compiler.set_stance("force_eager"):
+                return self.body(inputs, states, attentions)
+        inputs.layout.settle()
+        return self.body(inputs, states, attentions)
 
     @classmethod
     def _on_meta(cls, config: ModelConfig) -> Self:
