@@ -42,7 +42,7 @@ def counted(model: PretrainedModel) -> Callable[[], int]:
 
 
 def step(model: PretrainedModel, lengths: list[int]) -> Tensor:
-    hidden = model(**batch_of(lengths).inputs())[0]
+    hidden = model(**batch_of(lengths).inputs())[0]  # states or logits
     if torch.is_grad_enabled():
         hidden.sum().backward()
     return hidden.detach()
@@ -71,14 +71,12 @@ def test_a_model_is_one_graph_whatever_the_lengths(family: str) -> None:
     assert graphs() <= 3
 
 
-@pytest.mark.parametrize(
-    ("family", "checkpointing"),
-    [("bert", False), pytest.param("llama", True, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "checkpointing"), [("bert", False), ("llama", True)])
 def test_a_compiled_model_gives_the_numbers_of_an_eager_one(
     family: str, checkpointing: bool
 ) -> None:
-    model = model_of(family)
+    model = model_of(family, "token_classification", num_labels=3)
     if checkpointing:
         model.gradient_checkpointing_enable()
     names = list(model.state_dict())
