@@ -50,8 +50,8 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout, scale, window = ctx.arguments
-        return *_backward(grad, *ctx.saved_tensors, layout, scale, window), None, None, None
+        query, key, value = ctx.saved_tensors
+        return *_backward(grad, query, key, value, *ctx.arguments), None, None, None
 
 
 def _forward(
