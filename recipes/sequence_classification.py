@@ -176,7 +176,7 @@ class SequenceClassification(Recipe):
     def refuse_unread(self, columns: Iterable[str]) -> None:
         if self.text_pair is None and PAIR in columns:
             found = f"null, but the rows have a column '{PAIR}'"
-            accepted = f"recipe.text_pair={PAIR}, or another name for it (dataset.columns)"
+            accepted = f"recipe.text_pair={PAIR}, or no such column (dataset.columns renames)"
             raise InputError(f"recipe.text_pair: {found}; accepted: {accepted}")
 
     def class_counts(self, samples: "Samples") -> dict[str, int]:

@@ -41,6 +41,9 @@ def test_inspect_shows_samples_of_any_recipe(
     assert lines[0].split() == ["dataset.train", "96", "rows,", "96", "samples"]
     assert any(line.split()[:1] == ["truncated"] for line in lines)
     assert "dataset.validation  40 rows, 40 samples" in answer.out
+    assert "columns        text (text), label (text)" in answer.out
+    assert "'label': single_label, whole numbers are names\n               bad " in answer.out
+    assert "dataset.validation: 1 of 40 rows are in dataset.train too" in answer.out
     assert answer.out.count("\nsample ") == 4 and ", labels bad" in answer.out
     assert "[CLS]" in answer.out and "{+" not in answer.out  # a class is learnt, no token is
 

@@ -140,12 +140,14 @@ def id_of(value: Any, labels: Sequence[str], ints: str, row: int, where: str) ->
     if ints == "ids" and whole is not None:
         if 0 <= whole < len(labels):
             return whole
-        withheld = "; -1 stands for labels that are withheld" if whole == -1 else ""
-        accepted = f"0 to {len(labels) - 1}{withheld}"
+        accepted = f"0 to {len(labels) - 1}"
     else:
         accepted = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
         accepted += nearest(str(value), labels)
-    raise AnswerError(row, f"{where} is {value!r}; accepted: {accepted}")
+    withheld = (
+        " (-1 says that the label is withheld: job=predict needs none)" if whole == -1 else ""
+    )
+    raise AnswerError(row, f"{where} is {value!r}{withheld}; accepted: {accepted}")
 
 
 def flags_of(values: Sequence[Any], labels: Sequence[str], row: int, where: str) -> list[float]:

@@ -38,12 +38,14 @@ class PlainText:
         if self.train is None and self.validation is None:
             raise InputError("dataset.train: nothing given; accepted: a .txt file, or several")
         train, held = _documents(self.train, "dataset.train"), []
+        notes: tuple[str, ...] = ()
         if self.validation is not None:
             held = _documents(self.validation, "dataset.validation")
         elif self.validation_fraction:
             cuts = [len(lines) - round(len(lines) * self.validation_fraction) for lines in train]
             held = [lines[cut:] for lines, cut in zip(train, cuts, strict=True)]
             train = [lines[:cut] for lines, cut in zip(train, cuts, strict=True)]
+            notes = (f"{sum(map(len, held))} lines are held out, the last ones of each file",)
             if not any(map(any, train)) or not any(map(any, held)):
                 accepted = "dataset.validation, or dataset.validation_fraction=0 for none"
                 raise InputError(
@@ -52,6 +54,7 @@ class PlainText:
         return Splits(
             train=_table(train) if train else None,
             validation={"": _table(held)} if held else {},
+            notes=notes,
         )
 
 

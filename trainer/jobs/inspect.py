@@ -46,7 +46,7 @@ def run(run: Run) -> int:
             bad_rows=splits.bad_rows,
         )
         learnt = tokens_learnt(recipe, table)
-        show(console, set_summary(where, len(rows), table, learnt, recipe))
+        show(console, set_summary(where, rows, table, learnt, recipe))
         for bad in table.dropped:
             show(console, _dropped(bad))
         for number in range(min(run.inspect.samples, len(table))):

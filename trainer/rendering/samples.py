@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -14,27 +14,47 @@ from trainer.rendering.layout import labelled
 from trainer.rendering.start import labels
 from trainer.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 LEARNT = "bold green"
 OPENS, CLOSES = "{+", "+}"
 """Around what is learnt, where there are no colours; as wdiff marks what is new."""
 
 
 def set_summary(
-    where: str, num_rows: int, table: TokenTable, learnt: int | None, recipe: Recipe
+    where: str, rows: "Dataset", table: TokenTable, learnt: int | None, recipe: Recipe
 ) -> Text:
-    """How many rows, samples and tokens a set has, and what of it is not trained on."""
+    """A set's columns, rows, samples and tokens, its labels, and what of it is not trained on."""
     counts = {name: f"{number:,} rows" for name, number in table.counts.items() if number}
     lengths = table.lengths
     tokens = f"{table.num_tokens:,}"
     if learnt is not None:
         tokens += f", {learnt:,} of them learnt ({share(learnt / table.num_tokens)})"
     lines = {
-        where: f"{plural(num_rows, 'row')}, {plural(len(table), 'sample')}",
+        where: f"{plural(len(rows), 'row')}, {plural(len(table), 'sample')}",
+        "columns": ", ".join(f"{name} ({kind_of(f)})" for name, f in rows.features.items()),
         "tokens": tokens,
         "lengths": f"{lengths.min():,} to {lengths.max():,}, {lengths.mean():,.1f} on average",
     }
     found = labels(recipe.label_rule or "", recipe.class_counts(table))
     return labelled(lines | found | counts).append("\n")
+
+
+def kind_of(feature: Any) -> str:
+    """What the cells of a column are, in words (the rule is in trainer/data/cells.py)."""
+    if names := getattr(feature, "names", None):
+        return f"one of {len(names)} classes"
+    if (inner := getattr(feature, "feature", None)) is not None:
+        return f"lists: {kind_of(inner)}"
+    kind = str(getattr(feature, "dtype", "struct"))
+    kinds = {"string": "text", "int": "whole numbers", "float": "numbers", "bool": "true or false"}
+    kinds |= {"json": "JSON", "null": "nothing", "large_string": "text", "uint": "whole numbers"}
+    return (
+        "JSON"
+        if type(feature).__name__ == "ExactJson"
+        else kinds.get(kind.rstrip("0123456789"), kind)
+    )
 
 
 def sample_text(

@@ -137,5 +137,7 @@ def test_rows_without_usable_labels_are_predicted() -> None:
         assert "references" not in found
         assert np.array_equal(found["probabilities"], labelled["probabilities"])
     assert "references" not in trainer.predict([{"text": "fine"}])
-    with pytest.raises(InputError, match="row 0: 'label' is -1; .*labels that are withheld"):
+    with pytest.raises(
+        InputError, match=r"row 0: 'label' is -1 \(-1 says that the label is withheld"
+    ):
         trainer.evaluate([{"text": "fine", "label": -1}])
