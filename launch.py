@@ -61,6 +61,9 @@ from trainer.standard_streams import flush_or_drop, open_closed_streams
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
+PROGRAM = "TEMPERING_PROGRAM"
+"""The variable in which a sweep tells its jobs how the program was called."""
+
 WITH_SAVED_RECIPE = ("evaluate", "predict")
 """Jobs whose recipe the model's own folder knows."""
 
@@ -240,6 +243,8 @@ def _compose(command: Command) -> tuple[dict[str, Any], Choices]:
 
 def _program(command: Command) -> str:
     """How this program was called, with the flags that a next command needs too."""
+    if PROGRAM in os.environ:  # a job of a sweep, which was not typed
+        return os.environ[PROGRAM]
     called = Path(sys.argv[0]).name
     words = ["python", sys.argv[0]] if called == "launch.py" else ["python", "launch.py"]
     words = [called] if called == "tempering" else words
@@ -565,9 +570,10 @@ def sweep(command: Command) -> int:
         print("---\n".join(yaml_files.dump(run.config) for run in runs), end="")
         return 0
     codes = []
+    called = {PROGRAM: _program(command)}
     for i, (job, run) in enumerate(zip(jobs, runs, strict=True)):
         show(make_console(), f"sweep: job {i + 1} of {len(jobs)}, {run.output_dir}")
-        code, stopped = run_child([sys.executable, __file__, *typed(job)])
+        code, stopped = run_child([sys.executable, __file__, *typed(job)], called)
         codes.append(code)
         if stopped:
             break

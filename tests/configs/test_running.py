@@ -96,7 +96,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of every process that a sweep would start; each of them exits 0."""
     commands: list[list[str]] = []
 
-    def note(command: list[str]) -> tuple[int, bool]:
+    def note(command: list[str], *_: object) -> tuple[int, bool]:
         commands.append(command[2:])
         return 0, False
 
@@ -151,7 +151,7 @@ def test_sweep_goes_on_after_a_failure(
     ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter([(0, False), (4, False), (3, False), (143, True), (0, False)])
-    monkeypatch.setattr(launch, "run_child", lambda command: next(left))
+    monkeypatch.setattr(launch, "run_child", lambda *_: next(left))
     answer = ask("-m", "seed=1,2,3,4,5", "output_dir=s")
     assert answer.code == 4
     assert answer.out.count("sweep: job") == 4  # the fourth was told to stop, and so were we
@@ -166,7 +166,7 @@ def test_sweep_goes_on_after_a_failure(
 def test_sweep_names_its_best_job(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"1": ("eval_accuracy", 0.5), "2": ("eval_accuracy", 0.75), "3": ("eval_loss", 0.1)}
 
-    def train(command: list[str]) -> tuple[int, bool]:
+    def train(command: list[str], *_: object) -> tuple[int, bool]:
         folder = Path(command[-1].removeprefix("output_dir="))
         metric, value = found[command[2].removeprefix("seed=")]
         best = {"metric": metric, "value": value, "step": 8}

@@ -3,18 +3,21 @@
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainer.processes.lifeline import PARENT
 
 
-def run_child(command: Sequence[str]) -> tuple[int, bool]:
+def run_child(
+    command: Sequence[str], variables: Mapping[str, str] | None = None
+) -> tuple[int, bool]:
     """Run `command`, handing SIGTERM, SIGUSR1 and SIGINT on to it.
 
-    Returns its exit code (128 + n where signal n killed it), and whether we were told to stop.
+    `variables` are added to its environment. Returns its exit code (128 + n where signal n killed
+    it), and whether we were told to stop.
     """
     told: list[int] = []
-    environment = {**os.environ, PARENT: str(os.getpid())}
+    environment = {**os.environ, **(variables or {}), PARENT: str(os.getpid())}
     # in a group of its own, where the terminal's Ctrl-C does not reach it a second time
     with subprocess.Popen(command, env=environment, process_group=0) as process:
 
