@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.data.batch import Batch, FlatBatch
 from trainer.errors import NonFiniteSamples
+from trainer.models.projection import Projection
 
 if TYPE_CHECKING:
     from trainer.evaluation import Evaluation
@@ -50,11 +51,12 @@ def _logits(outputs: Any) -> Iterator[Tensor]:
     """The fields of a model's outputs that are called logits; of a plain module there are none."""
     if isinstance(outputs, (Tensor, tuple, list)) or not hasattr(outputs, "items"):
         return
+    if isinstance(projection := getattr(outputs, "projection", None), Projection):
+        yield projection.hidden  # to read the logits would compute them
+        return
     for name, value in outputs.items():
         if str(name).endswith("logits") and isinstance(value, Tensor):
             yield value
-        elif str(name) == "projection":
-            yield value.hidden
 
 
 def _bad_entries(tensor: Tensor) -> Tensor:
@@ -70,13 +72,11 @@ def _by_sample(bad: Tensor, batch: Batch) -> Tensor:
     if len(bad) == number:
         return bad
     if isinstance(batch, FlatBatch):
-        of_sequences = batch.sequence_sample.to(bad.device)
-        lengths = batch.sequence_lengths.to(bad.device)
-        sizes = {
-            batch.num_tokens: of_sequences.repeat_interleave(lengths),
-            len(lengths): of_sequences,
-        }
-        if len(bad) in sizes:
+        samples = batch.sequence_sample.to(bad.device, non_blocking=True)
+        if len(bad) == batch.num_tokens:
+            lengths = batch.sequence_lengths.to(bad.device, non_blocking=True)
+            samples = samples.repeat_interleave(lengths, output_size=len(bad))
+        if len(bad) == len(samples):
             counts = torch.zeros(number, dtype=torch.long, device=bad.device)
-            return counts.index_add_(0, sizes[len(bad)], bad.long()) > 0
+            return counts.index_add_(0, samples, bad.long()) > 0
     return bad.any().expand(number)
