@@ -28,6 +28,12 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
+def give_back_freed_memory() -> None:
+    """Have glibc return to the kernel what is free between blocks in use; elsewhere do nothing."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_few_kernels() -> None:
     """Have oneDNN and torch's layer over it keep few of the kernels that they make for each shape.
 

@@ -51,6 +51,11 @@ def in_fp32(outputs: Any) -> Any:
     return outputs
 
 
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float64; in host memory where its device, a GPU of Apple's, has no such type."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
 def keep_masters_in_fp32(model: nn.Module) -> None:
     """Half-precision weights that are trained become fp32: bf16 swallows small updates."""
     for parameter in model.parameters():
@@ -62,6 +67,8 @@ def _fast_at_bf16(device: torch.device) -> bool:
     """A CPU is where it multiplies bf16 in hardware (AVX512-BF16, AMX); a GPU from Ampere on."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "xpu":
+        return torch.xpu.is_bf16_supported()
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from trainer.allocator import give_back_freed_memory
 from trainer.errors import InputError
 from trainer.memory import total_memory
 from trainer.models.pretrained import PretrainedModel
@@ -121,6 +122,7 @@ def shard(
             policy = _numbers(numbers)
             sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
             sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
+        give_back_freed_memory()  # the layer's whole weights, which lie between ranks' shares
     _prefetch(model)
 
 

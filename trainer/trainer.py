@@ -66,8 +66,9 @@ from trainer.tracking import Tracking, forget_told, told_before
 
 logger = logging.getLogger("trainer")
 
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 16384}
-"""Tokens of one forward pass where the settings leave it open."""
+TOKEN_BUDGET = {"cpu": 4096, "mps": 4096}
+"""Tokens of one forward pass where the settings leave it open, on devices that share memory."""
+TOKEN_BUDGET_OF_OWN_MEMORY = 16384
 MAX_SKIPPED_IN_A_ROW = 20
 """Steps with non-finite numbers that `non_finite: skip` forgives before it stops the run."""
 
@@ -323,7 +324,7 @@ class Trainer:
         """Tokens of one forward pass; a row of a plain data set counts as one."""
         if isinstance(samples, StackedSamples):
             return self.settings.micro_batch_size or self.settings.global_batch_size
-        default = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET["cuda"])
+        default = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET_OF_OWN_MEMORY)
         return self.settings.max_tokens_per_micro_batch or default
 
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:

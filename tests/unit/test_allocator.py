@@ -87,3 +87,40 @@ def test_gpu_memory_grows_in_place_unless_the_user_wants_it_otherwise(
     command = [sys.executable, "-c", SEGMENTS]
     done = subprocess.run(command, capture_output=True, check=True, text=True, env=own | given)
     assert done.stdout.strip() == expected
+
+
+HOLES = """
+import torch
+
+from trainer.allocator import give_back_freed_memory, keep_freed_memory
+
+def resident() -> int:
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * 4096
+
+keep_freed_memory()  # blocks of these sizes lie in one heap
+before, kept = resident(), []
+for _ in range(40):
+    whole = torch.ones(1 << 20)  # as a layer's weights, of which a rank keeps a share
+    kept.append(whole[: 1 << 14].clone())
+    del whole
+held = [torch.ones(1 << 20) for _ in range(40)]
+kept += [torch.ones(1 << 14) for _ in range(40)]
+del held
+if GIVEN_BACK:
+    give_back_freed_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_is_free_between_blocks_in_use_goes_back() -> None:
+    grown = []
+    for given_back in (False, True):
+        program = HOLES.replace("GIVEN_BACK", str(given_back))
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        grown.append(int(done.stdout))
+    if grown[0] < 100 << 20:
+        pytest.skip("this allocator leaves no holes")
+    assert grown[1] < 40 << 20

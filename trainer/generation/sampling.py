@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainer.errors import NumericsError
 from trainer.generation.settings import GenerationSettings
+from trainer.precision import in_float64
 
 UNIT = 2.0**52
 """What a probability of 1 is as a whole number."""
@@ -33,13 +34,14 @@ def choose(
     if settings.temperature == 0:
         return _marked(logits.argmax(-1), peak)
     # near 0 a temperature makes all but the most probable -inf, and none NaN
-    scores = restricted((logits - peak).double() / settings.temperature, settings)
+    scores = restricted(in_float64(logits - peak) / settings.temperature, settings)
     sums = _shares(scores).cumsum(-1)
     draws = [uniform(settings.seed, row, place) for row in rows]
     drawn = torch.tensor(draws, dtype=torch.float64).to(sums.device, non_blocking=True)
     total = sums[:, -1:]
     target = (drawn.unsqueeze(1) * total).long().minimum(total - 1)
-    return _marked(torch.searchsorted(sums, target, right=True).squeeze(1), peak)
+    chosen = torch.searchsorted(sums, target, right=True).squeeze(1)
+    return _marked(chosen.to(peak.device, non_blocking=True), peak)
 
 
 def check_chosen(tokens: Sequence[int], rows: Sequence[int], place: int) -> None:

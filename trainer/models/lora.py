@@ -19,6 +19,7 @@ from trainer.models.gpt2 import Projection
 from trainer.models.linear import Linear, linear
 from trainer.models.lora_settings import LoRASettings
 from trainer.models.resizing import vocabulary_parameters
+from trainer.precision import in_float64
 
 if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
@@ -192,9 +193,9 @@ class LoRALayer(nn.Module):
     @torch.no_grad()
     def merged(self, weight: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         """A weight of this layer's shape with such an adapter in it."""
-        added = self.scaling * (lora_B.double() @ lora_A.double())
-        wide = weight.double() + (added.T if self.transposed else added)
-        return wide.to(weight.dtype)
+        added = self.scaling * (in_float64(lora_B) @ in_float64(lora_A))
+        wide = in_float64(weight) + (added.T if self.transposed else added)
+        return wide.to(weight)
 
 
 class LoRALinear(LoRALayer, Linear):
