@@ -36,6 +36,7 @@ from trainer.errors import (
     Interrupted,
     LostRank,
     NumericsError,
+    allocation_failure,
     nearest,
 )
 from trainer.launching import yaml_files
@@ -135,6 +136,10 @@ def start(run: Run) -> int:
         if error.errno is None:
             raise
         return complain(error, EnvironmentFault.exit_code, every_rank=True)
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
+        if (line := allocation_failure(error)) is None:
+            raise
+        return complain(line, EnvironmentFault.exit_code, every_rank=True)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
 

@@ -1,5 +1,6 @@
 """What can go wrong, by whose fault: each class carries the exit code of its kind."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -61,6 +62,23 @@ class Interrupted(Exception):
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+
+
+NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|bad_alloc|malloc|not enough memory"
+    r"|failed to map segment|can't start new thread|failed to allocate|unable to (mmap|allocate)",
+    re.IGNORECASE,
+)
+"""What libraries say where an allocation fails."""
+
+
+def allocation_failure(error: BaseException) -> str | None:
+    """One line for an error that says that memory is used up; None for any other."""
+    text = str(error).strip()
+    if not isinstance(error, MemoryError) and not NO_MEMORY.search(text):
+        return None
+    reason = f" ({text.splitlines()[0][:200]})" if text else ""
+    return f"out of memory{reason}; what was saved before is whole"
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

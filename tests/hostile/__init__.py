@@ -1,0 +1,1 @@
+"""Files from strangers: real ones, mutated, through every reader of the launcher."""

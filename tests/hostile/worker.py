@@ -1,0 +1,153 @@
+"""One process that runs launcher commands over mutated files, each in a fork of its own.
+
+Starting an interpreter with torch takes seconds, forking one that has it takes none: so a case
+costs what its reader costs. A request is a JSON line, and so is the answer.
+"""
+
+import atexit
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SECONDS = 10
+MEMORY = 2 << 30
+"""Bytes that a case may have resident."""
+ADDRESSES = 6 << 30
+"""Bytes of address space: torch alone maps two or three gigabytes."""
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    for name in ("torch", "datasets", "tokenizers", "launch"):
+        __import__(name)
+    import trainer.jobs.evaluate
+    import trainer.jobs.inspect
+    import trainer.jobs.predict
+    import trainer.jobs.train
+    import trainer.trainer  # noqa: F401
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_run(json.loads(line))), flush=True)
+
+
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(request["folder"])
+    out, err = folder.with_suffix(".out"), folder.with_suffix(".err")
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _become(request, out, err)
+    code, usage, late = _waited(child, began)
+    seconds = time.monotonic() - began
+    left = _processes_of(child)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return {
+        "code": code,
+        "late": late,
+        "seconds": seconds,
+        "megabytes": usage // 1024,
+        "left": left,
+        "out": out.read_bytes()[-4000:].decode(errors="replace"),
+        "err": err.read_bytes()[-20_000:].decode(errors="replace"),
+    }
+
+
+def _waited(child: int, began: float) -> tuple[int, int, bool]:
+    """Exit code, greatest resident size in kB, and whether it had to be ended."""
+    late = False
+    while True:
+        pid, status, usage = os.wait4(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status), usage.ru_maxrss, late
+        if time.monotonic() - began > 6 * SECONDS and not late:  # the machine may be busy
+            late = True
+            os.killpg(child, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def _become(request: dict[str, Any], out: Path, err: Path) -> None:
+    """The child: a session of its own, its own output, its own limits; never returns."""
+    os.setsid()
+    for target, path in ((1, out), (2, err)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _refuse_connections()
+    logging.lastResort = logging.FileHandler(err.with_suffix(".log"))  # warnings are no errors
+    logging.lastResort.setLevel(logging.WARNING)
+    code = 1
+    try:
+        import launch
+
+        call = CALLS.get(request["call"])
+        code = call() if call is not None else launch.main(request["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()  # forked, so that only this ends what was started here
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _read_h5() -> int:
+    """What the launcher does with an InputError, around a reader that only Python reaches."""
+    from trainer.console import error_line
+    from trainer.errors import InputError
+    from trainer.models.auto import TASKS
+
+    try:
+        TASKS["sequence_classification"].from_pretrained("h5", from_tf=True)
+    except InputError as error:
+        error_line(str(error))
+        return error.exit_code
+    return 0
+
+
+CALLS = {"h5": _read_h5}
+
+
+def _refuse_connections() -> None:
+    """An audit hook that notes every connection and name that is looked up."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+            os.write(2, f"CONNECTION {event} {arguments[-1]!r:.100}\n".encode())
+
+    sys.addaudithook(hook)
+
+
+def _processes_of(session: int) -> list[int]:
+    """Processes of a session that are still there, but for zombies."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry))
+    return found
+
+
+if __name__ == "__main__":
+    main()
