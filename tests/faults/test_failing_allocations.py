@@ -21,7 +21,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
 sys.exit(launch.main(arguments))
 """
-ROOMS = [400, 200, 120, 60, 30, 12, 4]
+ROOMS = [500, 150, 20]
 """Megabytes that are left when the job begins."""
 
 
@@ -48,7 +48,7 @@ def limited(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

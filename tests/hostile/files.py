@@ -1,4 +1,4 @@
-"""The real files that are mutated, made once by the program itself, and how each of them is read."""
+"""The real files that are mutated, made by the program itself, and how each of them is read."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every reader, mutated files, a fixed number of cases; `python -m tests.hostile` runs for longer."""
+"""Every reader, mutated files, a fixed number of cases (`python -m tests.hostile`: more)."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.hostile.files import READERS
 from tests.hostile.loop import Loop
 
-CASES = 34
+CASES = 24
 KEPT = json.loads(Path(__file__).with_name("seeds.json").read_text())
 """Cases that broke a promise once: [reader, seed]."""
 
@@ -23,6 +23,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
     found.close()
 
 
+@pytest.mark.slow
 def test_true_files_are_read(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a mutation every command ends with 0: else the mutated ones would tell nothing."""
     monkeypatch.setattr("tests.hostile.loop.mutate", lambda path, dice: "nothing")
