@@ -19,6 +19,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from tests.cuda.device import CUDA, Device
 from tests.cuda.models import FAMILIES, batch_of, head_of, loss_of, model_of, waits
 from trainer.collectives import Collectives
+from trainer.generation.decoding import generate_ids
+from trainer.generation.settings import GenerationSettings
 from trainer.sharding import shard
 
 TWO_LAYERS = {"num_hidden_layers": 2}
@@ -163,3 +165,16 @@ def test_a_layer_is_gathered_while_the_one_before_it_computes(
             with torch.autocast("cuda", torch.bfloat16):
                 model(**batch.inputs())
         assert known == [3, 4, 5, 5]  # the root, the layer itself, and the one after it
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_sharded_ranks_generate(family: str) -> None:
+    """A sample in the course of a training: FSDP moves the arguments of this call too."""
+    with Device(num_devices=2) as device, group_of(2):
+        model = device.place(model_of(family, "causal_lm"))
+        shard(model, CUDA, "bf16")
+        settings = GenerationSettings(max_new_tokens=3)
+        with device.traced() as trace, torch.autocast("cuda", torch.bfloat16):
+            found = generate_ids(model, [[5, 6, 7], [8]], settings, end_ids=[])
+        assert [len(ids) for ids in found] == [3, 3]
+        assert trace.waits.total() == 3, trace.waits
