@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trainer.data.cells import joined
 from trainer.data.compressed import ending_of
 from trainer.data.foreign_folders import read_saved
+from trainer.data.foreign_tables import check_names
 from trainer.data.formats import (
     ENDINGS,
     EXCEL,
@@ -192,6 +193,7 @@ def read_all(files: Sequence[Path], where: str, reading: Reading = PLAIN) -> "Da
                 f"{files[0]} has {', '.join(contents[0].columns)}; they must be the same"
             )
     table = joined(contents, [f"{where}: {file}" for file in files])
+    check_names(table.column_names, f"{where}: {files[0]}")
     counts = [content.num_rows for content in contents]
     return remember(dataset_of(table), list(zip(files, counts, strict=True)), reading)
 

@@ -160,3 +160,8 @@ def test_links_out_of_a_folder_and_pipes_are_refused(tmp_path: Path) -> None:
     assert "pipe.txt" in refusal(train="pipe.txt")  # and it is not waited for
     with pytest.raises(InputError, match=r"^here: pipe.txt is no regular file"):
         check_regular(Path("pipe.txt"), "here")
+
+
+def test_a_name_that_arrow_cuts_short_is_refused() -> None:
+    Path("a.json").write_text(json.dumps([{"text": "a", "b\0c": "d"}]))
+    assert "column 'b\\x00c' has a NUL in its name" in refusal(train="a.json")
