@@ -17,6 +17,7 @@ COMMON: Mapping[str, Any] = {
     "output_hidden_states": False,
     "problem_type": None,
     "quantization_config": None,
+    "return_dict": True,
     "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,
@@ -26,6 +27,7 @@ COMMON: Mapping[str, Any] = {
 REQUIRED: Mapping[str, Any] = {
     "is_encoder_decoder": False,
     "pruned_heads": {},
+    "return_dict": True,
 }
 """Entries that change what a model computes, in a way that is not built; null counts as unset."""
 

@@ -179,6 +179,13 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path, text, message):
     assert message in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
+def test_outputs_are_never_tuples_by_config():
+    assert ModelConfig({**BERT, "return_dict": True}, {"return_dict": True}).unused == []
+    with pytest.raises(InputError, match="return_dict: found False; accepted: True"):
+        ModelConfig({**BERT, "return_dict": False})
+    assert ModelConfig({**BERT, "return_dict": False}, {"return_dict": True}).return_dict
+
+
 def test_a_folder_is_read_with_overrides(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**BERT, "hidden_size": 24}))
     config = ModelConfig.from_pretrained(tmp_path, num_labels=3, num_hidden_layers=2)
