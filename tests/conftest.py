@@ -4,8 +4,10 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,7 +25,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """GPUs are for the tests of `-m gpu` alone: the others mean the CPU, and its exact numbers."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        _interpret_triton()
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, before any test may want it
+
+
+def _interpret_triton() -> None:
+    """Import Triton, if it is installed, so that it can run kernels without a GPU.
+
+    What it imports decides that, and other packages import it too: so it comes first.
+    """
+    if find_spec("triton") is not None:
+        with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
+            import_module("triton.language")
 
 
 @pytest.fixture(autouse=True)
