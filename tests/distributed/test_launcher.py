@@ -279,7 +279,7 @@ def test_a_signal_saves_once_and_ends(bench: Bench, training: Any, number: int, 
     ended, err = end_within_10_seconds(process, ranks)
     (checkpoint,) = (bench.folder / run).glob("checkpoint-*")
     name = signal.Signals(number).name
-    kept = f"saved {run}/{checkpoint.name}; the same command continues there"
+    kept = f"saved {checkpoint.absolute()}; the same command continues there"
     assert (ended, err) == (code, f"stopped by {name}: {kept}\n")
 
 
