@@ -177,13 +177,16 @@ def started(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def readme_commands() -> list[str]:
-    text = (Path(launch.__file__).parent / "README.md").read_text().replace("\\\n", " ")
-    return re.findall(r"^(?:python launch\.py|tempering) (.*)$", text, flags=re.M)
+def documented_commands() -> list[str]:
+    root = Path(launch.__file__).parent
+    pages = [root / "README.md", *sorted(root.glob("docs/*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    found = re.findall(r"^(?:python launch\.py|tempering) (.*)$", text, flags=re.M)
+    return list(dict.fromkeys(found))
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_commands_of_the_readme_are_accepted(command: str, alone: None) -> None:
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_accepted(command: str, alone: None) -> None:
     arguments = [
         argument
         for argument in shlex.split(command, comments=True)
