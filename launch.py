@@ -1,8 +1,10 @@
 """Compose the config, check it, run the job: the command line, the only file that knows Hydra."""
 
 from trainer.processes.early_signals import leave_unsaved
+from trainer.standard_streams import flush_or_drop, open_closed_streams
 
 if __name__ == "__main__":
+    open_closed_streams()
     leave_unsaved()  # the other imports take a while
 
 import importlib
@@ -58,7 +60,6 @@ from trainer.processes.lifeline import hold_on
 from trainer.processes.place import WORKER, find_place, is_task_of_srun, is_worker
 from trainer.redaction import note_interpolated, redacted, redacted_override
 from trainer.run import Run
-from trainer.standard_streams import flush_or_drop, open_closed_streams
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -111,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command_line() -> NoReturn:
     """What the shell calls: `main`, and then out."""
-    leave_unsaved()
     open_closed_streams()
+    leave_unsaved()
     prepare_threads()
     code = main()
     flush_or_drop()

@@ -90,26 +90,26 @@ class _failures_logged:
         if self.name not in _told:
             _told.add(self.name)
             reason = getattr(error, "strerror", None) or str(error)
-            text = "%s: %s; the run goes on, and what it would print is lost"
+            text = "%s: %s; the run goes on, and its output is lost"
             logger.warning(text, NAMES[self.name], reason)
         return True
 
 
 def open_closed_streams() -> None:
-    """Give closed standard streams (`>&-`) a place to write to.
+    """Give closed standard streams (`>&-`) something to read from or write to.
 
-    Else the first file that a run opens gets their number, and what anybody prints lands in it.
+    Must run before anything opens a file: files get the lowest free numbers, and what is printed
+    would land in one that got a standard stream's number.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-            _closed.add(name)
-            if name in NAMES:
-                setattr(sys, name, os.fdopen(number, "w", closefd=False))
-    if "stdout" in _closed:
-        logger.warning("standard output is closed: the run goes on, and what it prints is lost")
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is not None:  # Python found it open when it started
+            continue
+        reads = name == "stdin"
+        descriptor = os.open(os.devnull, os.O_RDWR)  # gets the stream's number where that is free
+        setattr(sys, name, os.fdopen(descriptor, "r" if reads else "w", closefd=False))
+        _closed.add(name)
+        if name == "stdout":
+            logger.warning("standard output is closed; the run goes on, and its output is lost")
 
 
 def require_output() -> None:

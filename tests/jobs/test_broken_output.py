@@ -11,7 +11,7 @@ TRAIN = "dataset.train=train.jsonl dataset.validation=dev.jsonl trainer.max_step
 CASES = {
     "left": ("| head -1", "Broken pipe"),
     "full": ("> /dev/full", "No space left on device"),
-    "closed": (">&-", "standard output is closed"),
+    "closed": ("<&- >&-", "standard output is closed"),
 }
 
 

@@ -1,7 +1,9 @@
 """Standard output that fails: a run logs it once and goes on."""
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,3 +65,12 @@ def test_answers_are_not_written_to_a_closed_output(monkeypatch: Any) -> None:
     monkeypatch.setattr(standard_streams, "_closed", {"stdout"})
     with pytest.raises(EnvironmentFault, match=r"standard output is closed.*output.file=FILE"):
         require_output()
+
+
+def test_nothing_takes_the_number_of_a_closed_stream(repository: Path) -> None:
+    """Neither in launch.py as a program, nor in what it imports."""
+    words = "job=generate model.path=nowhere input.prompt=a launch.num_processes=1"
+    command = f"'{sys.executable}' '{repository}/launch.py' {words} <&- >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "error: standard output is closed" in done.stderr
