@@ -5,24 +5,56 @@ import os
 from pathlib import Path
 
 SPINS = "5000"
-"""Rounds that an OpenMP thread of GNU's library waits awake at a barrier before it sleeps.
+"""Rounds that a thread of GNU's OpenMP waits awake at a barrier before it sleeps.
 
-The library's own 300,000 (some milliseconds) take the core from the thread that is waited for where
-other processes run: benchmarks/busy_cpu.py measures both.
+The library's own 300,000 (some milliseconds) keep a core busy that another process could use, or
+even the thread that is waited for: benchmarks/busy_cpu.py measures both.
 """
+CHOSEN = "TEMPERING_OPENMP"
+"""The variable with the names of those that we set, for this process and those that it starts."""
 
 
 def prepare_threads() -> None:
-    """Say to OpenMP, before it is loaded, what this process may use; the user's own words stay.
+    """Set OpenMP's variables to what suits this process; what the user has set stays.
 
-    It reads its variables when torch is imported: later they change nothing.
+    OpenMP reads them once, when torch is imported, so this must run before.
     """
+    chosen = {}
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPINS
+        chosen["GOMP_SPINCOUNT"] = SPINS
     limit = cpu_quota()
-    # without a limit torch's own choice stays: one thread a physical core that we may run on
+    # without a limit torch's own choice stays: one thread for each physical core of the affinity
     if limit is not None and max(1, math.floor(limit)) < _physical_cores():
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(limit))))
+        chosen["OMP_NUM_THREADS"] = str(max(1, math.floor(limit)))
+    _choose(chosen)
+
+
+def openmp_of_rank(threads: int) -> dict[str, str]:
+    """OpenMP's variables for a rank that shares its machine with others; the user's values stay.
+
+    Its `threads` threads sleep at barriers: one that spins keeps the core from another rank.
+    """
+    found = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    found = {name: set_by_user(name) or value for name, value in found.items()}
+    if "GOMP_SPINCOUNT" in _chosen():
+        found["GOMP_SPINCOUNT"] = "0"  # this one overrules the policy
+    return found
+
+
+def set_by_user(name: str) -> str | None:
+    """A variable of the environment, unless we have set it ourselves."""
+    return None if name in _chosen() else os.environ.get(name)
+
+
+def _chosen() -> list[str]:
+    return os.environ.get(CHOSEN, "").split(",")
+
+
+def _choose(chosen: dict[str, str]) -> None:
+    ours = {name: value for name, value in chosen.items() if name not in os.environ}
+    if ours:
+        os.environ.update(ours)
+        os.environ[CHOSEN] = ",".join([*filter(None, _chosen()), *ours])
 
 
 def usable_cores() -> int:

@@ -15,6 +15,7 @@ from trainer.errors import InputError
 from trainer.interruption import EXIT_CODES
 from trainer.plain_text import plain
 from trainer.processes import meeting
+from trainer.processes.cpu_threads import openmp_of_rank
 from trainer.processes.end import STOPPED, End, conclude
 from trainer.processes.lifeline import PARENT
 from trainer.processes.place import WORKER, count_devices, threads_of_each
@@ -175,9 +176,7 @@ def _environment(team: Team, local_rank: int, config: str) -> dict[str, str]:
         "MASTER_ADDR": team.address,
         "MASTER_PORT": str(team.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads_of_each(number)),
-        # a thread that spins takes the core from another rank's
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY") or "passive",
+        **openmp_of_rank(threads_of_each(number)),
         WORKER: config,
         PARENT: str(os.getpid()),
     }

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from trainer.errors import InputError
-from trainer.processes.cpu_threads import usable_cores
+from trainer.processes.cpu_threads import openmp_of_rank, usable_cores
 from trainer.run import LaunchSettings
 
 WORKER = "TEMPERING_RUN"
@@ -91,7 +91,7 @@ def _leave_no_traces() -> None:
     for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
         if os.environ.get(name, "1") != "1":
             found = f"found {os.environ[name]} without RANK and WORLD_SIZE"
-            raise InputError(f"{name}: {found}; accepted: torchrun, srun, or python launch.py")
+            raise InputError(f"{name}: {found}; accepted: torchrun, srun, or no launcher")
     os.environ.pop("LOCAL_RANK", None)
 
 
@@ -144,11 +144,11 @@ def _translate_slurm(launch: LaunchSettings) -> None:
         "LOCAL_WORLD_SIZE": str(local),
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
-        "OMP_NUM_THREADS": _slurm("CPUS_PER_TASK") or str(_threads_of_task(local)),
-        "OMP_WAIT_POLICY": "passive",
     }
     for name, value in found.items():
         os.environ.setdefault(name, value)
+    threads = _slurm("CPUS_PER_TASK") or _threads_of_task(local)
+    os.environ.update(openmp_of_rank(int(threads)))
 
 
 def _threads_of_task(local: int) -> int:

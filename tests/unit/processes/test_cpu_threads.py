@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from trainer.processes import cpu_threads
-from trainer.processes.cpu_threads import SPINS, cpu_quota, prepare_threads, usable_cores
+from trainer.processes.cpu_threads import (
+    CHOSEN,
+    SPINS,
+    cpu_quota,
+    openmp_of_rank,
+    prepare_threads,
+    usable_cores,
+)
 from trainer.processes.place import threads_of_each
 
 
@@ -80,7 +87,37 @@ def test_what_openmp_is_told(
     monkeypatch.setattr(cpu_threads, "cpu_quota", lambda: limit)
     monkeypatch.setattr(cpu_threads, "_physical_cores", lambda: 8)
     prepare_threads()
-    assert environment == expected
+    ours = ",".join(name for name in expected if name not in given)
+    assert environment == {**expected, **({CHOSEN: ours} if ours else {})}
+
+
+@pytest.mark.parametrize(
+    ("given", "threads", "policy", "spins"),
+    [
+        ({}, "2", "passive", "0"),
+        ({"OMP_NUM_THREADS": "6"}, "6", "passive", "0"),
+        ({"OMP_WAIT_POLICY": "active"}, "2", "active", None),
+        ({"GOMP_SPINCOUNT": "7"}, "2", "passive", "7"),
+    ],
+)
+def test_ranks_share_the_cores_and_sleep_at_barriers(
+    given: dict[str, str],
+    threads: str,
+    policy: str,
+    spins: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the process that starts them has set for itself is not for them; the user's is."""
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(cpu_threads, "cpu_quota", lambda: 4.0)
+    monkeypatch.setattr(cpu_threads, "_physical_cores", lambda: 64)
+    prepare_threads()
+    prepare_threads()  # a job of a sweep inherits the variables
+    monkeypatch.setattr(cpu_threads, "_affinity", lambda: set(range(64)))
+    found = {**environment, **openmp_of_rank(threads_of_each(2))}
+    assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == (threads, policy)
+    assert found.get("GOMP_SPINCOUNT") == spins
 
 
 def test_the_launcher_tells_openmp_before_torch_loads_it(repository: Path, tmp_path: Path) -> None:
