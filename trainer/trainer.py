@@ -353,12 +353,22 @@ class Trainer:
         forgiving = self.settings.non_finite == "skip" or self.scaler is not None
         if forgiving and self.state.skipped_in_a_row <= MAX_SKIPPED_IN_A_ROW:
             return
-        self.background.wait()
-        good = self.folder.newest if self.folder else None
         raise NumericsError(
             f"step {self.state.step}: loss {facts.loss}, gradient norm {facts.grad_norm}; "
-            f"samples {', '.join(map(str, sample_ids))}; last good checkpoint: {good or 'none'}"
+            f"samples {', '.join(map(str, sample_ids))}{self._last_good_checkpoint()}"
         )
+
+    def _last_good_checkpoint(self) -> str:
+        """The end of a message: the newest checkpoint whose weights are known to be sound.
+
+        Those weights gave a finite evaluation, or a finite loss and gradient in the step after.
+        """
+        state, good_step = self.state, self.finite_step
+        if self.evaluated_step <= good_step:  # the last evaluation, if any, was finite
+            good_step = max(good_step, state.step - 1 - state.skipped_in_a_row)
+        self.background.wait()
+        good = self.folder.newest_until(good_step) if self.folder else None
+        return f"; last good checkpoint: {good or 'none'}"
 
     def _due(self, name: str) -> bool:
         """Whether the step just done ends an interval; the last step ends every one but 0."""
@@ -434,11 +444,10 @@ class Trainer:
     def _evaluation_is_finite(self, forgiving: bool = True) -> bool:
         """Whether the last evaluation was; raises NumericsError unless `non_finite` is skip."""
         step = self.state.step
-        if any(len(found.non_finite) for found in self.evaluations.values()):
-            self.background.wait()
-        good = self.folder.newest_until(self.finite_step) if self.folder else None
+        bad = any(len(found.non_finite) for found in self.evaluations.values())
         try:
-            check_finite(self.evaluations, f"; step {step}; last good checkpoint: {good or 'none'}")
+            good = self._last_good_checkpoint() if bad else ""
+            check_finite(self.evaluations, f"; step {step}{good}")
         except NumericsError as error:
             if not forgiving or self.settings.non_finite != "skip":
                 raise

@@ -109,6 +109,17 @@ def test_skip_goes_on_but_ships_nothing_that_is_not_finite(tmp_path: Path) -> No
     json.loads(text, parse_constant=pytest.fail)
 
 
+@pytest.mark.parametrize("settings", [{}, {"non_finite": "skip", "num_epochs": 20}])
+def test_a_checkpoint_whose_weights_overflow_is_not_called_good(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    run = trainer(tmp_path, save_steps=1, eval_steps=0, save_total_limit=50, **settings)
+    run.callbacks.append(OverflowAt(4, run.model))
+    with pytest.raises(NumericsError, match=r"last good checkpoint: .*checkpoint-3$"):
+        run.fit()
+    assert (tmp_path / "checkpoint-4").exists()
+
+
 def test_numbers_of_a_whole_batch_mark_all_its_samples() -> None:
     batch = StackedBatch({}, np.arange(3), [])
     sums = torch.tensor([float("inf")])
