@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return start(worker_run())
         command = parse(arguments)
         if command.help:
-            print(help_text(config_folders(command)))
+            print(help_text(config_folders(command), shlex.join(_called())))
             return 0
         if command.multirun:
             return sweep(command)
@@ -251,12 +251,17 @@ def _program(command: Command) -> str:
     """How this program was called, with the flags that a next command needs too."""
     if PROGRAM in os.environ:  # a job of a sweep, which was not typed
         return os.environ[PROGRAM]
-    called = Path(sys.argv[0]).name
-    words = ["python", sys.argv[0]] if called == "launch.py" else ["python", "launch.py"]
-    words = [called] if called == "tempering" else words
+    words = _called()
     if command.config_dir is not None:
         words += ["--config-dir", str(command.config_dir)]
     return shlex.join(words)
+
+
+def _called() -> list[str]:
+    name = Path(sys.argv[0]).name
+    if name == "tempering":
+        return [name]
+    return ["python", sys.argv[0] if name == "launch.py" else "launch.py"]
 
 
 def _read_override(text: str) -> Setting:
@@ -564,7 +569,8 @@ def sweep(command: Command) -> int:
     InputError.
     """
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ or is_task_of_srun():
-        accepted = "python launch.py -m ..., which starts the processes of each job itself"
+        program = _program(command)
+        accepted = f"{program} -m ... alone, which starts the processes of each job itself"
         raise InputError(f"-m: found within torchrun or its like; accepted: {accepted}")
     jobs = list(_jobs(command))
     runs = [compose_run(job) for job in jobs]

@@ -363,7 +363,7 @@ def test_files_of_a_user_obey_the_rules_of_the_command_line(composed: Composed, 
 
 
 def test_commands_repeat_how_the_program_was_called(
-    composed: Any, monkeypatch: Any, tmp_path: Path
+    composed: Any, ask: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
     from trainer.jobs.train import next_commands
 
@@ -375,6 +375,10 @@ def test_commands_repeat_how_the_program_was_called(
         ("pytest", "python launch.py"),
     ):
         monkeypatch.setattr(sys, "argv", [called])
+        assert f"\n  {begins} output_dir=runs/a  " in ask("--help").out
+        with monkeypatch.context() as patch:
+            patch.setenv("RANK", "0")
+            assert f"accepted: {begins} -m ..." in ask("-m", "seed=1,2").err
         run = composed("output_dir=runs/a")
         assert run.recipe is not None
         for command in next_commands(run, run.recipe).values():

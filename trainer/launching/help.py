@@ -6,20 +6,23 @@ from trainer.launching.assemble import CLOSED, TOP_LEVEL
 from trainer.launching.sentences import field_sentences
 from trainer.launching.typed import NOT_GIVEN, plain, show
 
-EXAMPLES = """\
+INTRODUCTION = """\
 Fine-tune pretrained models, one command a run. Everything is key=value; what is left out has a
 default.
-
-  python launch.py                                         the quickstart: real data, offline
-  python launch.py dataset.train=a.csv dataset.validation=b.csv model.path=bert-base-uncased
-  python launch.py experiment=sst2_distilbert trainer.num_epochs=1
-  python launch.py output_dir=runs/a                       again: continues where it stopped
-  python launch.py from=runs/a output_dir=runs/b           repeat a run
-  python launch.py -m trainer.learning_rate=1e-5,3e-5      a sweep
-  python launch.py job=evaluate model.path=runs/a/model dataset=sst2
-  python launch.py job=predict model.path=runs/a/model input.text="We hope you don't hate it."
-  python launch.py job=generate model=smollm2 input.prompt="What is the capital of France?"
-
+"""
+EXAMPLES = {
+    "": "the quickstart: real data, offline",
+    "dataset.train=a.csv dataset.validation=b.csv model.path=bert-base-uncased": "",
+    "experiment=sst2_distilbert trainer.num_epochs=1": "",
+    "output_dir=runs/a": "again: continues where it stopped",
+    "from=runs/a output_dir=runs/b": "repeat a run",
+    "-m trainer.learning_rate=1e-5,3e-5": "a sweep",
+    "job=evaluate model.path=runs/a/model dataset=sst2": "",
+    'job=predict model.path=runs/a/model input.text="We hope you don\'t hate it."': "",
+    'job=generate model=smollm2 input.prompt="What is the capital of France?"': "",
+}
+"""Arguments -> what they do, where these do not say it."""
+FLAGS = """\
 Flags:
   -h, --help               this text
   --cfg job                print the whole config of a run, and start nothing
@@ -29,9 +32,17 @@ Flags:
 """
 
 
-def help_text(folders: list[Path]) -> str:
-    """The whole text; `folders` hold the config groups."""
-    parts = [EXAMPLES, "Groups, chosen with group=option:", *_groups(folders)]
+def help_text(folders: list[Path], program: str) -> str:
+    """The whole text; `folders` hold the config groups, `program` is how this one is called."""
+    examples = [f"  {program} {words:40} {text}".rstrip() for words, text in EXAMPLES.items()]
+    parts = [
+        INTRODUCTION,
+        *examples,
+        "",
+        FLAGS,
+        "Groups, chosen with group=option:",
+        *_groups(folders),
+    ]
     parts += ["Keys at the top, set with key=value:"]
     parts += [_line(key, "", sentence) for key, (_, sentence) in TOP_LEVEL.items() if key != "job"]
     parts += [_line("from", "", "The folder of a run to repeat, with what else is typed."), ""]
