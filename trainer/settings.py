@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 from trainer.errors import InputError, nearest
@@ -130,10 +131,14 @@ def _check_numbers(settings: TrainSettings) -> None:
 
 def _require(settings: TrainSettings, name: str, holds: Any, accepted: str) -> None:
     value = getattr(settings, name)
-    if value is None:
+    if value is None and TrainSettings.__dataclass_fields__[name].default is None:
         return
-    if isinstance(value, bool) or not math.isfinite(value) or not holds(value):
-        raise InputError(f"trainer.{name}: found {value}; accepted: {accepted}")
+    if not _is_number(value) or not math.isfinite(value) or not holds(value):
+        raise InputError(f"trainer.{name}: found {value!r}; accepted: {accepted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_choices(settings: TrainSettings) -> None:
@@ -144,7 +149,7 @@ def _check_choices(settings: TrainSettings) -> None:
             raise InputError(f"trainer.{name}: found '{found}'; accepted: {', '.join(accepted)}")
     for name in ("eval_steps", "save_steps", "logging_steps"):
         value = getattr(settings, name)
-        whole_or_share = not isinstance(value, (str, bool)) and value >= 0
+        whole_or_share = _is_number(value) and value >= 0
         whole_or_share = whole_or_share and (value < 1 or float(value).is_integer())
         if value != "epoch" and not whole_or_share:
             accepted_here = "a whole number of steps, a share below 1, epoch, or 0 for never"
@@ -152,6 +157,9 @@ def _check_choices(settings: TrainSettings) -> None:
 
 
 def _check_trackers(settings: TrainSettings) -> None:
+    if not isinstance(settings.trackers, (list, tuple)):
+        found = f"found {settings.trackers!r}"
+        raise InputError(f"trainer.trackers: {found}; accepted: a list of {', '.join(TRACKERS)}")
     for name in settings.trackers:
         if name not in TRACKERS:
             accepted = f"{', '.join(TRACKERS)}{nearest(name, TRACKERS)}"
