@@ -16,9 +16,12 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 packages=(accelerate datasets dill multiprocess xxhash evaluate hydra-core omegaconf PyYAML rich
-  markdown-it-py mdurl Pygments huggingface_hub tokenizers safetensors Jinja2 MarkupSafe
-  scikit-learn threadpoolctl joblib scipy pandas pyarrow python-dateutil fsspec filelock packaging
-  tqdm requests hypothesis sortedcontainers pytest pluggy iniconfig gguf)
+  markdown-it-py mdurl Pygments huggingface_hub hf-xet httpx2 httpcore2 h11 anyio truststore click
+  tokenizers safetensors Jinja2 MarkupSafe scikit-learn threadpoolctl joblib cloudpickle narwhals
+  scipy pandas pyarrow python-dateutil tzdata fsspec filelock packaging tqdm requests certifi
+  charset-normalizer idna urllib3 psutil typing_extensions hypothesis sortedcontainers pytest
+  pluggy iniconfig transformers peft regex typer shellingham annotated-doc pydantic pydantic_core
+  annotated-types typing-inspection)
 
 if [ "${1:-}" = --collect ]; then
   folder=$2

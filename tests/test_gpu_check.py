@@ -1,10 +1,15 @@
 """The GPU check goes on after a part that fails or hangs, and tables what it has found."""
 
+import re
+import tomllib
 from datetime import datetime
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from torch import Tensor
 
 from benchmarks import gpu_check, gpu_parts
@@ -55,3 +60,30 @@ def test_masks_that_differ_are_found(
     gpu_parts.masks(cpu=True)
     assert bool(gpu_parts.WRONG) == broken
     assert ("<- WRONG" in capsys.readouterr().out) == broken
+
+
+IN_THE_IMAGE = {"torch", "numpy"}
+BUILT_FROM_SOURCE = {"antlr4-python3-runtime"}
+
+
+def needed(requirement: Requirement, found: set[str]) -> None:
+    """Add the names of a package and of all that it needs, but for what an image has."""
+    name = canonicalize_name(requirement.name)
+    if name in found | IN_THE_IMAGE:
+        return
+    found.add(name)
+    for each in map(Requirement, requires(name) or []):
+        extras = ["", *requirement.extras]
+        if each.marker is None or any(each.marker.evaluate({"extra": e}) for e in extras):
+            needed(each, found)
+
+
+def test_the_wheels_that_are_carried_are_all_that_is_needed(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    found: set[str] = set()
+    for name in [*project["dependencies"], "hypothesis", "pytest", "transformers", "peft"]:
+        needed(Requirement(name), found)
+    script = (repository / "benchmarks/gpu_check.sh").read_text()
+    listed = re.search(r"packages=\((.*?)\)", script, re.DOTALL)
+    assert listed is not None
+    assert set(map(canonicalize_name, listed[1].split())) == found - BUILT_FROM_SOURCE
