@@ -13,8 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.errors import LostRank
+from trainer.errors import EnvironmentFault, LostRank
 from trainer.waiting import Waiting
+
+WITHOUT_MEMORY = re.compile(
+    r"out of memory|cannot allocate memory|failed to cuda (calloc|host alloc|malloc)", re.IGNORECASE
+)
+"""What NCCL says, in one line of several, where it could not allocate its buffers."""
 
 
 class Ranks:
@@ -52,12 +57,20 @@ class Ranks:
 
     @contextmanager
     def faults_told(self) -> Iterator[None]:
-        """Within it, a rank that has left or hangs is a LostRank of one line."""
+        """Within it, a rank that has left or hangs is a LostRank of one line.
+
+        A collective for which this rank has no memory left is an EnvironmentFault.
+        """
         try:
             yield
         except RuntimeError as error:
             if self.world_size == 1 or not _of_the_group(error):
                 raise
+            if lacking := _line_about_memory(error):
+                raise EnvironmentFault(
+                    f"rank {self.rank}: out of memory in a collective ({lacking}); accepted: a "
+                    "smaller trainer.max_tokens_per_micro_batch, more memory"
+                ) from error
             reason = re.sub(r"^\[.*?\] |\. .*", "", str(error).strip().splitlines()[0])
             raise LostRank(
                 f"rank {self.rank}: another rank has left or does not answer ({reason})"
@@ -137,3 +150,9 @@ def _host_group(world: Any) -> Any:
 def _of_the_group(error: RuntimeError) -> bool:
     """Whether the process group failed: gloo raises plain RuntimeErrors that name its files."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _line_about_memory(error: RuntimeError) -> str:
+    """The line of a failed collective that tells of a lack of memory, or nothing."""
+    lines = str(error).splitlines()
+    return next((line.strip()[:200] for line in lines if WITHOUT_MEMORY.search(line)), "")
