@@ -193,7 +193,8 @@ class Resumable:
         """What a checkpoint's tensors need on the disk."""
         moments = [t for state in self.optimizer.state.values() for t in state.values()]
         average = self.ema.shadow.values() if self.ema else ()
-        tensors = [*self.model.state_dict().values(), *moments, *average]
+        weights = self._written(self.model.state_dict())
+        tensors = [*weights.values(), *moments, *average]
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def copied_bytes(self, ranks: Ranks) -> int:
@@ -201,8 +202,14 @@ class Resumable:
         if not is_sharded(self.model):
             return self.num_bytes if ranks.is_main else 0
         # rank 0 holds the whole weights beside their copies
-        whole = 2 * sum(4 * p.numel() for p in self.model.parameters()) if ranks.is_main else 0
+        weights = self._written(dict(self.model.named_parameters())) if ranks.is_main else {}
+        whole = 2 * sum(4 * p.numel() for p in weights.values())
         return whole + 3 * sum(p.nbytes for p in self.parameters.values())
+
+    def _written(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Those that a checkpoint holds: of a model with adapters, no frozen weights."""
+        names = written_parameters(self.model)
+        return {name: w for name, w in weights.items() if names is None or name in names}
 
     def read_weights(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights, and their average, and nothing else."""

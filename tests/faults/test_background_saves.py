@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.distributed.sharded import build as build_sharded
 from tests.distributed.stopping import Killed, build
 from trainer.callbacks.callback import Ask, Callback
 from trainer.checkpoint import background, files
 from trainer.checkpoint.publish import published
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, Interrupted, NumericsError
+from trainer.models.lora_settings import LoRASettings
 
 SETTINGS = {"save_steps": 1, "logging_steps": 1, "eval_steps": 0, "ema_decay": 0.9}
 SETTINGS |= {"async_save": True, "save_total_limit": 20}
@@ -195,6 +198,17 @@ def test_auto_copies_only_what_memory_holds(
         run.fit()
     in_thread = [name.startswith("checkpoint") for name in writers]
     assert in_thread == [enough] * 10 + [False]
+
+
+def test_frozen_weights_that_are_not_written_need_no_room(folder: Path) -> None:
+    """Neither on the disk nor in memory: adapters of a large model are a small checkpoint."""
+    lora = LoRASettings(rank=2)
+    run = build_sharded("causal_lm", "ddp", folder=folder, lora=lora, max_steps=1, save_steps=1)
+    run.fit()
+    files_of_tensors = (folder / "checkpoint-1").rglob("*.safetensors")
+    tensors = [tensor for path in files_of_tensors for tensor in load_file(path).values()]
+    assert run.resumable.num_bytes == sum(tensor.nbytes for tensor in tensors)
+    assert run.resumable.copied_bytes(run.ranks) == run.resumable.num_bytes
 
 
 @dataclass
