@@ -10,7 +10,17 @@ def available_bytes() -> int:
     """Bytes that may be allocated before the machine, or the container, has to swap or kill."""
     import psutil
 
-    return max(0, min([psutil.virtual_memory().available, *_left_in_containers()]))
+    left = max(0, min([psutil.virtual_memory().available, *_left_in_containers()]))
+    return left + _cached_for_gpus()
+
+
+def _cached_for_gpus() -> int:
+    """Page-locked memory that torch keeps for its next copies: the system counts it as used."""
+    import torch
+
+    found = torch.cuda.host_memory_stats()
+    allocated = found.get("allocated_bytes.current", 0)
+    return max(0, allocated - found.get("active_bytes.current", 0))
 
 
 def _left_in_containers() -> Iterator[int]:
