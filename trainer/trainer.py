@@ -147,7 +147,6 @@ class Trainer:
             for name, rows in self.eval_rows.items()
         }
         self.evaluations: dict[str, Evaluation] = {}
-        self.evaluated_step = self.finite_step = -1
         self.callbacks = given.callbacks
         if self.settings.early_stopping_patience:
             self.callbacks.append(EarlyStopping(self.settings.early_stopping_patience))
@@ -262,6 +261,7 @@ class Trainer:
         if facts.out_of_memory:
             self.state.step -= 1
             self.state.tokens -= self._tokens_of(self.state.step)
+            self.state.stopped = ""  # callbacks are asked again when the step is done
             self._split_micro_batches()
             return False
         self._advance(facts)
@@ -536,7 +536,7 @@ class Trainer:
             self.throughput,
         )
         self.background = BackgroundSave()
-        self.saved_step = -1
+        self.saved_step = self.evaluated_step = self.finite_step = -1
         self._unread, self._unlogged, self._leave = None, None, 0
         for metric in self.metrics.values():
             metric.prepare()

@@ -5,6 +5,7 @@ Here on a CPU, whose fused optimizers skip a step as those of CUDA do.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 
 from tests.distributed.stopping import build, read_late
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
+from trainer.callbacks.callback import Ask, Callback
+from trainer.checkpoint.publish import published
 from trainer.device_update import skips_by_itself
 from trainer.errors import Interrupted, NumericsError
 from trainer.optim import ExponentialMovingAverage
@@ -229,6 +232,35 @@ def test_a_signal_stops_with_the_state_of_its_step(late: Any, folder: Path) -> N
         run.fit()
     model = "model/model.safetensors"
     assert (folder / "True" / model).read_bytes() == (folder / "False" / model).read_bytes()
+
+
+@dataclass
+class StopsAt(Callback):
+    """Asks to stop after a step."""
+
+    step: int
+
+    def on_step_end(self, step: int, total_steps: int) -> Ask | None:
+        return Ask(stop=True) if step == self.step else None
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_a_run_that_is_to_stop_first_repeats_a_step_that_did_not_fit(
+    late: Any, folder: Path, on: bool
+) -> None:
+    late(on)
+    run, failed = build(folder, save_steps=0, eval_steps=0), []
+    run.callbacks.append(StopsAt(3))
+
+    def lack(*_: Any) -> None:
+        if run.model.training and run.state.step == 2 and not failed:
+            failed.append("step 3")
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    run.model.register_forward_pre_hook(lack)
+    results = run.fit()
+    assert failed and results["steps"] == 3 and results["stopped"]
+    assert list(published(folder)) == [3]
 
 
 def signal_itself() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.distributed import stopping
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.callbacks.callback import Ask, Callback
 from trainer.errors import InputError, NumericsError
@@ -225,6 +226,15 @@ def test_a_finished_run_is_complete_and_can_be_extended(tmp_path: Path) -> None:
     results = trainer(tmp_path, num_epochs=5).fit()
     assert results["steps"] == 15
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == list(range(1, 16))
+
+
+def test_a_second_fit_finds_what_the_first_one_did(tmp_path: Path) -> None:
+    """Its last metrics are those of the last weights, though the first one has shipped the best."""
+    settings = {"eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    run = stopping.build(tmp_path, learning_rate=0.05, optimizer="sgd", **settings)
+    first, second = run.fit(), run.fit()
+    assert first["model_step"] != 10 and first["last_metrics"] != first["metrics"]
+    assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
 def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
