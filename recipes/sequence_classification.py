@@ -204,6 +204,8 @@ class SequenceClassification(Recipe):
             return Head("sequence_classification", {"num_labels": 1, "problem_type": "regression"})
         if self.labels is None:
             raise InputError("recipe.labels: not known; give them, or rows to learn them from")
+        if self.problem == "auto":
+            raise InputError("recipe.problem: not known; give it, or rows to learn it from")
         config = {
             "id2label": dict(enumerate(self.labels)),
             "label2id": {name: i for i, name in enumerate(self.labels)},

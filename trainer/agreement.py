@@ -127,5 +127,5 @@ def check_answers(recipe: Recipe, samples: Samples, where: str) -> None:
 def check_set_names(names: Iterable[str]) -> None:
     """Evaluation sets are named in files and in metrics: plain names only."""
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]*", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]*", name):
             raise InputError(f"dataset.validation: found set '{name}'; accepted: A-Z a-z 0-9 _ . -")

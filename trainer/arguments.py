@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,17 @@ def _tokenizer(tokenizer: Any, model_path: str | Path | None) -> Any:
     raise InputError(f"tokenizer: found {whose}{_kind(tokenizer)}; accepted: {accepted}")
 
 
+def check_run_facts(output_dir: Any, seed: Any) -> None:
+    """Raise InputError for a folder or a seed of another type."""
+    if output_dir is not None and not isinstance(output_dir, (str, Path)):
+        raise InputError(f"output_dir: found {_kind(output_dir)}; accepted: a path, or None")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"seed: found {_kind(seed)}; accepted: a whole number")
+
+
 def _callbacks(callbacks: Any) -> list[Callback]:
+    if callbacks is None:
+        return []
     one = isinstance(callbacks, (Callback, type)) or not isinstance(callbacks, Iterable)
     found = [_made(each, Callback, "callbacks") for each in ([callbacks] if one else callbacks)]
     for callback in found:

@@ -1,4 +1,4 @@
-"""BatchNorm cannot train on a single row: found out before the first step, not at its end."""
+"""BatchNorm cannot train on a single row: checked before the first step."""
 
 import torch
 from torch import nn
@@ -33,12 +33,11 @@ def check_batch_norm(
         return
     sizes = [n for d in range(1, TRIED + 1) for n in (size + d, size - d) if n > 1]
     fitting = (n for n in sizes if not _has_single_row(samples, n, settings, seed, world))
-    accepted = next(
-        (f"{n}, for one" for n in fitting), "another, or a micro_batch_size of 2 or more"
-    )
-    found = f"found {size}: of {len(samples)} rows a batch of a single one is left"
+    other = "another size, or a micro_batch_size of 2 or more"
+    accepted = next((f"{n}, for example" for n in fitting), other)
+    found = f"found {size}, which leaves a batch of one row (of {len(samples)} in the data)"
     raise InputError(
-        f"trainer.global_batch_size: {found}, on which BatchNorm cannot train; accepted: {accepted}"
+        f"trainer.global_batch_size: {found}; BatchNorm cannot train on it; accepted: {accepted}"
     )
 
 

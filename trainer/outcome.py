@@ -44,6 +44,8 @@ def evaluation_results(
 def class_report(evaluation: Evaluation, recipe: Recipe) -> dict[str, Any] | None:
     """Per-class figures and the confusion matrix, where the task has one class a sample."""
     names = recipe.class_names
+    if len(evaluation.non_finite):  # a class that was chosen among NaNs says nothing
+        return None
     if names is None or "references" not in evaluation.predictions:
         return None
     found, wanted = evaluation.predictions["predictions"], evaluation.predictions["references"]

@@ -14,7 +14,7 @@ from torch import nn
 from trainer import run_facts
 from trainer.agreement import check_answers, check_run, tell_doubt
 from trainer.allocator import keep_freed_memory
-from trainer.arguments import checked
+from trainer.arguments import check_run_facts, checked
 from trainer.batch_norm import check_batch_norm
 from trainer.callbacks.callback import Ask, Callback
 from trainer.callbacks.early_stopping import EarlyStopping
@@ -119,6 +119,7 @@ class Trainer:
         bad_rows: BadRows | None = None,
         reduce_gradients: str = "auto",
     ) -> None:
+        check_run_facts(output_dir, seed)
         given = checked(
             model, recipe, settings, loss, tokenizer, train_dataset, eval_dataset, metrics,
             callbacks,

@@ -48,8 +48,9 @@ def test_metrics_by_name() -> None:
 
 
 def given(**changed: Any) -> Trainer:
-    arguments: dict[str, Any] = {"model": tiny_model(), "recipe": SINGLE, **changed}
-    return Trainer(**arguments, eval_dataset=ragged_table(4))
+    sets = {"eval_dataset": ragged_table(4)}
+    arguments: dict[str, Any] = {"model": tiny_model(), "recipe": SINGLE, **sets, **changed}
+    return Trainer(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +66,14 @@ def given(**changed: Any) -> Trainer:
         ({"settings": 3}, "settings: found int; accepted: TrainSettings"),
         ({"settings": {"learning_rat": 1}}, "'learning_rat'; did you mean 'learning_rate'"),
         ({"metrics": "acuracy"}, "found 'acuracy'; accepted: .* did you mean 'accuracy'"),
-        ({"metrics": {"mine": len}}, "metrics: found builtin_function_or_method"),
+        ({"metrics": {"mine": len}}, "metrics: found builtin_function_or_method; accepted"),
         ({"metrics": 3}, "metrics: found int 3; accepted: names"),
         ({"callbacks": [EarlyStopping]}, r"accepted: EarlyStopping\(patience=...\)"),
         ({"callbacks": print}, "callbacks: found builtin_function_or_method"),
         ({"tokenizer": 3}, "tokenizer: found int; accepted: a path"),
+        ({"output_dir": 3}, "output_dir: found int; accepted: a path"),
+        ({"seed": "a"}, "seed: found str; accepted: a whole number"),
+        ({"eval_dataset": {1: ROWS}}, "dataset.validation: found set '1'"),
     ],
 )
 def test_anything_else_is_one_line(changed: dict[str, Any], message: str) -> None:
@@ -78,7 +82,30 @@ def test_anything_else_is_one_line(changed: dict[str, Any], message: str) -> Non
     assert "\n" not in str(error.value)
 
 
+def test_labels_without_rows_need_a_problem(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="recipe.problem: not known; give it, or rows"):
+        Trainer(tmp_path, SequenceClassification(labels=["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"x": torch.ones(2), "y": 1.0}, r"column 'x' .*found the shapes \(2,\) and \(3,\)"),
+        ({"x": torch.ones(3)}, "column 'y' .*1 rows do not have it"),
+        ({"x": torch.ones(3), "y": "one"}, "column 'y' .*accepted: a number or a tensor"),
+        ({"x": torch.ones(3), "y": None}, "column 'y' .*accepted: a number or a tensor"),
+    ],
+)
+def test_plain_rows_that_do_not_stack_are_one_line(row: dict[str, Any], message: str) -> None:
+    rows = [{"x": torch.ones(3), "y": 1.0}] * 4 + [row]
+    run = Trainer(Line(3, 1), loss=lambda o, b: (o.sum(), len(o)), train_dataset=rows)
+    with pytest.raises(InputError, match=message):
+        run.fit()
+
+
 def test_a_callback_class_without_arguments_is_taken() -> None:
+    assert given(callbacks=None).callbacks == []
     assert isinstance(given(callbacks=[Progress]).callbacks[0], Progress)
 
 

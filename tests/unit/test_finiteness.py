@@ -17,6 +17,7 @@ from trainer.errors import NonFiniteSamples, NumericsError
 from trainer.finiteness import non_finite_samples
 from trainer.metrics.classification import Accuracy
 from trainer.metrics.regression import Pearson
+from trainer.outcome import evaluation_results
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer
 
@@ -56,6 +57,7 @@ def test_exactly_the_samples_that_are_not_finite_are_counted(value: float) -> No
     found = run.evaluations[""].metrics
     assert found["non_finite_samples"] == len(expected)
     assert np.isnan(found["accuracy"]) and not np.isfinite(found["loss"])
+    assert evaluation_results(run.evaluations, run.recipe, None)["report"] is None
     with pytest.raises(NonFiniteSamples) as error:
         run.predict(ragged_table(20, seed=1))
     assert set(error.value.samples) == expected

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.drawing import generators_kept, seed_generators
+from trainer.errors import InputError
 from trainer.models.sequence_lengths import SequenceLengths
 
 log = logging.getLogger("trainer")
@@ -258,9 +259,7 @@ class StackedSamples:
         Seeds and restores the process's generators: only for the thread that trains.
         """
         rows = self._read(sample_ids, seed, epoch)
-        columns = {
-            name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]
-        }
+        columns = {name: _stacked(rows, name) for name in rows[0]}
         return StackedBatch(columns, np.asarray(sample_ids, dtype=np.int64), self.input_names)
 
     def placeholder(self) -> StackedBatch:
@@ -283,8 +282,25 @@ class StackedSamples:
         for number in numbers:
             (row,) = self._read([number])
             for name in sorted(row):
-                tensor = torch.as_tensor(row[name]).detach().cpu().contiguous()
+                tensor = _stacked([row], name)[0].detach().cpu().contiguous()
                 digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
                 if by_value and tensor.numel():
                     digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _stacked(rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+    """A column as one tensor, [N, ...]. Raises InputError where a row's value does not fit."""
+    where = f"column '{name}' of a plain data set"
+    accepted = "accepted: a number or a tensor, of the same shape in every row"
+    if missing := sum(name not in row for row in rows):
+        raise InputError(f"{where}: {missing} rows do not have it; {accepted}")
+    try:
+        tensors = [torch.as_tensor(row[name]) for row in rows]
+    except (TypeError, ValueError, RuntimeError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{where}: {found}; {accepted}") from error
+    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
+    if len(shapes) > 1:
+        raise InputError(f"{where}: found the shapes {shapes[0]} and {shapes[1]}; {accepted}")
+    return torch.stack(tensors)

@@ -59,5 +59,6 @@ def _metric(given: Any) -> Metric:
 
 
 def _refusal(given: Any) -> InputError:
-    found = f"found {type(given).__name__} {given!r:.40}"
+    shown = "" if callable(given) else f" {given!r:.40}"
+    found = f"found {type(given).__name__}{shown}"
     return InputError(f"metrics: {found}; accepted: names such as accuracy, or Metric objects")
