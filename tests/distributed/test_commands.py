@@ -120,6 +120,7 @@ CASES = {
 }
 LONG = ("quickstart", "stdlib_llama")
 """Those that read the standard library: slow. Sweeps are in tests/configs/test_running.py."""
+LAUNCHED = ("sst2_minilm_local", "evaluate", "predict a file")
 
 
 def test_every_shipped_experiment_and_job_is_among_them() -> None:
@@ -147,16 +148,17 @@ def test_long_ones_on_one_process(case: str, yard: Path) -> None:
 
 @pytest.mark.slow
 def test_on_two_processes(yard: Path) -> None:
-    """Ranks as under torchrun, and once those of our own launcher."""
+    """Ranks as under torchrun, and for each job that takes several those of our own launcher."""
     cases = {name: [*case, f"output_dir=two/{name}"] for name, case in CASES.items()}
     (yard / "cases.json").write_text(json.dumps(cases))
     done = started(yard, str(Path(__file__).with_name("two_ranks.py")), "cases.json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == {name: [0, 0] for name in cases}, done.stderr[-5000:]
-    headerless = CASES["sst2_minilm_local"]
-    code, err = end_of(yard, *headerless, "output_dir=two/launched", "launch.num_processes=2")
-    assert code == 0, err
+    for name in LAUNCHED:
+        arguments = (*CASES[name], f"output_dir=launched/{name}", "launch.num_processes=2")
+        code, err = end_of(yard, *arguments)
+        assert code == 0, err
 
 
 def end_of(folder: Path, *arguments: str) -> tuple[int, str]:
