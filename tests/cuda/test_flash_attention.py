@@ -43,3 +43,22 @@ def test_elsewhere_the_plain_path_drops(capability, triton, switch, monkeypatch)
         with device.traced() as trace, torch.autocast("cuda", torch.float16):
             model(**batch_of([30, 5]).to(CUDA).inputs())
     assert not trace.launches["flash_attention"]
+
+
+LENGTHS = [512, 30, 200, 40, 60, 490, 100, 20]
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_an_older_gpu_holds_no_grid_much_larger_than_what_is_in_it(family) -> None:
+    """And it is not waited for, forward or back."""
+    whole = len(LENGTHS) * 4 * max(LENGTHS) ** 2
+    with Device(capability=(7, 5)) as device:
+        model = device.place(model_of(family, **DROPPING[family]))
+        batch = batch_of(LENGTHS).to(CUDA)
+        with device.traced() as trace:
+            with torch.autocast("cuda", torch.float16):
+                hidden = model(**batch.inputs())[0]
+            hidden.sum().backward()
+    assert trace.largest <= 2 * 4 * max(LENGTHS) ** 2 < whole / 3
+    assert not trace.waits
+    assert trace.launches["_softmax"] == trace.launches["_softmax_backward_data"] > 3

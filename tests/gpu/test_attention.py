@@ -1,4 +1,4 @@
-"""The varlen kernel against SDPA on the same GPU, and against the CPU: outputs and gradients."""
+"""Attention on a GPU: its kernels and grids against each other and the CPU, with gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models import attention, grouped_attention
+from trainer.models import attention, grids, grouped_attention
 from trainer.models.attention import AttentionCore
 from trainer.models.grouped_attention import GroupedAttention
 from trainer.models.packing import Layout
@@ -44,17 +44,18 @@ def paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
-def attended(name: str, parts: list[Tensor]) -> list[Tensor]:
+def attended(name: str, parts: list[Tensor], dropout: float = 0.0) -> list[Tensor]:
     """Context and gradients of query, key and value [T, heads x channels], on the CPU."""
     heads, key_heads, window = CASES[name]
     parts = [part.detach().requires_grad_() for part in parts]
     layout = Layout(torch.tensor(LENGTHS), parts[0].device)
+    keys = torch.arange(layout.num_tokens, dtype=torch.int32, device=layout.device) * 7919
     if name.startswith("causal"):
-        core = GroupedAttention(heads, key_heads, CHANNELS, dropout=0.0, window=window)
-        context, _ = core.attend(*parts, layout, None, None, False)
+        core = GroupedAttention(heads, key_heads, CHANNELS, dropout=dropout, window=window)
+        context, _ = core.attend(*parts, layout, None, keys, False)
     else:
-        bidirectional = AttentionCore(heads * CHANNELS, heads, dropout=0.0)
-        context, _ = bidirectional.attend(*parts, layout, None, False, window=window)
+        bidirectional = AttentionCore(heads * CHANNELS, heads, dropout=dropout)
+        context, _ = bidirectional.attend(*parts, layout, keys, False, window=window)
     torch.manual_seed(1)
     upstream = torch.randn(context.shape, dtype=torch.float64).to(context)
     return [
@@ -84,3 +85,24 @@ def test_the_kernel_agrees_with_sdpa_and_with_the_cpu(
     for kernel, sdpa, reference in zip(by_kernel, by_sdpa, wanted, strict=True):
         assert (kernel - reference).norm() <= FAR[dtype] * reference.norm()
         assert (sdpa - reference).norm() <= FAR[dtype] * reference.norm()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dropout_over_groups_of_lengths_is_that_over_one_grid(
+    name: str, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no Triton kernel for it, in float64 as on any GPU."""
+    monkeypatch.setenv("TEMPERING_TRITON", "0")
+    heads, key_heads, _ = CASES[name]
+    torch.manual_seed(0)
+    parts = [
+        torch.randn(sum(LENGTHS), n * CHANNELS, dtype=torch.float64, device="cuda")
+        for n in (heads, key_heads, key_heads)
+    ]
+    found = {}
+    for few_scores in (1 << 62, 0):
+        monkeypatch.setattr(grids, "FEW_SCORES", few_scores)
+        found[few_scores] = attended(name, parts, dropout=0.3)
+    assert paths == ["plain", "plain"]
+    for groups, one in zip(found[0], found[1 << 62], strict=True):
+        torch.testing.assert_close(groups, one, rtol=1e-12, atol=1e-12)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainer.models.dropout import Dropout, head_keys
 from trainer.models.flash_attention import fits_flash_kernel, flash_attention
 from trainer.models.fused_attention import fits_varlen_kernel, grid_attention, varlen_attention
+from trainer.models.grids import attend_by_length, is_split_by_length
 from trainer.models.linear import Linear, joined_linear
 from trainer.models.packing import Layout
 
@@ -85,14 +86,17 @@ class AttentionCore(nn.Module):
             return self._varlen(query, key, value, layout, window), None
         if path == "flash":
             return self._flash(query, key, value, layout, keys, window), None
-        query, key, value = (self._heads(part, layout) for part in (query, key, value))
-        mask = layout.visible_pairs(window)
         if path == "sdpa":
-            context, weights = grid_attention(query, key, value, mask), None
-        else:
-            keys_grid = None if keys is None else layout.to_grid(keys)
-            context, weights = self._plain(query, key, value, mask, keys_grid, weights_wanted)
-        return layout.from_grid(context.transpose(1, 2).flatten(2)), weights
+            query, key, value = (self._heads(part, layout) for part in (query, key, value))
+            context = grid_attention(query, key, value, layout.visible_pairs(window))
+            return layout.from_grid(context.transpose(1, 2).flatten(2)), None
+        if weights_wanted or not is_split_by_length(layout, self.num_heads):
+            return self._plain(query, key, value, keys, layout, window, weights_wanted)
+
+        def plain(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, part: Layout) -> Tensor:
+            return self._plain(q, k, v, keys, part, window, False)[0]
+
+        return attend_by_length(plain, query, key, value, keys, layout), None
 
     def _heads(self, x: Tensor, layout: Layout) -> Tensor:
         """[T, D] -> [B, heads, L, channels]."""
@@ -103,15 +107,32 @@ class AttentionCore(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        keys: Tensor | None,
+        layout: Layout,
+        window: int | None,
+        weights_wanted: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `attend`, with all scores in one grid."""
+        query, key, value = (self._heads(part, layout) for part in (query, key, value))
+        mask = layout.visible_pairs(window)
+        grid = None if keys is None else head_keys(layout.to_grid(keys), self.num_heads)
+        context, weights = self._products(query, key, value, mask, grid, weights_wanted)
+        return layout.from_grid(context.transpose(1, 2).flatten(2)), weights
+
+    def _products(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
         mask: Tensor | None,
         keys: Tensor | None,
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
+        """query, key, value [B, H, L, C], dropout keys [B, H, L] -> ([B, H, L, C], weights)."""
         scores = (query * self.channels**-0.5) @ key.transpose(-1, -2)  # [B, heads, L, L]
         if mask is not None:
             scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         weights = scores.softmax(-1).to(value.dtype)
-        keys = None if keys is None else head_keys(keys, self.num_heads)
         if not self.dropout.active or keys is None or weights_wanted:
             weights = self.dropout(weights, keys)
             return weights @ value, weights if weights_wanted else None

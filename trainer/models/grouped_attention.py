@@ -13,6 +13,7 @@ from trainer.models.causal_attention import causal_attention
 from trainer.models.dropout import Dropout, head_keys
 from trainer.models.flash_attention import fits_flash_kernel, flash_attention
 from trainer.models.fused_attention import fits_varlen_kernel, grid_attention, varlen_attention
+from trainer.models.grids import attend_by_length, is_split_by_length
 from trainer.models.packing import Layout
 
 Path = Literal["plain", "blocks", "sdpa", "varlen", "flash"]
@@ -96,8 +97,13 @@ class GroupedAttention(nn.Module):
             window_over_gaps=self.window is not None and layout.has_gaps,
         )
         if path == "plain":
-            context, weights = self._plain(query, key, value, layout, keys)
-            return context.flatten(1), weights if weights_wanted else None
+            if weights_wanted or not is_split_by_length(layout, self.num_heads):
+                context, weights = self._plain(query, key, value, keys, layout)
+                return context.flatten(1), weights if weights_wanted else None
+            context = attend_by_length(
+                lambda *inputs: self._plain(*inputs)[0], query, key, value, keys, layout
+            )
+            return context.flatten(1), None
         if path == "blocks":
             scale = self.channels**-0.5
             context = causal_attention(query, key, value, layout, scale, self.window)
@@ -113,7 +119,7 @@ class GroupedAttention(nn.Module):
         return context.flatten(1), None
 
     def _plain(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, keys: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor | None, layout: Layout
     ) -> tuple[Tensor, Tensor]:
         shared = self.num_heads // self.num_key_heads
         key, value = (x.repeat_interleave(shared, 1) for x in (key, value))

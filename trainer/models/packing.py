@@ -174,16 +174,43 @@ class Layout:
         """The sequences in groups of similar lengths: no grid is much larger than what it holds."""
         if self.equal_lengths:
             return [Group((self.num_sequences, self.longest), slice(None))]
+        return [self._group(sequences) for sequences in self._similar_lengths()]
+
+    @cached_property
+    def by_length(self) -> "LengthParts":
+        """The batch as layouts of similar lengths, for grids that autograd differentiates.
+
+        As with `length_groups`, no grid is much larger than what it holds.
+        """
+        groups = self._similar_lengths()
+        sequences = torch.cat(groups)
+        lengths = self.lengths[sequences]
+        starts = (self.lengths.cumsum(0) - self.lengths)[sequences]
+        moves = starts - (lengths.cumsum(0) - lengths)
+        rows = torch.arange(self.num_tokens) + moves.repeat_interleave(lengths)
+        order = rows.to(self.device, non_blocking=True)
+        back = rows.argsort().to(self.device, non_blocking=True)
+        sizes = [int(self.lengths[group].sum()) for group in groups]
+        cells, visible = (
+            [None] * len(sizes) if x is None else x.index_select(0, order).split(sizes)
+            for x in (self.cells, self.visible)
+        )
+        layouts = [
+            Layout(self.lengths[group], self.device, self.width, cell, seen, None, self.has_gaps)
+            for group, cell, seen in zip(groups, cells, visible, strict=True)
+        ]
+        return LengthParts(layouts, order, back)
+
+    def _similar_lengths(self) -> list[Tensor]:
+        """The sequences' numbers, on the CPU, in groups of similar lengths; the longest first."""
         lengths, order = self.lengths.sort(descending=True, stable=True)
         cuts, longest = [0], int(lengths[0])
         for place, length in enumerate(lengths.tolist()):
             if length < longest * FULL_ENOUGH and longest > SHORT:
                 cuts.append(place)
                 longest = length
-        return [
-            self._group(order[start:end])
-            for start, end in zip(cuts, [*cuts[1:], len(order)], strict=True)
-        ]
+        ends = [*cuts[1:], len(order)]
+        return [order[start:end] for start, end in zip(cuts, ends, strict=True)]
 
     def _group(self, sequences: Tensor) -> "Group":
         lengths = self.lengths[sequences].unsqueeze(1)
@@ -281,6 +308,27 @@ class Group:
         else:
             assert isinstance(self.rows, Tensor), "only gathered rows have pads"
             x[self.rows[self.kept]] = grid[self.kept]
+
+
+@dataclass(frozen=True)
+class LengthParts:
+    """A flat batch as several smaller ones, each of sequences of similar lengths."""
+
+    layouts: list[Layout]
+    order: Tensor
+    """[T], the row of the batch that each token of the parts has, part after part"""
+    back: Tensor
+    """[T], where among the tokens of the parts each row of the batch is"""
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """x [T, ...] -> the rows of each part."""
+        sizes = [layout.num_tokens for layout in self.layouts]
+        return list(_Gather.apply(x, self.order).split(sizes))
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """The rows of each part -> [T, ...]."""
+        joined: Tensor = _Gather.apply(torch.cat(parts), self.back)
+        return joined
 
 
 @dataclass(frozen=True)
