@@ -1,4 +1,4 @@
-"""Power loss: runs and predictions on a disk that forgets what was not synced.
+"""Power loss: runs, predictions and evaluations on a disk that forgets what was not synced.
 
 A preload library (power_loss.c) records every operation below a folder. Then power fails at so
 many moments: each file has what was synced or what was written last, each folder one of the lists
@@ -122,7 +122,7 @@ def _sync(node: Any) -> None:
 
 
 def work(top: Path) -> None:
-    """What is recorded: a run with retention, its resumption, and predictions."""
+    """What is recorded: a run with retention, its resumption, predictions and an evaluation."""
     import launch
     from trainer import run_folder
 
@@ -149,6 +149,9 @@ def work(top: Path) -> None:
     predict = ["job=predict", f"model.path={top}/run/model", f"input.file={top.parent}/rows.jsonl"]
     assert launch.main([*predict, f"output.file={top}/answers/predictions.jsonl"]) == 0
     acknowledge("predictions")
+    evaluate = [f"from={top}/run", "job=evaluate", f"output_dir={top}/evaluated"]
+    assert launch.main([*evaluate, "callbacks=none"]) == 0
+    acknowledge("evaluation")
 
 
 def check(left: Path, acknowledged: list[str]) -> list[str]:
@@ -173,6 +176,8 @@ def check(left: Path, acknowledged: list[str]) -> list[str]:
             lines = (left / "answers" / "predictions.jsonl").read_text().splitlines()
             if len([json.loads(line) for line in lines]) != 32:
                 faults.append("predictions are missing")
+        if "evaluation" in acknowledged:
+            json.loads((left / "evaluated" / "evaluation.json").read_bytes())
         for entry in (left / "cache").glob("[0-9a-f]*"):
             cache.load(entry)  # None, or whole: it raises nothing
     except Exception as error:
@@ -196,14 +201,12 @@ def main() -> int:
         faults, kinds = cut(scratch, lines, given.cuts, random.Random(given.seed))
     finally:
         shutil.rmtree(scratch)
-    seconds = time.monotonic() - began
-    print(
-        f"{len(lines):,} operations, {given.cuts} cuts, {len(faults)} with a loss; {seconds:.0f} s"
-    )
+    seconds, made = time.monotonic() - began, sum(kinds.values())
+    print(f"{len(lines):,} operations, {made} cuts, {len(faults)} with a loss; {seconds:.0f} s")
     for kind, count in sorted(kinds.items()):
         print(f"  {count:4} cuts after {kind}")
-    for fault in faults[:20]:
-        print(fault)
+    for moment, found in list(faults.items())[:20]:
+        print(f"cut {moment}: {'; '.join(found)}")
     return int(bool(faults))
 
 
@@ -233,11 +236,12 @@ def record(scratch: Path) -> list[str]:
 
 def cut(
     scratch: Path, lines: list[str], cuts: int, dice: random.Random
-) -> tuple[list[str], Counter[str]]:
-    """The faults of so many cuts, and how many cuts came after each acknowledgement."""
-    disk, faults, kinds = Disk(str(scratch / "disk")), [], Counter[str]()
+) -> tuple[dict[int, list[str]], Counter[str]]:
+    """What each cut with a loss lost, and how many cuts came after each acknowledgement."""
+    disk, faults, kinds = Disk(str(scratch / "disk")), {}, Counter[str]()
     last = len(lines) - 1  # when all is acknowledged
-    moments = sorted({last, *dice.sample(range(last), min(cuts - 1, last))})
+    ends = [last] * max(1, cuts // 10)
+    moments = sorted([*ends, *dice.sample(range(last), min(cuts - len(ends), last))])
     done = 0
     for moment in moments:
         for line in lines[done : moment + 1]:
@@ -247,7 +251,8 @@ def cut(
         whole = dice.choice([None, None, None, True, False])
         disk.root.survive(left, dice, whole)
         kinds[disk.acknowledged[-1] if disk.acknowledged else "the start"] += 1
-        faults += [f"cut {moment}: {fault}" for fault in check(left, disk.acknowledged)]
+        if found := check(left, disk.acknowledged):
+            faults[moment] = found
         shutil.rmtree(left)
     return faults, kinds
 

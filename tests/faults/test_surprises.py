@@ -103,13 +103,15 @@ def test_a_fresh_folder_must_not_be_there(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
 
 
-def test_the_names_of_a_synced_folder_are_synced(tmp_path: Path) -> None:
+def test_the_names_of_a_synced_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = []
 
     def hook(moment: str, operation: str, *paths: Path) -> None:
         if (moment, operation) == ("after", "fsync"):
             synced.append(paths[0])
 
-    files.hook = hook
+    monkeypatch.setattr(files, "hook", hook)
     files.make_folder(tmp_path / "runs" / "a", synced=True)
     assert set(synced) == {tmp_path, tmp_path / "runs"}

@@ -34,7 +34,7 @@ def write_rows(path: str, rows: Iterator[Row]) -> None:
         files.write_through(given, pieces, descriptor_of(given))
         return
     target = Path(os.path.realpath(given))
-    files.make_folder(target.parent)
+    files.make_folder(target.parent, synced=True)
     files.write_pieces(target, pieces)
     files.fsync_folder(target.parent)
 

@@ -78,7 +78,7 @@ def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
 
     assert run.recipe is not None
     results = evaluation_results(trainer.evaluations, run.recipe, run.model.path)
-    files.make_folder(run.output_dir)
+    files.make_folder(run.output_dir, synced=True)
     for name, evaluation in trainer.evaluations.items():
         samples = trainer.eval_samples[name]
         lines = prediction_lines(evaluation, run.recipe, held_out[name], samples)
@@ -86,6 +86,7 @@ def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
         files.write_text(run.output_dir / file, "".join(f"{line}\n" for line in lines))
     files.write_json(run.output_dir / "evaluation.json", results)
     RunFolder(run.output_dir).write_dropped(dropped_rows(trainer), "evaluation-dropped.jsonl")
+    files.fsync_folder(run.output_dir)
     _show(results, run, {name: len(rows) for name, rows in held_out.items()})
 
 

@@ -95,8 +95,9 @@ def write_csv(results: Sequence[JobResult]) -> Path:
     digest = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:8]
     parents = [result.output_dir.absolute().parent for result in results]
     folder = Path(os.path.relpath(os.path.commonpath(parents)))
-    files.make_folder(folder)
+    files.make_folder(folder, synced=True)
     files.write_text(folder / f"sweep-{digest}.csv", text.getvalue())
+    files.fsync_folder(folder)
     return folder / f"sweep-{digest}.csv"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from trainer.checkpoint import files
 from trainer.data import output_rows
 from trainer.data.output_rows import write_rows
 from trainer.errors import InputError
@@ -125,3 +126,17 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
         write_rows(str(tmp_path / "a.csv"), rows())
     assert (tmp_path / "a.csv").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_new_folder_survives_a_power_failure_with_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def hook(moment: str, operation: str, *paths: Path) -> None:
+        if (moment, operation) == ("after", "fsync"):
+            synced.append(paths[0])
+
+    monkeypatch.setattr(files, "hook", hook)
+    write_rows(str(tmp_path / "new" / "folder" / "a.jsonl"), iter(ROWS))
+    assert {tmp_path, tmp_path / "new", tmp_path / "new" / "folder"} <= set(synced)
