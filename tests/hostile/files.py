@@ -1,10 +1,7 @@
 """The real files that are mutated, made by the program itself, and how each of them is read."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,21 +140,16 @@ READERS: dict[str, Reader] = {
 }
 
 
-def make(folder: Path, repository: Path) -> None:
-    """Fill a folder with the seeds of all readers; takes some seconds."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make(folder: Path) -> None:
+    """Fill the working folder of this process, an empty one, with the seeds of all readers."""
+    import launch
+
     _rows(folder / "data")
     make_config(folder)
-    code = f"from tests.hostile import files; files.make_models({str(folder)!r})"
-    environment = {**os.environ, "TEMPERING_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
-    for command in (
-        [sys.executable, "-c", code],
-        [sys.executable, "launch.py", *_in(folder, RESUME), *TRAIN],
-    ):
-        done = subprocess.run(
-            command, cwd=repository, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    make_models(folder)
+    # the paths in what a run leaves are absolute, and a case is a copy of the seeds
+    code = launch.main([*_in(folder, RESUME), *TRAIN])
+    assert code == 0, code
     shutil.rmtree(folder / "model")
     shutil.copytree(folder / "run" / "model", folder / "model")
     (folder / "model" / "manifest.json").unlink()
@@ -171,8 +163,8 @@ def _in(folder: Path, arguments: tuple[str, ...]) -> list[str]:
     ]
 
 
-def make_models(at: str) -> None:
-    """The models and data that need torch and datasets, in a process of their own."""
+def make_models(folder: Path) -> None:
+    """The models and data that need torch and datasets."""
     import torch
     from datasets import Dataset, disable_progress_bars
     from safetensors.torch import save_file
@@ -182,7 +174,6 @@ def make_models(at: str) -> None:
 
     disable_progress_bars()
     torch.manual_seed(0)
-    folder = Path(at)
     kinds = {"model": "wordpiece", "chat": "gpt2"}
     for name, kind in kinds.items():
         tokenizer = Tokenizer.train([WORDS] * 5, vocab_size=300, kind=kind)

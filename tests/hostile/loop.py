@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hostile.files import READERS, Reader, make
+from tests.hostile.files import READERS, Reader
 from tests.hostile.mutations import hostile_text, mutate
 from tests.hostile.worker import SECONDS
 
@@ -26,9 +26,10 @@ class Loop:
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder, self.repository = folder, repository
         self.seeds = folder / "seeds"
-        if not self.seeds.exists():
-            make(self.seeds, repository)
         self._worker: subprocess.Popen[str] | None = None
+        self.seeds.mkdir(parents=True)
+        answer = self._ask(self.seeds, Reader((), call="make"), {})
+        assert answer["code"] == 0, answer["err"]
 
     def close(self) -> None:
         """End the worker."""
@@ -47,6 +48,8 @@ class Loop:
             source = self.seeds / need
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, case / need)
+        tried = self.seeds / "cache" / ".tried"  # a trial takes as long as some cases
+        shutil.copytree(tried, case / "cache" / ".tried", dirs_exist_ok=True)
         said, environment = _prepare(case, reader, dice)
         before = _tree(case)
         answer = self._ask(case, reader, environment)

@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from tests.hostile.files import READERS
 from tests.hostile.loop import Loop
 
-CASES = 24
 KEPT = json.loads(Path(__file__).with_name("seeds.json").read_text())
 """Cases that broke a promise once: [reader, seed]."""
 
@@ -34,21 +31,7 @@ def test_true_files_are_read(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mutated_files_end_in_one_line(loop: Loop) -> None:
-    faults: list[str] = []
-
-    @settings(
-        max_examples=CASES,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.sampled_from(sorted(READERS)), st.integers(0, 2**32 - 1))
-    def check(name: str, seed: int) -> None:
-        if fault := loop.fault_of(name, seed):
-            faults.append(fault)
-
-    check()
-    faults += [fault for name, seed in KEPT if (fault := loop.fault_of(name, seed))]
-    assert not faults, "\n".join(faults)
+    """One case of each reader, and those that broke a promise once."""
+    cases = [*((name, 0) for name in READERS), *KEPT]
+    faults = [loop.fault_of(name, seed) for name, seed in cases]
+    assert not any(faults), "\n".join(filter(None, faults))

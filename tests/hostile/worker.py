@@ -121,7 +121,14 @@ def _read_h5() -> int:
     return 0
 
 
-CALLS = {"h5": _read_h5}
+def _make_seeds() -> int:
+    from tests.hostile.files import make
+
+    make(Path.cwd())
+    return 0
+
+
+CALLS = {"h5": _read_h5, "make": _make_seeds}
 
 
 def _refuse_connections() -> None:

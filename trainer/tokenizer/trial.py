@@ -11,6 +11,8 @@ from trainer.checkpoint import files
 from trainer.errors import EnvironmentFault, InputError
 
 PROGRAM = Path(__file__).with_name("trial_process.py")
+SECONDS, MEMORY = 3, 3 << 30
+"""Processor time, and bytes of address space, that any file may use; larger files may use more."""
 PATIENCE = 300.0
 """Seconds that the trial may take in all, on a machine that is busy with something else."""
 ENDED = {
@@ -44,7 +46,7 @@ def _tried(text: str) -> str:
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-I", str(PROGRAM)],
+            [sys.executable, "-I", str(PROGRAM), str(SECONDS), str(MEMORY)],
             input=text.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -70,7 +72,7 @@ def _verdict(text: str) -> Path:
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = Path(os.environ.get("TEMPERING_CACHE") or user_cache / "tempering" / "tokens")
     program = PROGRAM.read_text(encoding="utf-8")
-    parts = f"{tokenizers.__version__}\n{program}\n{text}"
+    parts = f"{tokenizers.__version__}\n{SECONDS} {MEMORY}\n{program}\n{text}"
     return folder.expanduser() / ".tried" / hashlib.sha256(parts.encode()).hexdigest()
 
 

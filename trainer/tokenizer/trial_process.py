@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-SECONDS, SECONDS_PER_MB = 3, 2
-"""Of processor time, and for each megabyte of the file."""
-MEMORY, MEMORY_PER_BYTE = 3 * 2**30, 64
-"""Bytes of address space, and for each byte of the file."""
+SECONDS_PER_MB = 2
+"""Of processor time, for each megabyte of the file."""
+MEMORY_PER_BYTE = 64
+"""Bytes of address space, for each byte of the file."""
 LENGTH = 3000
 """Characters of a text that is tried."""
 MAX_PATTERN = 20_000
@@ -24,9 +24,10 @@ TEXTS = ("\U0010ffff", "", "a b", " " * LENGTH, "a" * LENGTH, "word " * (LENGTH 
 
 
 def main() -> None:
-    """Try the file on standard input."""
+    """Try the file on standard input; the arguments are seconds and bytes that any file may use."""
+    seconds, memory = map(int, sys.argv[1:])
     data = sys.stdin.buffer.read()
-    _limit(len(data))
+    _limit(seconds + SECONDS_PER_MB * (len(data) // 10**6), memory + MEMORY_PER_BYTE * len(data))
     try:
         print(_fault(data.decode()) or "ok")
     except MemoryError:
@@ -79,10 +80,10 @@ def _provocations(patterns: list[str]) -> Iterator[str]:
         yield "\u00e9\u4e2d" * (LENGTH // 2)
 
 
-def _limit(size: int) -> None:
+def _limit(seconds: int, memory: int) -> None:
     for kind, bound in (
-        (resource.RLIMIT_AS, MEMORY + MEMORY_PER_BYTE * size),
-        (resource.RLIMIT_CPU, SECONDS + SECONDS_PER_MB * (size // 10**6)),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
