@@ -1,6 +1,5 @@
 """What resuming needs beside the weights: progress, optimizer and EMA tensors, callbacks' state."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from trainer.checkpoint.shards import Share
 from trainer.checkpoint.state_checks import check_moments, moment_layouts
 from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
 from trainer.errors import InputError
+from trainer.foreign_numbers import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -240,10 +240,6 @@ def _whole(value: Any, least: int) -> bool:
     return type(value) is int and least <= value < 2**63
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def _texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
@@ -256,7 +252,7 @@ _TEXTS = (_texts, "an object of texts")
 
 _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples_consumed": _NATURAL,
-    "epoch": (lambda v: _number(v) and v >= 0, "a number from 0"),
+    "epoch": (lambda v: is_number(v) and v >= 0, "a number from 0"),
     "seed": (lambda v: type(v) is int, "a whole number"),
     "global_batch_size": _POSITIVE,
     "micro_batch_size": _POSITIVE_OR_NULL,
@@ -265,7 +261,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "precision": _TEXT,
     "data_fingerprint": _TEXT,
     "config_fingerprint": _TEXTS,
-    "best_metric": (lambda v: v is None or _number(v), "a number, or null"),
+    "best_metric": (lambda v: v is None or is_number(v), "a number, or null"),
     "best_step": (lambda v: v is None or _whole(v, 0), "a whole number from 0, or null"),
     "evaluations_without_improvement": _NATURAL,
     "total_steps": _NATURAL,

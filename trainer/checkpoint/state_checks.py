@@ -4,13 +4,13 @@ A checkpoint may come from a stranger, and its manifest then verifies whatever i
 kernels trust the shapes and types of an optimizer's moments, so all of it is checked before use.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.verify import CorruptCheckpoint
 from trainer.errors import InputError
+from trainer.foreign_numbers import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,12 +175,8 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_COUNT
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def _seconds(value: Any) -> bool:
-    return _number(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _window(value: Any) -> bool:
@@ -188,7 +184,7 @@ def _window(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("losses"), list)
-        and all(loss is None or _number(loss) for loss in value["losses"])
+        and all(loss is None or is_number(loss) for loss in value["losses"])
         and all(_count(value.get(name)) for name in ("samples", "tokens"))
         and all(_seconds(value.get(name)) for name in ("seconds", "before"))
     )
@@ -203,7 +199,7 @@ def _scaler(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {*factors, *counts}
-        and all(_number(value[name]) and 0 < value[name] < 2**127 for name in factors)
+        and all(is_number(value[name]) and 0 < value[name] < 2**127 for name in factors)
         and all(type(value[name]) is int and 0 <= value[name] < 2**31 for name in counts)
     )
 

@@ -21,6 +21,7 @@ from itertools import chain
 from typing import Any
 
 from trainer.errors import AnswerError, InputError, nearest
+from trainer.foreign_numbers import is_number
 
 MARKS = frozenset(
     {"NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "none", "#N/A", "<NA>"}
@@ -95,8 +96,7 @@ def as_number(value: Any) -> float | None:
     """A finite number, also one that is written as text."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number(value) else None
 
 
 def as_list(value: Any, separator: str | None = None) -> list[Any] | None:

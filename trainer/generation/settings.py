@@ -1,10 +1,10 @@
 """GenerationSettings: how a model goes on with a text, with one sentence under each field."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trainer.errors import InputError
+from trainer.foreign_numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,5 @@ class GenerationSettings:
         value = getattr(self, name)
         if value is None and name == "top_k":
             return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not holds(value):
+        if not is_number(value) or not holds(value):
             raise InputError(f"generation.{name}: found {value!r}; accepted: {accepted}")

@@ -2,13 +2,13 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign_numbers import is_number
 
 FILE = "adapter_config.json"
 OTHER_KINDS = (
@@ -30,6 +30,8 @@ NO_EFFECT = frozenset(
 """Entries that say nothing about what a saved adapter computes."""
 BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 """Values of init_lora_weights that leave the base as it is; PiSSA's and OLoRA's change it."""
+MAX_NUMBER = 1 << 20
+"""Of an alpha or a rank, either sign: with more, outputs lose all precision or overflow."""
 BIASES = ("none", "lora_only", "all")
 READ = frozenset(
     {
@@ -119,20 +121,35 @@ def _refuse_other_kinds(config: dict[str, Any], file: Path) -> None:
 def _matching(patterns: Mapping[str, float], layer: str, default: float) -> float:
     """The value of the first pattern that is the layer's name, or an end of it (as in PEFT)."""
     for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+        if _is_match(pattern, layer):
             return value
     return default
 
 
+def _is_match(pattern: str, layer: str) -> bool:
+    """Whether a pattern is the whole name of a layer, or an end of it after a dot.
+
+    By Arrow's RE2, whose time is linear: a pattern of a stranger may backtrack for ever in `re`.
+    Raises pyarrow.ArrowInvalid for what RE2 does not know: groups looked back at or ahead.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.match_substring_regex(pa.array([layer]), rf"^(?:(?:.*\.)?(?:{pattern}))$")
+    return bool(found[0].as_py())
+
+
 def _patterns(config: dict[str, Any], name: str, file: Path) -> dict[str, float]:
+    import pyarrow as pa
+
     found = config.get(name) or {}
     if not isinstance(found, Mapping):
         raise InputError(f"{file}: {name}: found {found!r:.40}; accepted: numbers by pattern")
     for pattern in found:
         try:
-            re.compile(pattern)
-        except (re.error, RecursionError) as error:
-            raise InputError(f"{file}: {name}: '{pattern}': {error}") from None
+            _is_match(pattern, "")
+        except (pa.ArrowException, UnicodeError) as error:
+            raise InputError(f"{file}: {name}: '{pattern:.80}': {error}") from None
     return {pattern: _number(dict(found), pattern, 0, file) for pattern in found}
 
 
@@ -157,6 +174,7 @@ def _rank(value: float, name: str, file: Path) -> int:
 
 def _number(config: dict[str, Any], name: str, default: float, file: Path) -> float:
     value = config.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError(f"{file}: {name}: found {value!r:.40}; accepted: a number")
+    if not is_number(value) or abs(value) > MAX_NUMBER:
+        accepted = f"accepted: a number, at most {MAX_NUMBER:,}"
+        raise InputError(f"{file}: {name}: found {value!r:.40}; {accepted}")
     return value

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from trainer import hub
 from trainer.errors import InputError, nearest
+from trainer.foreign_numbers import is_number
 from trainer.models.config_entries import COMMON, NO_EFFECT, REQUIRED, TOKEN_IDS
 from trainer.models.family import Family, find_family
 
@@ -262,6 +262,8 @@ def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
     if names is None and entries.get("label2id") is not None:
         label2id = entries["label2id"]
         _require_mapping(label2id, f"{where}: label2id")
+        if not all(type(index) in (int, str) for index in label2id.values()):
+            raise InputError(f"{where}: label2id: accepted: a number for each name")
         inverse = {index: name for name, index in label2id.items()}
         names = _names_of(inverse, f"{where}: label2id")
     if names is None:
@@ -306,10 +308,10 @@ def _typed(where: str, name: str, value: Any, default: Any) -> Any:
         return value
     if name == "eos_token_id" and isinstance(value, list) and all(type(x) is int for x in value):
         return value  # any of several ends a text
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and isinstance(value, int) and is_number(value):
         value = float(value)
     if type(value) is not type(default):
-        found = f"{value!r} ({type(value).__name__})"
+        found = f"{value!r:.80} ({type(value).__name__})"
         raise InputError(f"{where}: found {found}; accepted: {type(default).__name__}")
     return value
 
@@ -378,9 +380,5 @@ def _check_choices(config: ModelConfig, where: str) -> None:
     for name in config.family.defaults:
         value = getattr(config, name)
         probability = ("dropout" in name or "pdrop" in name) and value is not None
-        if probability and not (_is_number(value) and 0 <= value < 1):
+        if probability and not (is_number(value) and 0 <= value < 1):
             raise InputError(f"{where}: {name}: found {value!r}; accepted: from 0 to below 1")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -138,6 +138,9 @@ def test_bad_entries_are_refused_in_one_line(entries, message):
         ({"num_attention_heads": 5}, "not divisible"),
         ({"id2label": ["a", "b"], "num_labels": 3}, "num_labels is 3, but id2label has 2 names"),
         ({"id2label": ["a", "b"], "label2id": {"b": 0, "a": 1}}, "contradict each other"),
+        ({"label2id": {"a": []}}, "label2id: accepted: a number for each name"),
+        ({"label2id": {"a": float("inf")}}, "label2id: accepted: a number for each name"),
+        ({"layer_norm_eps": 10**400}, "00 (int); accepted: float"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_line(overrides, message):

@@ -1,6 +1,7 @@
 """LoRA: what is trained, masks, merging, resuming, and adapters' folders that do not fit."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,9 @@ def changed_config(saved: Path, **entries: Any) -> None:
         ({"bias": "some"}, "bias: found 'some'; accepted: none, lora_only, all"),
         ({"r": 0}, "r: found 0; accepted: a whole number from 1"),
         ({"r": "2"}, "r: found '2'; accepted: a number"),
+        ({"lora_alpha": 1e30}, r"lora_alpha: found 1e\+30; accepted: a number, at most 1,048,576"),
+        ({"lora_alpha": 10**400}, "lora_alpha: found 1000.*; accepted: a number"),
+        ({"alpha_pattern": {r"(a)\1": 3}}, "alpha_pattern: '.*': Invalid regular expression"),
         ({"r": 3}, r"r: found 3; accepted: the rank of tensor .*lora_[AB].weight, of shape"),
         ({"lora_dropout": 1}, "lora_dropout: found 1"),
         ({"base_model_name_or_path": None}, "names no model that it adapts"),
@@ -369,3 +373,14 @@ def test_files_that_are_not_whole_are_refused(saved: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(settings: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         LoRASettings(**settings)
+
+
+def test_a_pattern_that_backtracks_without_end_in_re_is_matched_in_linear_time(saved: Path) -> None:
+    changed_config(saved, alpha_pattern={"(([a-z0-9_.])*)*!": 3})
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still matching"))
+    signal.alarm(20)
+    try:
+        assert AutoModelForCausalLM.from_pretrained(saved).lora is not None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
