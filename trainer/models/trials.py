@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch._guards import detect_fake_mode
+from torch._guards import active_fake_mode
 
 from trainer.models.triton_device import SWITCH
 
@@ -12,10 +12,11 @@ from trainer.models.triton_device import SWITCH
 def passes(what: str, device: torch.device, error: Callable[[], float], limit: float) -> bool:
     """Whether `error`, which tries the kernel, gives at most `limit`.
 
-    If not, or if it raises, one warning says why training goes on without the kernel. A device that
-    is only traced has no numbers to compare: there the answer is yes.
+    If not, or if it raises, one warning says why training goes on without the kernel. Fake tensors
+    have no numbers to compare: there the answer is yes. (While Dynamo traces a model, tensors are
+    real here.)
     """
-    if detect_fake_mode() is not None:
+    if active_fake_mode() is not None:
         return True
     try:
         found = error()

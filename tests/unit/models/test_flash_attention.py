@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import trainer.models
 from trainer.models import flash_attention as module
@@ -162,6 +163,42 @@ def test_a_kernel_that_fails_is_left_out_with_one_warning(monkeypatch):
     monkeypatch.setenv("TEMPERING_TRITON", "0")
     assert not module.fits_flash_kernel(*arguments)
     module._agrees.cache_clear()
+
+
+def test_a_trial_in_a_checkpointed_layer_leaves_the_layer_alone(monkeypatch):
+    """Its tensors are not among those that the layer saves, and not computed once more."""
+    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (5, 2))
+    errors = []
+
+    def layer(x):
+        if not errors:
+            errors.append(worst_error(CPU, torch.float32, 16))
+        return x.sin()
+
+    x = torch.zeros(3, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert x.grad.tolist() == [1, 1, 1] and len(errors) == 1 and errors[0] < 1e-4
+
+
+def test_a_compiled_model_tries_the_kernels_too(monkeypatch):
+    """Dynamo asks while it traces, where tensors are fake for whatever asks Dynamo."""
+    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (5, 2))
+    monkeypatch.setattr(module, "triton_runs_on", lambda device: True)
+    errors = []
+    monkeypatch.setattr(
+        "trainer.models.flash_trial.worst_error",
+        lambda *facts: errors.append(worst_error(*facts)) or 1.0,
+    )
+    module._agrees.cache_clear()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def model(x):
+        return x + 1 if module.fits_flash_kernel(x.device, x.dtype, 16) else x
+
+    with pytest.warns(UserWarning, match="attention.*relative error 1 "):
+        assert model(torch.zeros(2)).tolist() == [0, 0]
+    module._agrees.cache_clear()
+    assert len(errors) == 1 and errors[0] < 1e-4
 
 
 COMPILE = """

@@ -1,5 +1,9 @@
 """Fused leaves: as plain code on a CPU, compiled there too, and left out where compiling fails."""
 
+import warnings
+from functools import partial
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,13 +111,28 @@ def test_in_half_precision_sums_and_norms_stay_in_it_and_weights_have_wide_gradi
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     """Leaves believe that they are on a GPU with Triton."""
-    monkeypatch.setattr(leaves, "triton_runs_on", lambda device: True)
-    monkeypatch.setattr(
-        leaves,
-        "runs_compiled",
-        lambda x, reduces=False: not Leaf.broken and x.dtype.is_floating_point,
-    )
+    monkeypatch.setattr(leaves, "runs_compiled", lambda x, reduces=False: True)
     monkeypatch.setattr(Leaf, "broken", False)
+
+
+def test_each_kind_of_input_is_compiled_however_many_there_are(on_a_gpu, monkeypatch):
+    """Heads, adapters and evaluations are more than the 8 graphs that Dynamo allows a function."""
+    graphs = []
+
+    def compiled(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiled))
+    double = Leaf(lambda x, keys: x * 2 if keys is None else x * 2 + keys.unsqueeze(-1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # inputs that are no leaves of autograd have no .grad
+        for channels, rows in product(range(2, 7), (1, 4)):
+            x = torch.ones(rows, channels, requires_grad=True) * 2
+            assert double(x, None).unique().tolist() == [4]
+            with torch.autocast("cpu", torch.bfloat16):
+                assert double(x, torch.ones(rows)).unique().tolist() == [5]
+    assert len(graphs) == 20 and not Leaf.broken
 
 
 def test_where_compiling_fails_plain_functions_go_on_after_one_warning(on_a_gpu, monkeypatch):
@@ -147,8 +166,14 @@ def test_leaves_are_compiled_on_gpus_alone_and_can_be_turned_off(monkeypatch):
         device = torch.device("cuda")
         dtype = torch.bfloat16
 
-    x = OnGPU()
+    x, able = OnGPU(), []
+    monkeypatch.setattr(leaves, "_compiles", lambda device: not able)
     assert leaves.runs_compiled(x) and not leaves.runs_compiled(there)
+    monkeypatch.setattr(Leaf, "broken", True)
+    assert leaves.runs_compiled(x), "a recomputed layer must go the way that it went"
+    able.append(False)
+    assert not leaves.runs_compiled(x)
+    able.clear()
     torch.use_deterministic_algorithms(True)
     try:
         assert leaves.runs_compiled(x) and not leaves.runs_compiled(x, reduces=True)
@@ -156,3 +181,18 @@ def test_leaves_are_compiled_on_gpus_alone_and_can_be_turned_off(monkeypatch):
         torch.use_deterministic_algorithms(False)
     monkeypatch.setenv("TEMPERING_LEAVES", "0")
     assert not leaves.runs_compiled(x)
+
+
+def test_without_a_compiler_no_leaf_is_tried_and_one_warning_says_so(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match="compiled functions.*Failed to find C compiler"):
+        assert not leaves._compiles(torch.device("cpu"))
+    assert not leaves._compiles(torch.device("cpu"))
+    leaves._compiles.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    assert leaves._compiles(torch.device("cpu"))
+    leaves._compiles.cache_clear()
