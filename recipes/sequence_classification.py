@@ -115,9 +115,7 @@ class SequenceClassification(Recipe):
         feature = rows.features[self.label]
         names = getattr(getattr(feature, "feature", feature), "names", None)
         found = found._named([*values, *more_values], names)
-        if found.problem == "single_label" and len(found.labels or ()) < 2:
-            only = f"only one label, {', '.join(found.labels or ())}"
-            raise InputError(f"recipe.label: '{self.label}' holds {only}; accepted: two or more")
+        _check_number(found)
         return found._weighted(values)
 
     def _values(self, rows: "Dataset | Mapping[str, Sequence[Any]]") -> list[Any]:
@@ -277,7 +275,7 @@ class SequenceClassification(Recipe):
 
     def _target(self, value: Any, row: int) -> Any:
         """What the loss compares with: an id, a number, or a vector of zeros and ones."""
-        where = f"'{self.label}'"
+        where = ", ".join(f"'{name}'" for name in self.answer_columns)
         if self.problem == "regression":
             if (number := cells.as_number(value)) is None:
                 raise AnswerError(row, f"{where} is {value!r}; accepted: a number")
@@ -346,6 +344,16 @@ class SequenceClassification(Recipe):
         if self.class_weights is None:
             return None
         return logits.new_tensor([self.class_weights[name] for name in self.labels or ()])
+
+
+def _check_number(recipe: SequenceClassification) -> None:
+    """Raise InputError for fewer labels than a classifier can tell apart."""
+    labels = recipe.labels or []
+    least = 2 if recipe.problem == "single_label" else 1
+    if len(labels) < least:
+        found = f"only one label, {labels[0]}" if labels else "no label in any row"
+        accepted = "two or more" if least == 2 else "one or more"
+        raise InputError(f"recipe.label: '{recipe.label}' holds {found}; accepted: {accepted}")
 
 
 def _check_columns(recipe: SequenceClassification) -> None:

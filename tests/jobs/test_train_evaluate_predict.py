@@ -373,6 +373,10 @@ def test_what_predict_and_evaluate_refuse(refused: Any, trained: Path) -> None:
     assert "no rows" in refused(*predict, "input.file=empty.csv", "output.file=e.jsonl")
     assert "no column 'text'; there are: words" in refused(*predict, "input.file=other.csv")
     assert "not UTF-8" in refused(*predict, "input.text=a\udcff")
+    Path("latin.csv").write_bytes(b"text\n\xe9t\xe9\n")
+    assert "dataset.test=FILE dataset.encoding=NAME" in refused(*predict, "input.file=latin.csv")
+    Path("null.jsonl").write_text('{"text": "a"}\n\n{"text": null}\n')
+    assert "input: null.jsonl:3: 'text' is null" in refused(*predict, "input.file=null.jsonl")
     assert "nothing given" in refused("job=evaluate", model)
 
 

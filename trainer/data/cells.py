@@ -38,13 +38,14 @@ def joined(contents: Sequence[Content], places: Sequence[str]) -> "pa.Table":
     """All rows as one table; `places` names the files in errors. Raises InputError."""
     import pyarrow as pa
 
-    from trainer.data.foreign_tables import with_class_names
+    from trainer.data.foreign_tables import check_names, with_class_names
 
     contents = [content for content in contents if content.num_rows] or contents[:1]
     classes = contents[0].class_names
     if any(content.class_names != classes for content in contents):
         raise InputError(f"{places[0]}: names its classes otherwise than other files of the set")
     names = dict.fromkeys(name for content in contents for name in content.columns)
+    check_names(names, places[0])
     join = {"text": _joined_text, "json": _joined_json, "stored": _joined_stored}
     columns = {}
     for name in names:

@@ -32,6 +32,8 @@ def bytes_of(path: Path, place: str) -> bytes:
     kind = path.suffix.lower()
     if kind not in COMPRESSIONS:
         return path.read_bytes()
+    if not path.stat().st_size:  # which some of the readers take for nothing, compressed
+        raise InputError(f"{place}: not a whole {kind} file (no bytes)")
     limit = max(FLOOR, EXPANSION * path.stat().st_size)
     try:
         with _opened(path, kind) as file:

@@ -6,7 +6,7 @@ class labels, and no buffer is used before it was checked.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,11 +84,14 @@ def plain_table(table: "pa.Table", path: Path, place: str) -> "pa.Table":
     return with_class_names(pa.table(columns, names), described)
 
 
-def check_names(names: Sequence[str], place: str) -> None:
-    """Refuse column names that Arrow cuts short: those with a NUL. Raises InputError at `place`."""
+def check_names(names: Iterable[str], place: str) -> None:
+    """Refuse column names that Arrow cuts short or cannot hold. Raises InputError at `place`."""
     for name in names:
-        if "\0" in name:
-            raise InputError(f"{place}: column {name!r:.60} has a NUL in its name; accepted: text")
+        if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+            found = "a NUL" if "\0" in name else "half of a surrogate pair"
+            raise InputError(
+                f"{place}: column {name!r:.60} has {found} in its name; accepted: text"
+            )
 
 
 def _bounded(batches: Iterable[Any], path: Path, place: str) -> Iterable[Any]:

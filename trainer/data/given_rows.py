@@ -9,6 +9,7 @@ from trainer.data.places import inherit
 from trainer.errors import InputError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 ACCEPTED = "accepted: a Dataset, a list of dicts, a dict of lists, a DataFrame, or paths of files"
@@ -34,7 +35,7 @@ def as_table(rows: Any, where: str = "dataset") -> "Dataset":
         if not isinstance(row, Mapping):
             raise InputError(f"{where} row {number}: a {type(row).__name__}; accepted: a dict")
     names = dict.fromkeys(name for row in found for name in row)
-    return _table({name: [_plain(row.get(name)) for row in found] for name in names}, where)
+    return _table({str(name): [_plain(row.get(name)) for row in found] for name in names}, where)
 
 
 def all_rows(dataset: Any) -> list[Any]:
@@ -97,20 +98,33 @@ def _is_columns(given: Mapping[str, Any]) -> bool:
 def _table(columns: Mapping[str, Sequence[Any]], where: str) -> "Dataset":
     import pyarrow as pa
 
-    from trainer.data.cells import of_values
     from trainer.data.exact_json import dataset_of
+    from trainer.data.foreign_tables import check_names
 
+    check_names(columns, where)
     sizes = {name: len(column) for name, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"{where}: columns of different lengths, {sizes}; accepted: equal ones")
     arrays = {}
     for name, column in columns.items():
         try:
-            arrays[name] = of_values(column)
-        except (ValueError, TypeError) as error:
+            arrays[name] = _array(column)
+        except (pa.ArrowException, ValueError, TypeError) as error:
             found = str(error).splitlines()[0]
             raise InputError(f"{where}: column '{name}': {found}") from None
     return dataset_of(pa.table(arrays))
+
+
+def _array(column: Sequence[Any]) -> "pa.Array":
+    """Values as cells.py says; those that JSON has no word for, such as dates, as Arrow does."""
+    import pyarrow as pa
+
+    from trainer.data.cells import of_values
+
+    try:
+        return of_values(column)
+    except TypeError:
+        return pa.array(column)
 
 
 def _columns_of_frame(frame: Any) -> dict[str, list[Any]]:

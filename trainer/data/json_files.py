@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances")
 """Keys under which an object may hold all rows."""
+JSON_KINDS = {
+    **{str: "a text", int: "a number", float: "a number", bool: "true or false"},
+    **{list: "a list", dict: "an object", type(None): "null"},
+}
+"""What JSON calls the types that Python reads it as."""
 
 
 def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
@@ -46,7 +51,7 @@ def read_json(path: Path, place: str, reading: Reading) -> Content:
     whole = _parsed(text, place, 1) if start == "[" else _whole(text)
     if isinstance(whole, dict):
         whole = _listed(whole, place)
-    if whole is None:
+    if not isinstance(whole, list):
         return read_json_lines(path, place, reading)
     return _content(_objects(whole, place, reading.bad))
 
@@ -94,7 +99,7 @@ def _object(row: Any, place: str) -> dict[str, Any]:
 
 
 def _no_object(row: Any) -> str:
-    return f"{type(row).__name__} found; each row must be an object"
+    return f"found {JSON_KINDS[type(row)]}; each row must be an object"
 
 
 def _content(rows: list[dict[str, Any]]) -> Content:
@@ -109,5 +114,8 @@ def _parsed(text: str, place: str, line: int) -> Any:
     except json.JSONDecodeError as error:
         found = f"bad JSON, {error.msg} at column {error.colno}"
         raise InputError(f"{place}:{line + error.lineno - 1}: {found}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}:{line}: bad JSON, {error}") from None
+    except RecursionError:
+        raise InputError(f"{place}:{line}: bad JSON, nested too deeply") from None
+    except ValueError as error:  # a whole number of too many digits; after ; stands what to call
+        found = str(error).partition(";")[0]
+        raise InputError(f"{place}:{line}: bad JSON, {found}") from None

@@ -52,12 +52,12 @@ def names_of(values: Iterable[Any], where: str) -> list[str]:
 
     Raises InputError for what can be no name, and for texts that look like several labels.
     """
-    names = set()
-    known = {value for value in map(_hashable, values) if not is_missing(value)}
-    numeric = all(as_number(value) is not None for value in known if value not in MARKS)
-    for value in known:
-        if not (numeric and value in MARKS):
-            names.add(name_of(value, where))
+    spelled: dict[str, Any] = {}
+    for value in values:
+        if not is_missing(value):
+            spelled[name_of(value, where)] = value
+    numeric = all(as_number(v) is not None for name, v in spelled.items() if name not in MARKS)
+    names = {name for name in spelled if not (numeric and name in MARKS)}
     _refuse_joined(names, where)
     return sorted(
         names, key=lambda name: (0, int(name), "") if _WHOLE.fullmatch(name) else (1, 0, name)
@@ -162,10 +162,6 @@ def flags_of(values: Sequence[Any], labels: Sequence[str], row: int, where: str)
         odd = next(v for v, flag in zip(values, flags, strict=True) if flag not in (0.0, 1.0))
         raise AnswerError(row, f"{where} is {odd!r}; accepted: 0 or 1 for each label")
     return [float(flag or 0.0) for flag in flags]
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, type(None))) else repr(value)
 
 
 def _refuse_joined(names: set[str], where: str) -> None:

@@ -63,7 +63,7 @@ class Reading:
     has_header: bool = True
     """Whether csv and tsv files open with a line of column names."""
     encoding: str | None = None
-    """Of text files; None: UTF-8, or UTF-16 where a byte order mark says so."""
+    """Of text files; None: UTF-8, or what a byte order mark says."""
     delimiter: str | None = None
     """Between the cells of csv and tsv files; None: a comma or a tab, by the ending."""
     bad: BadRows = field(default_factory=BadRows)

@@ -64,7 +64,7 @@ class Files:
     delimiter: str | None = None
     """What stands between the cells of csv and tsv files; null: a comma or a tab, by the ending."""
     encoding: str | None = None
-    """Of text files, such as cp1252; null: UTF-8, or UTF-16 where a byte order mark says so."""
+    """Of text files, such as cp1252; null: UTF-8, or what a byte order mark says."""
     bad_rows: str = "error"
     """Rows that cannot be used: error ends the run, drop leaves them out (see dropped.jsonl)."""
     max_bad_rows: float = DEFAULT_LIMIT
@@ -184,9 +184,14 @@ def renamed(rows: "Dataset", columns: Mapping[str, str], where: str) -> "Dataset
 
 
 def text_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[str]:
-    """A column of texts. Raises InputError, naming the setting `key`, if there is no such column,
-    and RowError for a row that has no text."""
+    """A column of texts. One of numbers alone is printed: csv files have texts such as 2024.
+
+    Raises InputError, naming the setting `key`, if there is no such column, and RowError for a row
+    that has no text.
+    """
     texts = label_column(rows, name, key)
+    if set(map(type, texts)) <= {int, float}:
+        return list(map(str, texts))
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise RowError(row, f"'{name}' is {text!r:.60} ({type(text).__name__}); accepted: text")

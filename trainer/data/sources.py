@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.cells import joined
+from trainer.data.cells import Content, joined
 from trainer.data.compressed import ending_of
 from trainer.data.foreign_folders import read_saved
-from trainer.data.foreign_tables import check_names
 from trainer.data.formats import (
     ENDINGS,
     EXCEL,
@@ -120,9 +119,9 @@ def _listed_files(path: str, where: str) -> list[Path]:
     if place.exists() and not place.is_dir():
         raise InputError(f"{where}: {path} is a pipe or a device; accepted: {accepted}")
     if not files:
-        siblings = [str(place.parent / sibling.name) for sibling in _listed(place.parent)]
         found = "holds no data file" if place.is_dir() else "does not exist"
-        raise InputError(f"{where}: {path} {found}; accepted: {accepted}{nearest(path, siblings)}")
+        hint = "" if place.is_dir() else _similar(path, place)
+        raise InputError(f"{where}: {path} {found}; accepted: {accepted}{hint}")
     for file in files:
         check_ending(file, f"{where}: {file}")
     return files
@@ -158,8 +157,11 @@ def _place(path: str, where: str) -> Path:
     return Path(path).expanduser()
 
 
-def _listed(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+def _similar(path: str, place: Path) -> str:
+    """A hint at what lies beside a path that does not exist; a broken link is beside no other."""
+    folder = place.parent
+    siblings = sorted(folder.iterdir()) if folder.is_dir() else []
+    return nearest(path, [str(folder / each.name) for each in siblings if each.name != place.name])
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -186,16 +188,22 @@ def read_all(files: Sequence[Path], where: str, reading: Reading = PLAIN) -> "Da
         found = f"{files[0]} and {len(files) - 1} more end in {' and '.join(endings)}"
         raise InputError(f"{where}: {found}; files of one split have one ending")
     contents = [read_content(file, where, reading) for file in files]
-    for file, content in zip(files, contents, strict=True):
-        if content.kind != "json" and set(content.columns) != set(contents[0].columns):
-            raise InputError(
-                f"{where}: {file} has columns {', '.join(content.columns)}; "
-                f"{files[0]} has {', '.join(contents[0].columns)}; they must be the same"
-            )
+    _check_columns(files, contents, where)
     table = joined(contents, [f"{where}: {file}" for file in files])
-    check_names(table.column_names, f"{where}: {files[0]}")
     counts = [content.num_rows for content in contents]
     return remember(dataset_of(table), list(zip(files, counts, strict=True)), reading)
+
+
+def _check_columns(files: Sequence[Path], contents: Sequence[Content], where: str) -> None:
+    """Refuse files of different columns; those of JSON may differ, and an empty file has none."""
+    named = [(f, c) for f, c in zip(files, contents, strict=True) if c.columns and c.kind != "json"]
+    for file, content in named[1:]:
+        first, wanted = named[0]
+        if set(content.columns) != set(wanted.columns):
+            raise InputError(
+                f"{where}: {file} has columns {', '.join(content.columns)}; "
+                f"{first} has {', '.join(wanted.columns)}; they must be the same"
+            )
 
 
 def _saved_to_disk(folder: Path, where: str) -> Source:

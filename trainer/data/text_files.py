@@ -6,8 +6,11 @@ from pathlib import Path
 from trainer.data.compressed import bytes_of
 from trainer.errors import InputError
 
-MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""Byte order marks that name another encoding than UTF-8."""
+MARKS = {
+    **{codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"},
+    **{codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"},
+}
+"""Byte order marks that name another encoding than UTF-8; UTF-32's open with UTF-16's."""
 WINDOWS = "cp1252"
 """The encoding of Excel and others on Windows in Western Europe and America."""
 
@@ -15,7 +18,12 @@ WINDOWS = "cp1252"
 def text_of(path: Path, place: str, encoding: str | None = None) -> str:
     """The text, without a byte order mark. Raises InputError with the line of a wrong byte."""
     data = bytes_of(path, place)
-    named = encoding or MARKS.get(data[:2], "utf-8")
+    marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
+    named = encoding or marked or "utf-8"
+    if named == "utf-8" and 0 in data[:2]:
+        likely = "utf-16-be" if data[0] == 0 else "utf-16-le"
+        found = "byte 0x00 at the start, as in UTF-16 without a byte order mark"
+        raise InputError(f"{place}:1: {found}; accepted: UTF-8, or dataset.encoding={likely}")
     try:
         return data.decode(named).removeprefix("\ufeff")
     except LookupError:
@@ -24,7 +32,7 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x} is not {named.upper()}"
-        raise InputError(f"{place}:{line}: {found}; {_hint(data, encoding)}") from None
+        raise InputError(f"{place}:{line}: {found}; {_hint(data, encoding, place)}") from None
 
 
 def lines_of(path: Path, place: str, encoding: str | None = None) -> list[str]:
@@ -33,7 +41,9 @@ def lines_of(path: Path, place: str, encoding: str | None = None) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def _hint(data: bytes, encoding: str | None) -> str:
+def _hint(data: bytes, encoding: str | None, place: str) -> str:
+    if place.startswith("input.file"):  # no setting names its encoding
+        return "input.file must be UTF-8; dataset.test=FILE dataset.encoding=NAME reads others"
     if encoding is None and _decodes(data, WINDOWS):
         return f"text files must be UTF-8, or named: dataset.encoding={WINDOWS}, for one"
     return "text files must be UTF-8, or of the encoding that dataset.encoding names"

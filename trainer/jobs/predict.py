@@ -119,7 +119,7 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
         try:
             answers = pipeline.answers(piece)
         except RowError as error:
-            raise InputError(f"input row {start + error.row}: {error}") from error
+            raise InputError(f"{_place(rows, start + error.row)}: {error}") from error
         except NonFiniteSamples as error:
             samples = error.samples
             raise NonFiniteSamples("input", samples, error.total, first=start) from error
@@ -128,6 +128,13 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
         for row, answer in zip(piece, answers, strict=True):
             kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
             yield {**kept, **answer}
+
+
+def _place(rows: Any, row: int) -> str:
+    """Where a row stands: in its file, or among the texts of the command line."""
+    from trainer.data.places import place_of
+
+    return f"input row {row}" if isinstance(rows, list) else place_of(rows, row, "input")
 
 
 def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:

@@ -1,6 +1,7 @@
 """Given rows: every usual kind of data set becomes the same table, or is refused in a line."""
 
 from collections import UserDict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,9 @@ def test_paths_are_rows(tmp_path: Path) -> None:
 
 
 def test_missing_cells_of_frames_are_null_and_nested_ones_stay() -> None:
+    dated = pd.DataFrame({"text": ["a", "b"], "made": pd.to_datetime(["2024-01-02", None])})
+    assert as_table(dated)["made"][:] == [datetime(2024, 1, 2), None]
+    assert as_table([{0: "a"}])[:] == {"0": ["a"]}
     frame = pd.DataFrame({"n": [1.5, None], "t": ["a", None], "j": [{"a": 1}, {"b": [None, 2.0]}]})
     assert as_table(frame)[:] == {
         "n": [1.5, None],

@@ -1,12 +1,16 @@
 """Labels: what a label column may be, and what each of its cells means."""
 
 import json
+import re
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recipes.sequence_classification import SequenceClassification
+from trainer.data.given_rows import as_table
 from trainer.data.rows import Files
 from trainer.errors import AnswerError, InputError
 
@@ -141,7 +145,7 @@ def test_several_columns_of_flags() -> None:
     assert (recipe.problem, recipe.labels) == ("multi_label", ["toxic", "insult"])
     found = targets(recipe, rows_of("a.csv"))
     assert found[:3] == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
-    assert found[3] == "'['toxic', 'insult']' is 2; accepted: 0 or 1 for each label"
+    assert found[3] == "'toxic', 'insult' is 2; accepted: 0 or 1 for each label"
     assert "'toxic', 'insult': multi_label" in (recipe.label_rule or "")
 
 
@@ -151,6 +155,30 @@ def test_combinations_of_labels_are_no_classes() -> None:
             SequenceClassification().learn(csv(cells))
     kept = SequenceClassification().learn(csv(["comp.sys, mac", "rec, autos"]))
     assert kept.labels == ["comp.sys, mac", "rec, autos"]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([{"a": 1}, {"a": 2}], "found {'a': 1}; accepted: names, or whole numbers"),
+        ([date(2024, 1, 2)], "found datetime.date(2024, 1, 2); accepted: names, or whole"),
+        ([b"x", b"y"], "found b'x'; accepted: names, or whole numbers"),
+        ([Decimal("1.5")], "found Decimal('1.5'); accepted: names, or whole numbers"),
+        ([[["a"]], [["b"]]], "found ['a']; accepted: names, or whole numbers"),
+        ([[], []], "'label' holds no label in any row; accepted: one or more"),
+        ([None, None], "'label' holds no label in any row; accepted: two or more"),
+        (["b", "b"], "'label' holds only one label, b; accepted: two or more"),
+    ],
+)
+def test_what_can_be_no_label_is_refused(values: list[Any], found: str) -> None:
+    rows = as_table([{"text": "t", "label": value} for value in values])
+    with pytest.raises(InputError, match=re.escape(f"recipe.label: {found}")):
+        SequenceClassification().learn(rows)
+
+
+def test_true_is_another_label_than_1() -> None:
+    for cells in ([1, True], [True, 1]):
+        assert SequenceClassification().learn(jsonl(cells)).labels == ["1", "true"]
 
 
 def test_flags_of_a_recipe_that_has_learnt_nothing_are_not_guessed() -> None:

@@ -337,13 +337,21 @@ def test_a_test_set_may_lack_the_label() -> None:
 
 BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "bad.jsonl": ('{"a": 1}\n\n{"a": \n', ":3: bad JSON, Expecting value at column 7"),
-    "deep.jsonl": ('{"a":' + "[" * 100_000, ":1: bad JSON, "),
-    "list.jsonl": ("[1]\n", ":1: list found; each row must be an object"),
+    "deep.jsonl": ('{"a":' + "[" * 100_000, ":1: bad JSON, nested too deeply"),
+    "list.jsonl": ("[1]\n", ":1: found a list; each row must be an object"),
     "surrogate.jsonl": ('{"a": "\\ud800"}', ": column 'a': "),
+    "key.jsonl": ('{"\\ud800": 1}', ": column '\\ud800' has half of a surrogate pair in its name"),
+    "digits.jsonl": ('{"a": ' + "9" * 5000 + "}", ":1: bad JSON, Exceeds the limit (4300 digits)"),
+    "null.json": ("null", ":1: found null; each row must be an object"),
+    "scalar.json": ("3", ":1: found a number; each row must be an object"),
+    "text.json": ('"abc"', ":1: found a text; each row must be an object"),
+    "utf16.csv": ("a,b\n".encode("utf-16-be"), ":1: byte 0x00 at the start, as in UTF-16 without"),
     "bad.json": ('[{"a": 1},\n{"a": 2]', ":2: bad JSON, Expecting ',' delimiter at column 8"),
-    "numbers.json": ("[1, 2]", ": row 1: int found; each row must be an object"),
+    "numbers.json": ("[1, 2]", ": row 1: found a number; each row must be an object"),
     "empty.jsonl": ("", ": no rows; at least one is needed"),
     "empty.csv": ("", ": no rows"),
+    "empty.csv.gz": ("", ": not a whole .gz file (no bytes)"),
+    "empty.csv.bz2": ("", ": not a whole .bz2 file (no bytes)"),
     "header.csv": ("text,label\n", ": no rows"),
     "ragged.csv": ("a,b\n1,2\n1,2,3\n", ":3: 3 columns, but 2 in the first line"),
     "open.csv": ('a,b\n"x,1\n', ":2: bad quoting (unexpected end of data)"),
@@ -365,6 +373,27 @@ def test_bad_files_are_refused_in_one_line(name: str) -> None:
     content, found = BAD_FILES[name]
     write(name, content)
     assert refusal(train=name).startswith(f"dataset.train: {name}{found}")
+
+
+def test_empty_files_among_others_add_no_rows() -> None:
+    for ending, cells in (("csv", "text,label\na,1\n"), ("jsonl", '{"text": "a", "label": 1}\n')):
+        write(f"parts/{ending}/part-0.{ending}", "")
+        write(f"parts/{ending}/part-1.{ending}", cells)
+        write(f"parts/{ending}/part-2.{ending}", "")
+        assert whole(f"parts/{ending}")[:] == {"text": ["a"], "label": [1]}
+
+
+def test_byte_order_marks_name_the_encoding() -> None:
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        write("a.csv", "text,label\né,1\n".encode(encoding))
+        assert whole("a.csv")[:] == {"text": ["é"], "label": [1]}
+
+
+def test_a_path_is_no_hint_at_itself() -> None:
+    Path("empty.csv").mkdir()
+    Path("link.csv").symlink_to("nowhere.csv")
+    for name in ("empty.csv", "link.csv"):
+        assert "did you mean" not in refusal(train=name)
 
 
 def test_a_parquet_file_cut_anywhere_is_refused() -> None:
@@ -412,14 +441,18 @@ def test_bad_settings_are_refused_in_one_line() -> None:
 
 
 def test_columns_of_text_and_labels_name_the_bad_row() -> None:
-    rows = Dataset.from_dict({"text": ["a", None], "n": [1, 2], "label": [0, None]})
+    columns = {"text": ["a", None], "n": [1, 2], "label": [0, None], "flag": [True, False]}
+    rows = Dataset.from_dict(columns)
     assert label_column(rows, "n", "here") == [1, 2]
     assert text_column({"text": ["a", "b"]}, "text", "here") == ["a", "b"]
+    write("a.csv", "whole,part\n2024,1.5\n-7,1e-07\n")  # all of these files' texts are numbers
+    assert text_column(whole("a.csv"), "whole", "here") == ["2024", "-7"]
+    assert text_column(whole("a.csv"), "part", "here") == ["1.5", "1e-07"]
     cases = [
         (text_column, "text", "'text' is null; every row needs one"),
-        (text_column, "n", "'n' is 1 (int); accepted: text"),
+        (text_column, "flag", "'flag' is True (bool); accepted: text"),
         (label_column, "label", "'label' is null; every row needs one"),
-        (label_column, "lable", "here: no column 'lable'; there are: text, n, label; did you mean"),
+        (label_column, "lable", "here: no column 'lable'; there are: text, n, label, flag; did"),
     ]
     for column, name, found in cases:
         with pytest.raises(InputError) as error:
