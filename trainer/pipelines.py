@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainer.data.places import inherit
 from trainer.errors import InputError, nearest
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from trainer.callbacks.callback import Callback
     from trainer.tokenizer import Tokenizer
 
@@ -77,14 +80,21 @@ class Pipeline:
         answers = self.answers([self._row(each) for each in several])
         return [{k: v for k, v in answer.items() if k != "probabilities"} for answer in answers]
 
-    def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def answers(self, rows: "Sequence[Mapping[str, Any]] | Dataset") -> list[dict[str, Any]]:
         """The answer to each row in the recipe's words, probabilities included."""
-        if not rows:
+        if not len(rows):
             return []
-        self.recipe.refuse_unread({name for row in rows for name in row})
-        names = self.recipe.text_columns  # labels that lie beside the texts are not looked at
-        questions = [{name: row[name] for name in names if name in row} for row in rows]
-        return self.recipe.answers(self._trainer.predict(questions))
+        return self.recipe.answers(self._trainer.predict(self._questions(rows)))
+
+    def _questions(self, rows: "Sequence[Mapping[str, Any]] | Dataset") -> Any:
+        """The rows' texts: labels that lie beside them are not looked at."""
+        names = self.recipe.text_columns
+        if isinstance(rows, Sequence):
+            self.recipe.refuse_unread({name for row in rows for name in row})
+            return [{name: row[name] for name in names if name in row} for row in rows]
+        self.recipe.refuse_unread(rows.column_names)
+        kept = [name for name in names if name in rows.column_names]
+        return inherit(rows.select_columns(kept), rows)
 
     def _row(self, given: str | Mapping[str, str]) -> Mapping[str, str]:
         if isinstance(given, Mapping):

@@ -2,12 +2,12 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from trainer.data.output_rows import print_rows, write_rows
 from trainer.data.typed_texts import typed_texts
-from trainer.errors import InputError, NonFiniteSamples, RowError
+from trainer.errors import InputError, NonFiniteSamples
 from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.standard_streams import require_output
@@ -118,8 +118,6 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
         piece, progress.before = _piece(rows, start), start
         try:
             answers = pipeline.answers(piece)
-        except RowError as error:
-            raise InputError(f"{_place(rows, start + error.row)}: {error}") from error
         except NonFiniteSamples as error:
             samples = error.samples
             raise NonFiniteSamples("input", samples, error.total, first=start) from error
@@ -130,13 +128,11 @@ def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
             yield {**kept, **answer}
 
 
-def _place(rows: Any, row: int) -> str:
-    """Where a row stands: in its file, or among the texts of the command line."""
-    from trainer.data.places import place_of
+def _piece(rows: Any, start: int) -> Any:
+    """Some of the rows; those of a table know the lines of the files that they come from."""
+    import numpy as np
 
-    return f"input row {row}" if isinstance(rows, list) else place_of(rows, row, "input")
+    from trainer.data.places import taken
 
-
-def _piece(rows: Any, start: int) -> Sequence[Mapping[str, Any]]:
     stop = min(start + ROWS_AT_A_TIME, len(rows))
-    return rows[start:stop] if isinstance(rows, list) else list(rows.select(range(start, stop)))
+    return rows[start:stop] if isinstance(rows, list) else taken(rows, np.arange(start, stop))
