@@ -55,6 +55,8 @@ OLD = {
 }
 """Entries of other families, of our own blocks, and of nobody."""
 IDS = torch.randint(6, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+VARIANTS = ("xlm-roberta", "mistral", "qwen3")
+"""Families that read their entries as RoBERTa, Llama and Qwen2 do."""
 FIXED = {"_name_or_path", "model_type", "rope_parameters", "rope_scaling", "rope_theta"}
 """Not walked here: where a file comes from, and rotary kinds, which test_decoders compares."""
 
@@ -101,7 +103,13 @@ def test_an_entry_that_the_family_does_not_have_changes_nothing_and_is_named(
         assert name in NO_EFFECT or name in caplog.text, name
 
 
-@pytest.mark.parametrize("family", native_families())
+WALKED = [
+    pytest.param(family, marks=pytest.mark.slow if family in VARIANTS else ())
+    for family in native_families()
+]
+
+
+@pytest.mark.parametrize("family", WALKED)
 def test_every_entry_of_the_family_is_obeyed_or_refused_by_name(family, tmp_path):
     known = find_family(family)
     entries = transformers.AutoConfig.for_model(family).to_dict()

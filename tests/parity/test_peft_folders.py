@@ -85,13 +85,18 @@ CONFIGS = {
 }
 
 
-CASES = [
+OF_TOKENS = ("embeddings", "tokens", "tokens of two")
+"""Configs whose result depends on the vocabulary's size and on tied weights."""
+ALL = [
     (name, resized, tied)
     for name, config in CONFIGS.items()
     for resized in (0, 64)
     for tied in (False, True)
     if not (tied and "lm_head" in str(config))  # PEFT trains tied weights apart: test_lora
 ]
+QUICK = [case for case in ALL if case[0] in OF_TOKENS or case[1:] == (0, False)]
+QUICK += [("all linear", 64, True)]
+CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL]
 
 
 @pytest.mark.parametrize(("name", "resized", "tied"), CASES)

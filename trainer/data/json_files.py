@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances")
 """Keys under which an object may hold all rows."""
-JSON_KINDS = {
+JSON_KINDS: dict[type, str] = {
     **{str: "a text", int: "a number", float: "a number", bool: "true or false"},
     **{list: "a list", dict: "an object", type(None): "null"},
 }

@@ -90,9 +90,9 @@ class Files:
             raise InputError(f"dataset.bad_rows: found '{self.bad_rows}'; accepted: {accepted}")
         if not 0 <= self.max_bad_rows <= 1:
             raise InputError(f"dataset.max_bad_rows: {self.max_bad_rows}; accepted: from 0 to 1")
-        if self.delimiter is not None and len(self.delimiter) != 1:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             found = repr(self.delimiter)
-            raise InputError(f"dataset.delimiter: found {found}; accepted: one character, or null")
+            raise InputError(f"dataset.delimiter: found {found}; accepted: one character, no quote")
 
     def load(self, label: str = "label") -> Splits:
         """The splits, renamed and limited. Raises InputError at the first thing that is wrong.

@@ -26,10 +26,10 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
         raise InputError(f"{place}:1: {found}; accepted: UTF-8, or dataset.encoding={likely}")
     try:
         return data.decode(named).removeprefix("\ufeff")
-    except LookupError:
-        accepted = "utf-8, cp1252, or another that Python knows"
-        raise InputError(f"dataset.encoding: found '{encoding}'; accepted: {accepted}") from None
-    except UnicodeDecodeError as error:
+    except (LookupError, UnicodeError) as error:
+        if not isinstance(error, UnicodeDecodeError):  # some names are of no text: rot13, undefined
+            accepted = "accepted: utf-8, cp1252, or another that Python knows"
+            raise InputError(f"dataset.encoding: found '{encoding}'; {accepted}") from None
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x} is not {named.upper()}"
         raise InputError(f"{place}:{line}: {found}; {_hint(data, encoding, place)}") from None

@@ -218,7 +218,8 @@ def test_spreadsheets_and_windows_files_are_read() -> None:
         "dataset.encoding=cp1252, for one"
     )
     assert whole(name, encoding="cp1252")["text"][:] == ["it\u2019s"]
-    assert "dataset.encoding: found 'latin-99'" in refusal(train=name, encoding="latin-99")
+    for odd in ("latin-99", "undefined", "rot13"):
+        assert f"dataset.encoding: found '{odd}'" in refusal(train=name, encoding=odd)
     assert whole(write("d.csv", "text\nit\u2019s\n".encode("utf-16")))["text"][:] == ["it\u2019s"]
 
 
@@ -432,6 +433,7 @@ def test_bad_settings_are_refused_in_one_line() -> None:
         ),
         ({"path": "d", "validation": "train"}, "dataset.validation: train is dataset.train too"),
         ({"path": "d/train.jsonl", "name": "mrpc"}, "dataset.name: only a hub id has one"),
+        ({"train": "d/x.csv", "delimiter": '"'}, "dataset.delimiter: found '\"'; accepted: one"),
         ({"train": "d/x.csv", "validation": 3}, "dataset.validation: 3; accepted: "),
         ({"train": "d/x.csv", "max_train_rows": 0}, "dataset.max_train_rows: 0; accepted: "),
         ({"train": "d/x.csv", "validation_fraction": 1.0}, "dataset.validation_fraction: 1.0"),
