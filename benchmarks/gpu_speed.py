@@ -12,15 +12,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.encoder_throughput import Clock, peak_tflops
+from benchmarks.encoder_throughput import peak_tflops
 from benchmarks.gpu_parts import WRONG, check, device_of, row, skip
+from trainer.callbacks.callback import Callback
 from trainer.data.tokens import TokenTable
 
 
@@ -61,6 +62,28 @@ TINY = {
 }
 TINY |= {"num_attention_heads": 4}
 STEPS, UNTIMED = 14, 4
+
+
+@dataclass
+class Timed(Callback):
+    """The seconds from the end of one step to the end of another, with no wait in between.
+
+    A wait after each step would keep the host from launching the next one ahead.
+    """
+
+    first: int
+    last: int
+    at: list[float] = field(default_factory=list)
+
+    def on_step_end(self, step: int, total_steps: int) -> None:
+        if step in (self.first, self.last):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.at.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        return self.at[-1] - self.at[0]
 
 
 def size_of(name: str, cpu: bool) -> Size:
@@ -166,11 +189,11 @@ def tell_speed(seconds: float, flops: float, size: Size, device: torch.device) -
 
 def throughput(name: str, cpu: bool) -> None:
     """Steps of our Trainer."""
-    clock, size = Clock(), size_of(name, cpu)
-    trainer = trainer_of(name, cpu, callbacks=(clock,))
+    timed, size = Timed(UNTIMED, STEPS), size_of(name, cpu)
+    trainer = trainer_of(name, cpu, callbacks=(timed,))
     row("step", f"{size.batch} x {size.length} tokens, bf16{', recomputed' * size.recomputed}")
     trainer.fit()
-    seconds = (clock.at[-1] - clock.at[UNTIMED - 1]) / (STEPS - UNTIMED)
+    seconds = timed.seconds / (STEPS - UNTIMED)
     tell_speed(seconds, flops_of_a_step(trainer.model, size), size, trainer.ranks.device)
 
 
