@@ -22,7 +22,7 @@ from trainer.checkpoint.background import BackgroundSave, fits_in_memory
 from trainer.checkpoint.state import read_progress
 from trainer.collectives import can_make_up
 from trainer.data.ahead import DEPTH, BatchesAhead, Part
-from trainer.data.batch import Batch, Samples, StackedSamples
+from trainer.data.batch import Batch
 from trainer.data.given_rows import set_key
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.reading import BadRows
@@ -32,11 +32,8 @@ from trainer.evaluation import Evaluation, evaluate
 from trainer.finiteness import check_finite
 from trainer.interruption import Interruption
 from trainer.memory import (
-    HAVE_OWN_MEMORY,
     evaluation_in,
     free_cached_memory,
-    largest_budget,
-    room_beside_passes,
     room_told_of,
     smaller_budget,
     step_in,
@@ -62,13 +59,11 @@ from trainer.settings import TrainSettings
 from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
+from trainer.token_budget import default_budget, settled_budget
 from trainer.tracking import Tracking, forget_told, told_before
 
 logger = logging.getLogger("trainer")
 
-TOKEN_BUDGET = {"cpu": 4096, "mps": 4096}
-"""Tokens of one forward pass where the settings leave it open, on devices that share memory."""
-TOKEN_BUDGET_OF_OWN_MEMORY = 16384
 MAX_SKIPPED_IN_A_ROW = 20
 """Steps with non-finite numbers that `non_finite: skip` forgives before it stops the run."""
 
@@ -321,13 +316,6 @@ class Trainer:
             max_tokens=self.step_tokens,
         )
 
-    def _token_budget(self, samples: Samples) -> int:
-        """Tokens of one forward pass; a row of a plain data set counts as one."""
-        if isinstance(samples, StackedSamples):
-            return self.settings.micro_batch_size or self.settings.global_batch_size
-        default = TOKEN_BUDGET.get(self.ranks.device.type, TOKEN_BUDGET_OF_OWN_MEMORY)
-        return self.settings.max_tokens_per_micro_batch or default
-
     def _training_batch(self, sample_ids: np.ndarray) -> Batch:
         with self.throughput.waiting_for_data():
             batch = self.batches.take(Part(self.state.step, sample_ids))
@@ -493,7 +481,7 @@ class Trainer:
         settings = self.settings
         if settings.deterministic:
             use_deterministic_kernels()
-        self.step_tokens = self._token_budget(self.train_samples)
+        self.step_tokens = default_budget(self, self.train_samples)
         rows = Rows(self.model) if is_sharded(self.model) else None
         parameters = list(rows.parameters.items()) if rows else trainable(self.model)
         self.plan = GlobalBatchPlan(
@@ -583,56 +571,10 @@ class Trainer:
         state.trackers = self.tracking.runs
         self.wrapped.train()
         with room_told_of():
-            self._warm_up()
-            if self._searches_budget():
-                self.step_tokens = self._largest_budget()
+            self.step_tokens = settled_budget(self, self._placeholder(), self._training_batch)
         if self.state.step == 0:
             self._show_weights()
         self.throughput.restart_clock()
-
-    def _warm_up(self) -> None:
-        """A first pass without effect, where one changes what follows.
-
-        DDP lays out its buckets by it. Libraries of GPUs allocate in it what they keep, and ranks
-        open their connections: the search for the largest micro batch comes after.
-        """
-        several = self.ranks.world_size > 1 and not is_sharded(self.model)
-        if several or self._searches_budget():
-            placeholder = self.train_samples.placeholder().for_step(self.seed, self.state.step)
-            self.stepper.warm_up(placeholder.to(self.ranks.device))
-
-    def _searches_budget(self) -> bool:
-        """Whether micro batches are to be as large as memory allows, on a device with its own."""
-        settings = self.settings
-        given = settings.micro_batch_size or settings.max_tokens_per_micro_batch or self.state.step
-        own = self.ranks.device.type in HAVE_OWN_MEMORY
-        return own and not given and self._placeholder() is not None
-
-    def _largest_budget(self) -> int:
-        """The most tokens of a micro batch that fit beside the optimizer's moments to come."""
-        placeholder = self._placeholder()
-        assert placeholder is not None
-        most = -(-self.settings.global_batch_size // self.ranks.world_size)
-        device = self.ranks.device
-        free_cached_memory(device)
-        held = room_beside_passes(self.optimizer, device)
-        gradients = self._gradient_bytes()
-
-        def fits(ids: np.ndarray) -> bool:
-            # from a step's second micro batch on the gradients of those before are there
-            beside = gradients if len(ids) < most else 0
-            return self.stepper.fits(self._training_batch(ids), placeholder, beside)
-
-        found = largest_budget(fits, self.train_samples.lengths, most, self.ranks)
-        del held
-        free_cached_memory(device)
-        return found
-
-    def _gradient_bytes(self) -> int:
-        """Bytes of the gradients that a rank keeps from one micro batch to the next."""
-        if self.placement.reduces_once:
-            return sum(4 * p.numel() for p in self.model.parameters() if p.requires_grad)
-        return sum(p.numel() * p.element_size() for p in self.resumable.parameters.values())
 
     def _restore(self, checkpoint: Path) -> None:
         saved = read_progress(checkpoint / "state").max_tokens
@@ -752,7 +694,7 @@ class Trainer:
 
     def _evaluation(self, samples: Any, metrics: Mapping[str, Metric]) -> Evaluation:
         """One evaluation of the weights that would be shipped."""
-        training, tokens = self.model.training, self._token_budget(samples)
+        training, tokens = self.model.training, default_budget(self, samples)
         self.wrapped.eval()
         with self._shipped_weights(), calls_outside_training(self.model), evaluation_in(tokens):
             found = evaluate(

@@ -122,8 +122,8 @@ def test_a_search_without_room_for_the_optimizer_ends_in_one_line(
     def no_room(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("trainer.trainer.room_beside_passes", no_room)
-    monkeypatch.setattr(Trainer, "_searches_budget", lambda _: True)  # as on a GPU
+    monkeypatch.setattr("trainer.token_budget.room_beside_passes", no_room)
+    monkeypatch.setattr("trainer.token_budget.is_searched", lambda *_: True)  # as on a GPU
     settings = TrainSettings(max_steps=2, precision="fp32", save_steps=0)
     recipe = RECIPES["single_label"]
     trainer = Trainer(tiny_model(), recipe, settings, train_dataset=ragged_table(16))
@@ -147,8 +147,8 @@ def test_a_search_comes_after_a_first_pass_and_counts_what_a_step_holds(
 
     monkeypatch.setattr(Stepper, "warm_up", warm_up)
     monkeypatch.setattr(Stepper, "fits", fits)
-    monkeypatch.setattr(Trainer, "_searches_budget", lambda _: True)  # as on a GPU
-    monkeypatch.setattr("trainer.trainer.room_beside_passes", lambda *_: None)
+    monkeypatch.setattr("trainer.token_budget.is_searched", lambda *_: True)  # as on a GPU
+    monkeypatch.setattr("trainer.token_budget.room_beside_passes", lambda *_: None)
     settings = TrainSettings(global_batch_size=16, max_steps=1, precision="fp32", save_steps=0)
     model = tiny_model().float()
     trainer = Trainer(model, RECIPES["single_label"], settings, train_dataset=ragged_table(16))
