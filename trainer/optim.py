@@ -141,8 +141,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
 def name_pattern(pattern: str) -> re.Pattern[str]:
     """A pattern of names: * is any text, ? a character, [2-11] and [0,3] whole numbers.
 
-    Raises InputError for other brackets: in shells they mean single characters, so that [0-11]
-    would be 0 and 1.
+    Raises InputError for other brackets. In shells they mean single characters, so [01] could be
+    read as 0 and 1 or as 1.
     """
     pieces = []
     for part in re.split(r"(\*|\?|\[[^\]]*\]?)", pattern):
@@ -157,10 +157,12 @@ def name_pattern(pattern: str) -> re.Pattern[str]:
 
 def _numbers(brackets: str, pattern: str) -> list[int]:
     found: list[int] = []
+    several_digits = re.fullmatch(r"\[\d{2,}\]", brackets)
     for each in brackets.removeprefix("[").removesuffix("]").split(","):
         ends = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", each)
-        if ends is None or not brackets.endswith("]") or int(ends[2] or ends[1]) < int(ends[1]):
-            accepted = "whole numbers in brackets, as [0-11] or [0,2]"
+        wrong = ends is None or not brackets.endswith("]") or several_digits
+        if ends is None or wrong or int(ends[2] or ends[1]) < int(ends[1]):
+            accepted = "whole numbers in brackets, such as [0-11] or [0,1]"
             raise InputError(f"model.freeze: '{pattern}': found {brackets}; accepted: {accepted}")
         found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     return found

@@ -136,7 +136,15 @@ def test_brackets_of_a_pattern_are_whole_numbers() -> None:
     assert matched("layers.[0-11].*") == list(range(12))
     assert matched("layers.[0, 10-12].weight") == [0, 10, 11, 12]
     assert matched("*.[3]*") == [3] and matched("layers.?.weight") == list(range(10))
-    for wrong in ("layers.[ab].*", "layers.[3-1].*", "layers.[3", "layers.[!0].*", "layers.[].*"):
+    ambiguous = "layers.[01].*"
+    for wrong in (
+        ambiguous,
+        "layers.[ab].*",
+        "layers.[3-1].*",
+        "layers.[3",
+        "layers.[!0].*",
+        "layers.[].*",
+    ):
         with pytest.raises(InputError, match="accepted: whole numbers in brackets"):
             name_pattern(wrong)
     model = tiny_model()
