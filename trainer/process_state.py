@@ -1,4 +1,4 @@
-"""What a training changes in its whole process, and gives back as it was found."""
+"""Process state: what a training changes in the whole process, and restores at its end."""
 
 import os
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.callbacks.callback import RunFacts
 from trainer.checkpoint.state import Progress
+from trainer.data.given_rows import set_key
 from trainer.data.reading import BadRow
 from trainer.optim import trainable
 from trainer.outcome import evaluation_results, versions
@@ -103,10 +104,7 @@ def results(trainer: "Trainer", shipped: int, last: Mapping[str, float]) -> dict
 
 def data_fingerprints(trainer: "Trainer") -> dict[str, str]:
     """Of the training rows and of each evaluation set, by the name that errors give it."""
-    sets = {
-        f"dataset.validation.{name}".rstrip("."): samples
-        for name, samples in trainer.eval_samples.items()
-    }
+    sets = {set_key(name): samples for name, samples in trainer.eval_samples.items()}
     return {
         name: samples.fingerprint
         for name, samples in {"dataset.train": trainer.train_samples, **sets}.items()

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, or no longer read by anybody."""
+"""Standard streams that may be closed, full, or no longer read by anyone."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger("trainer")
 
 NAMES = {"stdout": "standard output", "stderr": "standard error"}
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO)
-"""What a stream fails with once nobody will read it again."""
+"""The errors of a stream that nobody will read again."""
 
 _closed: set[str] = set()
 """The streams that were closed when the process began."""
@@ -46,7 +46,7 @@ class LastingOutput:
                 stream.flush()
 
     def isatty(self) -> bool:
-        """Whether a person watches."""
+        """Whether the stream is a terminal."""
         stream = self._stream
         with suppress(ValueError):
             return stream is not None and stream.isatty()
@@ -66,7 +66,7 @@ class LastingOutput:
 
     @property
     def _stream(self) -> TextIO | None:
-        """The stream of this moment; of one that a bar stands in for, the one below it."""
+        """The present stream; behind a progress bar that replaces it, the real one."""
         stream = getattr(sys, self.name)
         return getattr(stream, "rich_proxied_file", stream)
 

@@ -12,17 +12,18 @@ from trainer.errors import EnvironmentFault
 from trainer.outcome import flat
 
 PROJECT = "tempering"
-TOLD = "told.json"
-"""In the trackers' folder: the last step of each quantity that trackers have, across resumes."""
+LOGGED = "logged.json"
+"""In the trackers' folder: the last step at which each quantity was logged, across resumes."""
 ID = re.compile("[A-Za-z0-9_.-]{1,128}")
 
 
 class Tracking:
     """The trackers of `trainer.trackers`, as Accelerate's `accelerator` opens them.
 
-    A crashed run has told its trackers of steps that it repeats once it resumes. TensorBoard hides
-    these (`purge_step`) and is told again. The others cannot take points back: they go on in their
-    run, by its id, and are not told twice; the repeated steps have the same numbers.
+    After a crash a resumed run repeats steps that its trackers have already. TensorBoard hides the
+    old points (`purge_step`), and these steps are logged again. The others cannot take points back:
+    they go on in the same run, found by its id, and a repeated step, which has the same numbers, is
+    not logged twice.
     """
 
     def __init__(self, accelerator: Any, folder: Path | None) -> None:
@@ -30,27 +31,27 @@ class Tracking:
         self.folder = folder
         self.runs: dict[str, str] = {}
         """Tracker -> the id of its run, which a checkpoint keeps."""
-        self._told: dict[str, dict[str, int]] = {}
+        self._logged: dict[str, dict[str, int]] = {}
 
     def start(
         self,
         config: Mapping[str, Any],
         first_step: int,
         runs: Mapping[str, str],
-        told: Mapping[str, int],
+        logged: Mapping[str, int],
     ) -> None:
         """Open the trackers; `runs` are the ids that a resumed run has, if it has any.
 
-        `told` is the last step of each quantity that they were told before. Raises EnvironmentFault
+        `logged` is the last step of each quantity that was logged before. Raises EnvironmentFault
         where a tracker cannot be opened.
         """
         if not self.accelerator.log_with:
             return
         names = [str(getattr(each, "value", each)) for each in self.accelerator.log_with]
-        self.runs = {**{name: f"{secrets.token_hex(4)}" for name in names}, **runs}
+        self.runs = {**{name: secrets.token_hex(4) for name in names}, **runs}
         known = {name for name in names if name in runs}
         again = {name for name in names if name == "tensorboard" or name not in known}
-        self._told = {name: {} if name in again else dict(told) for name in names}
+        self._logged = {name: {} if name in again else dict(logged) for name in names}
         try:
             self.accelerator.init_trackers(PROJECT, init_kwargs=self._options(known, first_step))
             for tracker in self.accelerator.trackers:
@@ -64,7 +65,7 @@ class Tracking:
             raise EnvironmentFault(text) from error
 
     def track(self, row: Mapping[str, Any]) -> None:
-        """Tell the numbers of a row of metrics.jsonl, each once a step."""
+        """Log the numbers of a row of metrics.jsonl, each at most once a step."""
         step = row["step"]
         numbers = {
             name: value
@@ -72,10 +73,10 @@ class Tracking:
             if name != "step" and isinstance(value, (int, float))
         }
         for tracker in self.accelerator.trackers:
-            told = self._told[tracker.name]
-            new = {name: value for name, value in numbers.items() if told.get(name, -1) < step}
+            logged = self._logged[tracker.name]
+            new = {name: value for name, value in numbers.items() if logged.get(name, -1) < step}
             if new:
-                told |= dict.fromkeys(new, step)
+                logged |= dict.fromkeys(new, step)
                 tracker.log(new, step=step)
 
     def finish(self) -> None:
@@ -84,7 +85,7 @@ class Tracking:
             tracker.finish()
 
     def _options(self, known: set[str], first_step: int) -> dict[str, dict[str, Any]]:
-        """What each tracker is opened with, in its own words for going on with a run."""
+        """The arguments with which each tracker opens a run, or goes on with one."""
         assert self.folder is not None, "trainer.agreement refuses trackers without an output_dir"
         name = self.folder.parent.name
         files.make_folder(self.folder)
@@ -97,11 +98,11 @@ class Tracking:
             "mlflow": run,
             "trackio": trackio,
         }
-        return {name: options[name] for name in self._told}
+        return {name: options[name] for name in self._logged}
 
 
 def tracker_runs(saved: Any) -> dict[str, str]:
-    """The ids of trackers' runs that a checkpoint holds; nothing that does not look like one."""
+    """The ids of trackers' runs that a checkpoint holds, as far as they look like ids."""
     if not isinstance(saved, Mapping):
         return {}
     return {
@@ -111,26 +112,26 @@ def tracker_runs(saved: Any) -> dict[str, str]:
     }
 
 
-def told_before(folder: Path, rows: Path) -> dict[str, int]:
-    """The last step of each quantity that trackers were told, by an earlier part of this run.
+def logged_before(folder: Path, rows: Path) -> dict[str, int]:
+    """The last step at which each quantity was logged to trackers, by earlier parts of this run.
 
-    `rows` is metrics.jsonl before a resume cuts it back: each row in it was told. What was cut off
-    by earlier resumes is remembered in the trackers' `folder`.
+    `rows` is metrics.jsonl before a resume cuts it back: each row in it was logged. What earlier
+    resumes cut off is remembered in the trackers' `folder`.
     """
-    told = _remembered(folder / TOLD)
+    logged = _remembered(folder / LOGGED)
     for row in _read_rows(rows):
         for name in row:
-            told[name] = max(told.get(name, -1), row["step"])
-    if told:
+            logged[name] = max(logged.get(name, -1), row["step"])
+    if logged:
         files.make_folder(folder)
-        files.write_json(folder / TOLD, told)
-    return told
+        files.write_json(folder / LOGGED, logged)
+    return logged
 
 
-def forget_told(folder: Path) -> None:
-    """The run begins anew, and so do its trackers."""
-    if (folder / TOLD).exists():
-        files.remove_file(folder / TOLD)
+def forget_logged(folder: Path) -> None:
+    """Let trackers begin anew, as the run does."""
+    if (folder / LOGGED).exists():
+        files.remove_file(folder / LOGGED)
 
 
 def _remembered(path: Path) -> dict[str, int]:

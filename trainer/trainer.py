@@ -60,7 +60,7 @@ from trainer.sharding import calls_outside_training, whole_weights
 from trainer.step import StepFacts, Stepper
 from trainer.throughput import Throughput
 from trainer.token_budget import default_budget, settled_budget
-from trainer.tracking import Tracking, forget_told, told_before
+from trainer.tracking import Tracking, forget_logged, logged_before
 
 logger = logging.getLogger("trainer")
 
@@ -129,7 +129,7 @@ class Trainer:
         self.folder = RunFolder(Path(output_dir)) if output_dir is not None else None
         self.resume_from = resume_from(self.settings)
         self.bad_rows = bad_rows or BadRows()
-        self.told_before: dict[str, int] = {}
+        self.logged_before: dict[str, int] = {}
         trackers_dir = self.folder.trackers if self.folder else None
         how = (timeout, strategy, cpu_offload, reduce_gradients)
         self.placement = place(given.model, self.settings, trackers_dir, *how)
@@ -552,7 +552,7 @@ class Trainer:
                     self._restore(checkpoint)
                 elif self.ranks.is_main:
                     self.folder.metrics.cut_back(-1)
-                    forget_told(self.folder.trackers)
+                    forget_logged(self.folder.trackers)
             stack.callback(self.tracking.finish)
             self._start()
             yield stack.enter_context(Interruption(self.settings.time_limit))
@@ -567,7 +567,7 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_start(run_facts.facts_at_start(self))
         state = self.state
-        self.tracking.start(self.config, state.step, state.trackers, self.told_before)
+        self.tracking.start(self.config, state.step, state.trackers, self.logged_before)
         state.trackers = self.tracking.runs
         self.wrapped.train()
         with room_told_of():
@@ -594,7 +594,7 @@ class Trainer:
             self.saved_step = self.state.step
         if self.folder and self.ranks.is_main:
             if self.settings.trackers:
-                self.told_before = told_before(self.folder.trackers, self.folder.metrics.path)
+                self.logged_before = logged_before(self.folder.trackers, self.folder.metrics.path)
             self.folder.metrics.cut_back(self.state.step)
 
     def _damage_of(self, step: int) -> str:

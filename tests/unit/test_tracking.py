@@ -17,7 +17,7 @@ import pytest
 from tests.unit.test_trainer import KillAt, Killed, rows, trainer
 from trainer.checkpoint.resume import choose
 from trainer.errors import EnvironmentFault
-from trainer.tracking import TOLD, Tracking, told_before, tracker_runs
+from trainer.tracking import LOGGED, Tracking, logged_before, tracker_runs
 
 SETTINGS: dict[str, Any] = {"num_epochs": 3, "save_steps": 3, "eval_steps": 3, "logging_steps": 1}
 
@@ -152,13 +152,13 @@ def test_the_checkpoint_keeps_the_ids_of_the_runs(tmp_path: Path) -> None:
     assert tracker_runs([1]) == {} == tracker_runs(None)
 
 
-def test_steps_that_were_told_are_remembered_over_several_resumes(tmp_path: Path) -> None:
+def test_steps_that_were_logged_are_remembered_over_several_resumes(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 5, "loss": 1}\n{"step": 4, "eval_loss": 1}\n{"step": 6, "lo')
-    assert told_before(tmp_path, path) == {"step": 5, "loss": 5, "eval_loss": 4}
+    assert logged_before(tmp_path, path) == {"step": 5, "loss": 5, "eval_loss": 4}
     path.write_text('{"step": 2, "loss": 1}\n')
-    assert told_before(tmp_path, path)["loss"] == 5
-    assert (tmp_path / TOLD).is_file()
+    assert logged_before(tmp_path, path)["loss"] == 5
+    assert (tmp_path / LOGGED).is_file()
 
 
 def test_a_tracker_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:

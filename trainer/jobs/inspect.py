@@ -23,6 +23,7 @@ def prepare(run: Run) -> bool:
 def run(run: Run) -> int:
     """Print samples of every set, what of them is learnt, and what was cut off or dropped."""
     from trainer.console import make_console, show
+    from trainer.data.given_rows import set_key
     from trainer.data.tokens import default_cache_dir, tokenize
     from trainer.jobs.parts import load_data
     from trainer.rendering.samples import sample_text, set_summary
@@ -32,8 +33,7 @@ def run(run: Run) -> int:
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     recipe, tokenizer, splits = load_data(run)
-    held_out = splits.validation.items()
-    sets = {f"dataset.validation.{name}".rstrip("."): rows for name, rows in held_out}
+    sets = {set_key(name): rows for name, rows in splits.validation.items()}
     console = make_console()
     for where, rows in {"dataset.train": splits.train, **sets}.items():
         table = tokenize(

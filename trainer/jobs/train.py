@@ -133,7 +133,9 @@ def _data_fingerprints(run: Run) -> dict[str, str]:
 
 def _tables(splits: "Splits") -> dict[str, Any]:
     """Training rows and evaluation sets, by the names that errors give them."""
-    named = {f"dataset.validation.{n}".rstrip("."): s for n, s in splits.validation.items()}
+    from trainer.data.given_rows import set_key
+
+    named = {set_key(name): rows for name, rows in splits.validation.items()}
     return {"dataset.train": splits.train, **named}
 
 
