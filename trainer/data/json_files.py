@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ JSON_KINDS: dict[type, str] = {
     **{list: "a list", dict: "an object", type(None): "null"},
 }
 """What JSON calls the types that Python reads it as."""
+
+
+class RepeatedKey(ValueError):
+    """An object has a key twice: Python would keep the last value in silence."""
 
 
 def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
@@ -41,7 +45,7 @@ def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
 def object_lines(path: Path, reading: Reading) -> list[int]:
     """The line of each row."""
     lines = _numbered_lines(path, reading)
-    return [number for number, line in lines if isinstance(_whole(line), dict)]
+    return [number for number, line in lines if isinstance(_whole(line, _loads), dict)]
 
 
 def read_json(path: Path, place: str, reading: Reading) -> Content:
@@ -50,7 +54,7 @@ def read_json(path: Path, place: str, reading: Reading) -> Content:
     start = text.lstrip()[:1]
     whole = _parsed(text, place, 1) if start == "[" else _whole(text)
     if isinstance(whole, dict):
-        whole = _listed(whole, place)
+        whole = _listed(_parsed(text, place, 1), place)
     if not isinstance(whole, list):
         return read_json_lines(path, place, reading)
     return _content(_objects(whole, place, reading.bad))
@@ -62,10 +66,10 @@ def _numbered_lines(path: Path, reading: Reading, place: str = "") -> Iterator[t
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _whole(text: str) -> Any:
+def _whole(text: str, loads: Callable[[str], Any] = json.loads) -> Any:
     """The one value that a text holds; None where it holds none, or several."""
     try:
-        return json.loads(text)
+        return loads(text)
     except (ValueError, RecursionError):
         return None
 
@@ -110,7 +114,7 @@ def _content(rows: list[dict[str, Any]]) -> Content:
 
 def _parsed(text: str, place: str, line: int) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except json.JSONDecodeError as error:
         found = f"bad JSON, {error.msg} at column {error.colno}"
         raise InputError(f"{place}:{line + error.lineno - 1}: {found}") from None
@@ -119,3 +123,17 @@ def _parsed(text: str, place: str, line: int) -> Any:
     except ValueError as error:  # a whole number of too many digits; after ; stands what to call
         found = str(error).partition(";")[0]
         raise InputError(f"{place}:{line}: bad JSON, {found}") from None
+
+
+def _loads(text: str) -> Any:
+    """As json.loads; raises RepeatedKey where an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_object_of)
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RepeatedKey(f"key {twice!r:.60} occurs twice in one object")
+    return found

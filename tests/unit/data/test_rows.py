@@ -340,6 +340,15 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "bad.jsonl": ('{"a": 1}\n\n{"a": \n', ":3: bad JSON, Expecting value at column 7"),
     "deep.jsonl": ('{"a":' + "[" * 100_000, ":1: bad JSON, nested too deeply"),
     "list.jsonl": ("[1]\n", ":1: found a list; each row must be an object"),
+    "twice.jsonl": (
+        '{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 2}}\n',
+        ":2: bad JSON, key 'c' occurs twice in one object",
+    ),
+    "twice.json": ('[{"a": 1, "a": 2}]', ":1: bad JSON, key 'a' occurs twice in one object"),
+    "wrapped.json": (
+        '{"data":\n[{"a": 1, "a": 2}]}',
+        ":1: bad JSON, key 'a' occurs twice in one object",
+    ),
     "surrogate.jsonl": ('{"a": "\\ud800"}', ": column 'a': "),
     "key.jsonl": ('{"\\ud800": 1}', ": column '\\ud800' has half of a surrogate pair in its name"),
     "digits.jsonl": ('{"a": ' + "9" * 5000 + "}", ":1: bad JSON, Exceeds the limit (4300 digits)"),
