@@ -71,6 +71,23 @@ def test_a_received_config_does_not_say_where_to_write(
     assert refused("from=theirs").startswith("theirs/config.yaml: output.file: found '/etc/passwd'")
 
 
+def test_a_received_config_names_no_address_and_no_crowd_of_processes(
+    received: Callable[..., None], refused: Refused, composed: Composed
+) -> None:
+    received(launch={"num_nodes": 2, "rendezvous": "10.0.0.1:1"})
+    line = refused("from=theirs")
+    assert line.startswith("theirs/config.yaml: launch.rendezvous: found '10.0.0.1:1'")
+    assert "launch.rendezvous=HOST:PORT on the command line" in line
+    assert composed("from=theirs", "launch.rendezvous=10.0.0.2:2").launch.num_nodes == 2
+    received(launch={"num_processes": 10**6})
+    line = refused("from=theirs")
+    assert line.startswith("theirs/config.yaml: launch.num_processes: found 1000000")
+    received(launch={"num_processes": str(10**6)})
+    assert "launch.num_processes" in refused("from=theirs")
+    received(launch={"num_processes": 4})
+    assert composed("from=theirs").launch.num_processes == 4
+
+
 def test_a_model_names_no_recipe_of_an_untrusted_package(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     text = json.dumps({"recipe": "json.decoder.JSONDecoder", "fields": {}})

@@ -3,6 +3,7 @@
 Trust comes from the command line, and from config folders that the user names there.
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from trainer.launching.typed import show
 
 GRANTS = ("trust_remote_code",)
 """Keys of a part of a config that let code of others run."""
+LEAST_PROCESSES = 8
+"""A received config may start so many, or one for each processor of this machine."""
 ON_THE_COMMAND_LINE = "on the command line, if you trust whoever made it"
 
 
@@ -37,6 +40,7 @@ def check_received(
     target = output.get("file") if isinstance(output, Mapping) else output
     if target is not None and "output.file" not in typed:
         raise _refused(file, "output.file", target, "output.file=FILE")
+    _check_launch(config.get("launch"), file, typed)
     for key, value in _entries(config):
         if key in typed or any(key.startswith(f"{each}.") for each in deleted):
             continue
@@ -45,6 +49,18 @@ def check_received(
             raise _refused(file, key, value, f"{key}=true")
         if name == "_target_":
             check_target(value, file, key, trusted)
+
+
+def _check_launch(launch: Any, file: Path, typed: Collection[str]) -> None:
+    """Refuse an address to meet at, and more processes than this machine is likely to bear."""
+    if not isinstance(launch, Mapping):
+        return
+    address, number = launch.get("rendezvous"), launch.get("num_processes")
+    if address is not None and "launch.rendezvous" not in typed:
+        raise _refused(file, "launch.rendezvous", address, "launch.rendezvous=HOST:PORT")
+    most = max(LEAST_PROCESSES, os.cpu_count() or 1)
+    if isinstance(number, int) and number > most and "launch.num_processes" not in typed:
+        raise _refused(file, "launch.num_processes", number, f"launch.num_processes={number}")
 
 
 def check_target(target: Any, file: Path, key: str, trusted: Sequence[str]) -> None:
