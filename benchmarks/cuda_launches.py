@@ -107,7 +107,7 @@ def measured(
     with Device() as device:
         stepper, batch = prepared(device, entries, sequences, length, lora)
         for _ in range(2):  # the first step makes moments, and what later ones reuse
-            here = batch.for_step(1, 2)
+            here = batch.for_step(1, 2).pinned()
             with device.traced() as moving:
                 here = here.to(CUDA)
             with device.traced() as passes:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.models.cross_entropy import IGNORED, cross_entropy_
-from trainer.models.packing import Layout
+from trainer.models.packing import Layout, sent
 from trainer.models.products import add_product_, wide_product
 
 CHUNK = 1 << 28
@@ -22,14 +22,14 @@ WORTH_SELECTING = 0.9
 def supervised_rows(layout: Layout, host_labels: Tensor) -> Tensor | None:
     """The rows whose successors have a label, on the device; None: (nearly) all.
 
-    `host_labels` [T] of a flat call lie on the CPU, where counting them waits for nobody.
+    `host_labels` [T] of a flat call lie on the CPU, where counting them waits for nothing.
     """
     following = host_labels.roll(-1)
     following[layout.lengths.cumsum(0) - 1] = IGNORED
     rows = (following != IGNORED).nonzero().squeeze(1)
     if len(rows) >= WORTH_SELECTING * len(following):
         return None
-    return rows.to(layout.device, non_blocking=True)
+    return sent(rows, layout.device)
 
 
 def loss_on_gpu(

@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / name}/" for name in ("trainer", "recipes"))
 MEMORY = 80 << 30
 """Bytes that the device says it has."""
+STAGED = 64 << 10
+"""Bytes that CUDA copies from memory that is not pinned without waiting for earlier kernels."""
 VIEWS = frozenset(
     [
         "device",
@@ -86,6 +88,8 @@ class Trace:
     """Copies of host memory to the device, by operation and place"""
     waits: Counter[str] = field(default_factory=Counter)
     """Times that the host has to wait for the device, by operation and place"""
+    events: Counter[str] = field(default_factory=Counter)
+    """Waits for a recorded event, by place: for what the device did before that alone"""
     bytes: Counter[str] = field(default_factory=Counter)
     """Bytes that kernels read and write, by operation"""
     largest: int = 0
@@ -151,7 +155,7 @@ class Device(TorchDispatchMode):
             yield found
         finally:
             self.trace = before
-            for name in ("launches", "copies", "waits", "bytes"):
+            for name in ("launches", "copies", "waits", "events", "bytes"):
                 getattr(before, name).update(getattr(found, name))
             before.largest = max(before.largest, found.largest)
 
@@ -252,7 +256,8 @@ class Device(TorchDispatchMode):
             self._count(name, inputs, found)
         else:
             self.trace.copies[f"{name} at {_place()}"] += 1
-            if blocking:
+            staged = source.nbytes <= STAGED or self.is_pinned(source)
+            if blocking or not staged:
                 self.trace.waits[f"blocking copy to the device at {_place()}"] += 1
         return found
 
@@ -362,7 +367,8 @@ class _Stream:
     device = CUDA
     device_index = 0
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, owner: "Device") -> None:
+        self.owner = owner
 
     def __enter__(self) -> Self:
         return self
@@ -380,7 +386,10 @@ class _Stream:
 
     def nothing(self, *_: Any, **__: Any) -> None: ...
 
-    wait = wait_event = wait_stream = synchronize = nothing
+    wait = wait_event = wait_stream = nothing
+
+    def synchronize(self) -> None:
+        self.owner.trace.events[_place()] += 1
 
 
 def _memory_share(device: Any = None) -> float:
@@ -398,7 +407,7 @@ def _answers(device: Device) -> dict[str, Any]:
         minor=device.capability[1],
         multi_processor_count=132,
     )
-    stream = _Stream()
+    stream = _Stream(device)
 
     def const(value: Any) -> Callable[..., Any]:
         return lambda *_, **__: value

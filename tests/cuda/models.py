@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from recipes.sequence_classification import SequenceClassification
-from tests.cuda.device import Trace
 from trainer.data.batch import FlatBatch
 from trainer.data.tokens import TokenTable
 from trainer.losses import next_token_loss
@@ -87,8 +86,3 @@ def loss_of(outputs: Any, batch: FlatBatch) -> torch.Tensor:
     if isinstance(outputs, CausalLMOutput):
         return next_token_loss(outputs.projection, batch.input_ids.long()).sum
     return torch.stack([x.float().sum() for x in outputs.values()]).sum()
-
-
-def waits(trace: Trace) -> dict[str, int]:
-    """Where a step waited for the device, but for the next-token loss's choice of rows."""
-    return {place: n for place, n in trace.waits.items() if "trainer/losses.py" not in place}

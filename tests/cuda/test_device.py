@@ -34,6 +34,7 @@ def test_tensors_on_the_device_are_fake_and_those_on_the_host_are_real() -> None
         lambda x: x.new_tensor([1.0]),
         lambda x: torch.zeros(4).copy_(x),
         lambda x: x.index_put_((x > 0,), x[:2]),
+        lambda x: torch.zeros(20_000).to(CUDA, non_blocking=True),
     ],
 )
 def test_what_waits_for_the_device_is_counted(wait) -> None:
@@ -42,6 +43,13 @@ def test_what_waits_for_the_device_is_counted(wait) -> None:
         assert not device.trace.waits
         wait(x)
         assert device.trace.waits.total() == 1, device.trace.waits
+
+
+def test_events_are_counted_apart_and_pinned_memory_is_waited_for_by_nothing() -> None:
+    with Device() as device:
+        torch.zeros(20_000).pin_memory().to(CUDA, non_blocking=True)
+        torch.cuda.current_stream().record_event().synchronize()
+        assert not device.trace.waits and device.trace.events.total() == 1
 
 
 def test_sums_without_an_order_are_refused_where_cuda_refuses_them() -> None:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.cuda.device import CUDA, Device
-from tests.cuda.models import FAMILIES, batch_of, head_of, loss_of, model_of, waits
+from tests.cuda.models import FAMILIES, batch_of, head_of, loss_of, model_of
 from trainer.collectives import Collectives
 from trainer.generation.decoding import generate_ids
 from trainer.generation.settings import GenerationSettings
@@ -69,7 +69,7 @@ def test_a_step_of_two_ranks_under_ddp(family: str, rank: int) -> None:
             with torch.autocast("cuda", torch.bfloat16):
                 outputs = wrapped(**batch.inputs())
             loss_of(outputs, batch).backward()
-        assert not waits(trace)
+        assert not trace.waits, trace.waits
         assert all(p.grad is not None for p in model.parameters())
 
 
@@ -86,7 +86,7 @@ def test_a_step_of_sharded_ranks(family: str, world_size: int, rank: int, precis
             with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
                 outputs = model(**batch.inputs())
             loss_of(outputs, batch).backward()
-        assert not waits(trace)
+        assert not trace.waits, trace.waits
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
 

@@ -105,3 +105,15 @@ def test_a_loss_of_what_is_not_finite_is_not_finite(interpreted):
     losses, right = torch.empty(2), torch.empty(2, dtype=torch.uint8)
     cross_entropy._kernel(logits, losses, right, torch.tensor([1, 2]), 0.0, True)
     assert not losses.isfinite().any()
+
+
+def test_a_target_that_is_no_word_reads_no_foreign_memory(interpreted):
+    """Its loss is NaN, which ends the run; without the kernel torch's own functions refuse it."""
+    targets = torch.tensor([20, -1, 3])
+    losses, right = torch.empty(3), torch.empty(3, dtype=torch.uint8)
+    around = torch.full((5, 20), 7.0)  # what a kernel would read beyond the logits
+    cross_entropy._kernel(around[1:4].zero_(), losses, right, targets, 0.0, False)
+    assert losses.isnan().tolist() == [True, True, False]
+    for target in targets[:2]:
+        with pytest.raises((RuntimeError, IndexError)):
+            cross_entropy.plain_cross_entropy_(torch.zeros(1, 20), target.view(1), 0.0, False)

@@ -21,7 +21,8 @@ def cross_entropy_(
     """logits [N, V], targets [N] -> losses fp32 [N], and whether each target is the first greatest.
 
     With `differentiate`, the logits become the losses' gradient by them. A target of -100 has no
-    loss and no gradient. Nothing waits for the device.
+    loss and no gradient. One that is no word has NaN as its loss, or ends in CUDA's own error.
+    Nothing waits for the device.
     """
     if fits_kernel(logits.device, logits.dtype):
         losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
@@ -36,7 +37,7 @@ def plain_cross_entropy_(
 ) -> tuple[Tensor, Tensor]:
     """The same by torch's own functions, which the kernel must agree with."""
     counts = targets != IGNORED
-    places = targets.clamp(min=0).unsqueeze(1)
+    places = (targets * counts).unsqueeze(1)
     scores = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     losses = -scores.gather(1, places).squeeze(1)
     if smoothing:
@@ -91,19 +92,20 @@ def _kernel(
 ) -> None:
     from trainer.models import cross_entropy_kernel
 
-    cross_entropy_kernel.cross_entropy[(len(logits),)](
-        logits,
-        targets,
-        losses,
-        right,
-        logits.stride(0),
-        logits.shape[1],
-        smoothing,
-        IGNORED=IGNORED,
-        BLOCK=BLOCK,
-        DIFFERENTIATE=differentiate,
-        num_warps=8,
-    )
+    with torch.cuda.device_of(logits):  # Triton starts kernels on the current device
+        cross_entropy_kernel.cross_entropy[(len(logits),)](
+            logits,
+            targets,
+            losses,
+            right,
+            logits.stride(0),
+            logits.shape[1],
+            smoothing,
+            IGNORED=IGNORED,
+            BLOCK=BLOCK,
+            DIFFERENTIATE=differentiate,
+            num_warps=8,
+        )
 
 
 @_kernel.register_fake

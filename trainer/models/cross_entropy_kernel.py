@@ -15,7 +15,8 @@ def cross_entropy(
     LOGITS += row * row_stride
     counts = target != IGNORED
     target = tl.where(counts, target, 0)
-    score = tl.load(LOGITS + target).to(tl.float32)
+    is_word = (target >= 0) & (target < num_words)
+    score = tl.load(LOGITS + target, mask=is_word, other=float("nan")).to(tl.float32)
     best = score
     total, sum_of_scores, better = 0.0, 0.0, 0
     for start in range(0, num_words, BLOCK):

@@ -214,27 +214,28 @@ class _Launch:
         query = self.inputs[0]
         strides = (x.stride(axis) for x in self.inputs for axis in (0, 1))
         channels = query.shape[2]
-        getattr(_kernels(), kernel)[grid](
-            *self.inputs,
-            *tensors,
-            *self.masks,
-            *strides,
-            len(query),
-            *scales,
-            *self.dropout,
-            *self.sides,
-            GROUP=self.group,
-            C=channels,
-            BLOCK_C=max(16, 1 << (channels - 1).bit_length()),
-            ROWS=tile.rows,
-            PAIRS=tile.pairs,
-            DROPS=self.drops,
-            WINDOW=self.window,
-            # three products of tf32 have the digits of fp32; for half precision it says nothing
-            PRECISION="tf32x3" if query.dtype == torch.float32 else "tf32",
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+        with torch.cuda.device_of(query):  # Triton starts kernels on the current device
+            getattr(_kernels(), kernel)[grid](
+                *self.inputs,
+                *tensors,
+                *self.masks,
+                *strides,
+                len(query),
+                *scales,
+                *self.dropout,
+                *self.sides,
+                GROUP=self.group,
+                C=channels,
+                BLOCK_C=max(16, 1 << (channels - 1).bit_length()),
+                ROWS=tile.rows,
+                PAIRS=tile.pairs,
+                DROPS=self.drops,
+                WINDOW=self.window,
+                # three products of tf32 have the digits of fp32; half precision ignores this
+                PRECISION="tf32x3" if query.dtype == torch.float32 else "tf32",
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+            )
 
 
 def _kernels() -> ModuleType:

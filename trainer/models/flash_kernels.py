@@ -8,6 +8,9 @@ the odd ones, which changes nothing but the order of sums. Scores are base-2 log
 import triton
 import triton.language as tl
 
+VARYING = ("num_tokens", "left", "right")
+"""Numbers that differ between batches. Triton would compile once more for multiples of 16."""
+
 
 @triton.jit
 def _mixed(x):
@@ -80,7 +83,7 @@ def _scores(
     return tl.where(seen, scores, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def forward(
     Q, K, V, OUT, LSE, KEYS, HEADS, STARTS,
     q_row, q_head, k_row, k_head, v_row, v_head, num_tokens,
@@ -148,7 +151,7 @@ def _score_gradients(
     return dropped, p * (grad_p - delta[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def backward_of_queries(
     Q, K, V, OUT, GRAD, LSE, DELTA, GRAD_Q, KEYS, HEADS, STARTS,
     q_row, q_head, k_row, k_head, v_row, v_head, num_tokens,
@@ -195,7 +198,7 @@ def backward_of_queries(
     _store(GRAD_Q + here, grad_q * plain_scale, rows, length, width, C, BLOCK_C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def backward_of_keys(
     Q, K, V, GRAD, LSE, DELTA, GRAD_K, GRAD_V, KEYS, HEADS, STARTS,
     q_row, q_head, k_row, k_head, v_row, v_head, num_tokens,
