@@ -1,6 +1,7 @@
 """ExactJson: columns of nested or mixed JSON, each cell kept as the text that it was."""
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +28,16 @@ def json_array(values: Sequence[Any]) -> pa.Array:
 
 
 def dataset_of(table: pa.Table) -> Dataset:
-    """The table as a data set whose JSON columns are read exactly."""
+    """The table as a data set whose JSON columns are read exactly.
+
+    It gets a random fingerprint. The usual one is made from a pickle of the whole table, which
+    takes time and memory, and fails above 2 GiB of text in one column.
+    """
+    fingerprint = secrets.token_hex(8)
     kinds = {field.name: field.type for field in table.schema}
     exact = {name: ExactJson() for name, kind in kinds.items() if isinstance(kind, pa.JsonType)}
     if not exact:
-        return Dataset(table)
+        return Dataset(table, fingerprint=fingerprint)
     features = Features.from_arrow_schema(table.schema)
-    return Dataset(table, info=DatasetInfo(features=Features({**features, **exact})))
+    info = DatasetInfo(features=Features({**features, **exact}))
+    return Dataset(table, info=info, fingerprint=fingerprint)

@@ -36,7 +36,8 @@ def read_saved(folder: Path, where: str) -> "dict[str, Dataset]":
 
 def _read_one(folder: Path, top: Path, where: str) -> "Dataset":
     import pyarrow as pa
-    from datasets import Dataset
+
+    from trainer.data.exact_json import dataset_of
 
     entries = _json(folder / STATE, top, where).get("_data_files")
     listed = entries if isinstance(entries, list) else []
@@ -49,7 +50,7 @@ def _read_one(folder: Path, top: Path, where: str) -> "Dataset":
     check_files(paths, top, where)
     tables = [read_arrow(path, f"{where}: {path}") for path in paths]
     try:
-        return Dataset(pa.concat_tables(tables))
+        return dataset_of(pa.concat_tables(tables))
     except (pa.ArrowException, ValueError, TypeError) as error:
         found = str(error).splitlines()[0]
         raise InputError(f"{where}: {folder}: files of different columns ({found:.200})") from None

@@ -13,6 +13,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from trainer.data import foreign_tables
+from trainer.data.exact_json import dataset_of
 from trainer.data.foreign_folders import read_saved
 from trainer.data.foreign_tables import read_arrow, read_parquet
 from trainer.data.rows import Files
@@ -165,3 +166,9 @@ def test_links_out_of_a_folder_and_pipes_are_refused(tmp_path: Path) -> None:
 def test_a_name_that_arrow_cuts_short_is_refused() -> None:
     Path("a.json").write_text(json.dumps([{"text": "a", "b\0c": "d"}]))
     assert "column 'b\\x00c' has a NUL in its name" in refusal(train="a.json")
+
+
+def test_a_column_may_hold_more_than_two_gibibytes_of_text() -> None:
+    chunk = pa.array(["a" * 2**26])  # the chunks are one in memory
+    dataset = dataset_of(pa.table({"text": pa.chunked_array([chunk] * 33)}))
+    assert len(dataset) == 33 and len(dataset[32]["text"]) == 2**26
