@@ -36,6 +36,18 @@ def output_format(path: str) -> str:
     raise InputError(f"output.file: {found}; accepted: {', '.join(FORMATS)}")
 
 
+def refuse_own_input(output: str | None, source: str | None) -> None:
+    """Refuse an output file that would replace the file that its rows come from."""
+    if output is None or source is None or writes_through(Path(output)):
+        return
+    try:
+        same = Path(output).samefile(source)
+    except OSError:  # one of them is not there
+        return
+    if same:
+        raise InputError(f"output.file: '{output}' is input.file; accepted: another file")
+
+
 def writes_through(path: Path) -> bool:
     """Whether a path is a pipe, a device or a descriptor: written to as it is, not replaced."""
     if descriptor_of(path) is not None:

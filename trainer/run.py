@@ -10,7 +10,7 @@ from trainer.callbacks.callback import Callback
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
 from trainer.models.lora_settings import LoRASettings
-from trainer.output_format import output_format
+from trainer.output_format import output_format, refuse_own_input
 from trainer.recipe import Recipe
 from trainer.settings import TrainSettings
 
@@ -182,6 +182,9 @@ class Run:
     """How the program was called, with --config-dir where one was given."""
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What it was assembled from, secrets included, for processes that do their part of it."""
+
+    def __post_init__(self) -> None:
+        refuse_own_input(self.output.file, self.input.file)
 
 
 def fitting_metrics(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.data.cells import Content, joined
-from trainer.data.compressed import ending_of
+from trainer.data.compressed import COMPRESSIONS, ending_of
 from trainer.data.foreign_folders import read_saved
 from trainer.data.formats import (
     ENDINGS,
@@ -124,7 +124,18 @@ def _listed_files(path: str, where: str) -> list[Path]:
         raise InputError(f"{where}: {path} {found}; accepted: {accepted}{hint}")
     for file in files:
         check_ending(file, f"{where}: {file}")
+    _refuse_two_copies(files, where)
     return files
+
+
+def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
+    """Refuse a file beside its compressed copy (`gunzip -k` leaves both): rows would count twice."""
+    plain = {file.with_suffix("") for file in files if file.suffix.lower() in COMPRESSIONS}
+    if both := plain & set(files):
+        first = min(both)
+        raise InputError(
+            f"{where}: found {first} and a compressed copy of it; accepted: one of the two"
+        )
 
 
 def _root_of(place: Path) -> Path:

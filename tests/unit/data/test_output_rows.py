@@ -14,7 +14,7 @@ from trainer.checkpoint import files
 from trainer.data import output_rows
 from trainer.data.output_rows import write_rows
 from trainer.errors import InputError
-from trainer.output_format import output_format
+from trainer.output_format import output_format, refuse_own_input
 from trainer.run import OutputSettings
 
 ROWS: list[dict[str, Any]] = [
@@ -140,3 +140,16 @@ def test_a_new_folder_survives_a_power_failure_with_its_answers(
     monkeypatch.setattr(files, "hook", hook)
     write_rows(str(tmp_path / "new" / "folder" / "a.jsonl"), iter(ROWS))
     assert {tmp_path, tmp_path / "new", tmp_path / "new" / "folder"} <= set(synced)
+
+
+def test_an_output_that_would_replace_its_input_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("{}\n")
+    Path("link.jsonl").symlink_to("rows.jsonl")
+    refuse_own_input("other.jsonl", "rows.jsonl")
+    refuse_own_input("/dev/stdout", "rows.jsonl")
+    for output in ("rows.jsonl", "./rows.jsonl", "link.jsonl"):
+        with pytest.raises(InputError, match="is input.file; accepted: another file"):
+            refuse_own_input(output, "rows.jsonl")

@@ -202,6 +202,13 @@ def test_compressed_files_give_the_same_rows() -> None:
         assert f"cut.csv.{ending}: not a whole .{ending} file (" in found
 
 
+def test_a_file_beside_its_compressed_copy_is_refused() -> None:
+    jsonl("twice/train.jsonl", ["a"])
+    Path("twice/train.jsonl.gz").write_bytes(gzip.compress(Path("twice/train.jsonl").read_bytes()))
+    assert "train.jsonl and a compressed copy" in refusal(path="twice")
+    assert "train.jsonl and a compressed copy" in refusal(train="twice/*")
+
+
 def test_spreadsheets_and_windows_files_are_read() -> None:
     assert whole(write("a.csv", "sep=;\r\ntext;label\r\na, b;1\r\n"))[:] == {
         "text": ["a, b"],
