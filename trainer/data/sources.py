@@ -129,7 +129,7 @@ def _listed_files(path: str, where: str) -> list[Path]:
 
 
 def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
-    """Refuse a file beside its compressed copy (`gunzip -k` leaves both): rows would count twice."""
+    """Refuse a file beside its compressed copy (`gunzip -k` leaves both): rows would double."""
     plain = {file.with_suffix("") for file in files if file.suffix.lower() in COMPRESSIONS}
     if both := plain & set(files):
         first = min(both)
