@@ -113,6 +113,8 @@ class Dropout(nn.Module):
 
         Made once for each device: a kernel takes it where Python would compute it each time.
         """
+        if torch.compiler.is_compiling():  # what is kept would make a second graph
+            return _mixed_count(num_heads, device) ^ self._site_hash
         wanted = num_heads, self.site, device
         if self._hashes is None or self._hashes[0] != wanted or is_stale(self._hashes[1]):
             hashes = _mixed_count(num_heads, device).bitwise_xor_(self._site_hash)

@@ -201,6 +201,25 @@ def test_a_compiled_model_tries_the_kernels_too(monkeypatch):
     assert len(errors) == 1 and errors[0] < 1e-4
 
 
+def test_a_compiled_layer_that_drops_is_one_graph(monkeypatch):
+    monkeypatch.setattr("trainer.models.attention.fits_flash_kernel", lambda *facts: True)
+    graphs = []
+
+    def compiled(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    layer = Attention(32, 2, dropout=0.3).train()
+    model = torch.compile(layer, backend=compiled, dynamic=True, fullgraph=True)
+    for lengths in ([3, 4], [2, 5, 2], [6, 1]):
+        keys = torch.arange(sum(lengths), dtype=torch.int32)
+        layout = Layout(torch.tensor(lengths), CPU)
+        layout.settle()
+        x = torch.randn(sum(lengths), 32)
+        torch.testing.assert_close(model(x, layout, keys)[0], layer(x, layout, keys)[0])
+    assert len(graphs) == 1
+
+
 COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
