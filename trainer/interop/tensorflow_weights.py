@@ -16,6 +16,8 @@ from trainer.models.weight_files import WeightFiles, what_it_is
 
 SINGLE = "tf_model.h5"
 INDEX = "tf_model.h5.index.json"
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises where the structure of a file is damaged."""
 
 
 class TensorFlowWeights(WeightFiles):
@@ -34,7 +36,7 @@ class TensorFlowWeights(WeightFiles):
         dataset = self._source[name]
         try:
             array = dataset[()]
-        except OSError as error:
+        except DAMAGE as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.folder}: tensor {name} cannot be read ({reason})") from None
         tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
@@ -42,6 +44,16 @@ class TensorFlowWeights(WeightFiles):
 
     def _add(self, file: Path, names: Iterable[str] | None) -> None:
         opened = self._stack.enter_context(self._open(file))
+        try:
+            self._source |= self._found(file, opened)
+        except InputError:
+            raise
+        except DAMAGE as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{file}: damaged ({reason})") from None
+
+    def _found(self, file: Path, opened: Any) -> dict[str, Any]:
+        """The arrays of an opened file by the hub's names."""
         layers = _attribute(opened, "layer_names")
         if not layers:
             raise InputError(f"{file}: has no layer_names; accepted: a file as Keras saves weights")
@@ -51,7 +63,7 @@ class TensorFlowWeights(WeightFiles):
             if not _is_plain(dataset, opened):
                 raise InputError(f"{file}: {path}: accepted: an array of floats in this very file")
             found.setdefault(name, dataset)  # a tied layer lists the embeddings once more
-        self._source |= found
+        return found
 
     def _open(self, file: Path) -> Any:
         h5py = import_h5py()
