@@ -383,7 +383,8 @@ def test_one_machine_goes_on_alone(bench: Bench, machine: Callable[..., Any]) ->
     """One of two is killed in the middle; the other one's samples and weights are as if not."""
     steps = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=40")
     steps += ("trainer.eval_steps=0", "trainer.save_steps=2", "trainer.logging_steps=1")
-    both = [machine(node, *steps, "output_dir=broken") for node in (0, 1)]
+    soon = "launch.timeout=30"  # where rank 0 waits for a disk, silence is all that it notices
+    both = [machine(node, *steps, soon, "output_dir=broken") for node in (0, 1)]
     bench.wait_for("broken/checkpoint-4", both[0])
     for pid in [both[1].pid, *children(both[1].pid)]:
         os.kill(pid, signal.SIGKILL)
