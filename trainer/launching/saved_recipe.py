@@ -1,7 +1,6 @@
 """The recipe that a model's folder names: recipe.json, or for a foreign model its architecture."""
 
 import importlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import hub
 from trainer.errors import InputError
+from trainer.foreign_json import parse_json
 from trainer.launching.received import check_target
 from trainer.launching.target import OWN_PACKAGES, RECIPE, build
 from trainer.recipe import Recipe
@@ -123,7 +123,7 @@ def _read_gguf(file: Path) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such file; accepted: a model's folder") from None
     except (OSError, ValueError, RecursionError) as error:

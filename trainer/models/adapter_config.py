@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign_json import parse_json
 from trainer.foreign_numbers import is_number
 
 FILE = "adapter_config.json"
@@ -72,7 +73,7 @@ class AdapterConfig:
 def read_adapter_config(file: Path) -> AdapterConfig:
     """The checked file. Raises InputError for what is no plain LoRA and for unknown entries."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":

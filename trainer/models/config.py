@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from trainer import hub
 from trainer.errors import InputError, nearest
+from trainer.foreign_json import parse_json
 from trainer.foreign_numbers import is_number
 from trainer.models.config_entries import COMMON, NO_EFFECT, REQUIRED, TOKEN_IDS
 from trainer.models.family import Family, find_family
@@ -230,7 +231,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{folder}: has no config.json; accepted: a model's directory")
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = parse_json(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{file}: is not valid JSON ({reason})") from None

@@ -1,10 +1,10 @@
 """generation_config.json: special tokens of a model that writes, and what its makers recommend."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import InputError
+from trainer.foreign_json import parse_json
 
 if TYPE_CHECKING:
     from trainer.models.pretrained import PretrainedModel
@@ -45,7 +45,7 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not readable as JSON ({error})") from None
     if not isinstance(found, dict):

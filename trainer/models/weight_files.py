@@ -1,6 +1,5 @@
 """The safetensors files of a model's folder, single or sharded: checked, then read by name."""
 
-import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trainer.errors import InputError
+from trainer.foreign_json import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -117,7 +117,7 @@ def what_it_is(file: Path, kind: str, error: Exception) -> str:
 
 def _read_weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         valid = all(isinstance(shard, str) for shard in weight_map.values()) and weight_map
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         valid = False

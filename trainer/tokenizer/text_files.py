@@ -1,10 +1,10 @@
 """Text files of a tokenizer: bounded, in UTF-8, JSON where they should be."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign_json import parse_json
 
 MAX_FILE_BYTES = 64 * 2**20
 """No vocabulary in use is half as large; what is larger was not meant to be one."""
@@ -16,7 +16,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     text = read_text(file)
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not JSON ({error})") from error
     if not isinstance(found, dict):
