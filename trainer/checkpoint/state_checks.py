@@ -142,7 +142,7 @@ def _stepped(
     try:
         optimizer = kind([{"params": [parameter], **options}])  # type: ignore[call-arg]
         optimizer.step()
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+    except (RuntimeError, ValueError, TypeError):
         return None
     state = optimizer.state[parameter]
     tensors = {key: value for key, value in state.items() if value is not None}
