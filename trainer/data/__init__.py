@@ -1,1 +1,1 @@
-"""Data on its one way: rows, then tokens, then the plan of global batches, then flat batches."""
+"""Data: rows are read, tokenized, planned into global batches and collated into flat batches."""

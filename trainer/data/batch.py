@@ -1,37 +1,31 @@
-"""Batches: what one forward pass sees, flat (padding-free) or stacked."""
+"""Batches: the input of one forward pass, flat (padding-free) or stacked."""
 
-import hashlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.drawing import generators_kept, seed_generators
-from trainer.errors import InputError
+from trainer.models.packing import to_device
 from trainer.models.sequence_lengths import SequenceLengths
 
-log = logging.getLogger("trainer")
-
-LOOKED_AT = 256
-"""Rows of a data set that makes them on demand that its fingerprint is made of."""
+READERS = ("encoder", "decoder")
+"""The roles of the sequences that the encoder and the decoder of a model read."""
 
 
 class Batch(Protocol):
-    """What the Trainer asks of a batch; a field is read as an item: `batch["labels"]`."""
+    """The interface of a batch. A field is read like an item: `batch["labels"]`."""
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """[N], the data-set numbers of the samples."""
+        """[N], the indices of the samples in the data set."""
         ...
 
     @property
     def num_tokens(self) -> int:
-        """What a token budget has counted."""
+        """The number of tokens that count against a token budget."""
         ...
 
     def __getitem__(self, name: str) -> Tensor: ...
@@ -39,15 +33,15 @@ class Batch(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def inputs(self) -> dict[str, Any]:
-        """The keyword arguments of the model's forward."""
+        """The keyword arguments for the model's `forward`."""
         ...
 
     def for_step(self, seed: int, step: int) -> Self:
-        """The same batch, ready for an optimizer step's randomness."""
+        """The same batch, set up to draw the random numbers (of dropout) for an optimizer step."""
         ...
 
     def pinned(self) -> Self:
-        """The same batch with what `to` moves in page-locked memory."""
+        """The same batch; the tensors that `to` moves are copied to page-locked memory."""
         ...
 
     def to(self, device: torch.device) -> Self:
@@ -55,25 +49,33 @@ class Batch(Protocol):
         ...
 
 
-class Samples(Protocol):
-    """A data set that is ready to train on: any sample by its number, any batch by its samples.
+OwnBatch: TypeAlias = Any
+"""The type of batch that the samples of a recipe are collated to, such as `FlatBatch`.
 
-    One whose `collate` is a function of its arguments may say so (`pure = True`): another thread
-    then makes the next batches ahead of time.
+The methods of a recipe may use attributes of this type that `Batch` does not declare.
+"""
+
+
+class Samples(Protocol):
+    """A preprocessed data set: collates any of its samples into a batch.
+
+    If `collate` depends only on its arguments, the class may declare `pure = True`. Another thread
+    then collates the next batches in advance. If only samples of equal shapes can share a batch,
+    the class may have an attribute `kinds`, [N] int: samples of the same kind can share a batch.
     """
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sample, [N]: what a token budget counts."""
+        """[N], the number of tokens of each sample that count against a token budget."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal data: what a resumed run must repeat."""
+        """A digest of the data, which must be the same when a run is resumed."""
         ...
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens if batches of this many samples were padded to their longest."""
+        """The share of pad tokens if each batch of this size were padded to its longest sample."""
         ...
 
     def __len__(self) -> int: ...
@@ -83,32 +85,40 @@ class Samples(Protocol):
         ...
 
     def placeholder(self) -> Batch:
-        """The cheapest batch: what a rank without samples runs, with weight zero."""
+        """The smallest batch; a rank without samples runs it with a weight of zero."""
         ...
 
 
 @dataclass
 class FlatBatch:
-    """Sequences laid end to end without padding. T tokens, B sequences, N samples."""
+    """Sequences concatenated without padding. T tokens, B sequences, N samples."""
 
     input_ids: Tensor
     """[T]"""
     position_ids: Tensor
     """[T], restarting at 0 in each sequence"""
     sequence_lengths: Tensor
-    """[B], always on the CPU, so that asking for the longest costs no device sync"""
+    """[B], always on the CPU, so that reading the longest needs no device sync"""
     sequence_sample: Tensor
-    """[B], the row of `sample_ids` that each sequence belongs to (0 .. N-1, ascending)"""
+    """[B], the sample that each sequence belongs to, as an index into `sample_ids`; ascending"""
     sample_ids: np.ndarray
-    """[N], the data-set numbers of the samples"""
+    """[N], the indices of the samples in the data set"""
     token_type_ids: Tensor | None = None
-    """[T], where the family has them"""
+    """[T], for model families that use them"""
     fields: dict[str, Tensor] = field(default_factory=dict)
-    """labels and other recipe fields, along the axis that the recipe names for each"""
+    """Labels and other fields of the recipe. `Recipe.fields` gives the axis of each"""
     dropout_keys: Tensor | None = None
-    """[T], what decides each token's dropout masks; None while evaluating"""
+    """[T], the hash keys of each token's dropout masks; None during evaluation"""
+    step_key: Tensor | None = None
+    """[1], always on the CPU: the key of masks that all samples of a step share"""
+    roles: Tensor | None = None
+    """[B], always on the CPU: each sequence's role, as an index into `role_names`"""
+    role_names: tuple[str, ...] = ()
+    """`Recipe.roles`"""
     on_host: dict[str, Tensor] = field(default_factory=dict)
-    """The fields of a moved batch as they were on the CPU: labels are counted there."""
+    """The CPU copies of the fields after a move to a device, for counting labels"""
+    owners_on_host: Tensor | None = None
+    """The CPU copy of `sequence_sample` after a move to a device"""
 
     @property
     def num_tokens(self) -> int:
@@ -124,21 +134,68 @@ class FlatBatch:
     def __contains__(self, name: str) -> bool:
         return name in self.fields
 
+    @property
+    def host_owners(self) -> Tensor:
+        """`sequence_sample` on the CPU, where reading it does not wait for a device."""
+        return self.sequence_sample if self.owners_on_host is None else self.owners_on_host
+
+    def of_role(self, name: str) -> Tensor:
+        """[b], the indices of the sequences with this role, in order, on the batch's device."""
+        assert self.roles is not None, "the recipe's features have no roles"
+        found = (self.roles == self.role_names.index(name)).nonzero().squeeze(1)
+        return found.to(self.input_ids.device, non_blocking=True)
+
+    def lengths_of_role(self, name: str) -> Tensor:
+        """[b] on the CPU, the lengths of the sequences with this role."""
+        assert self.roles is not None, "the recipe's features have no roles"
+        return self.sequence_lengths[self.roles == self.role_names.index(name)]
+
+    def tokens_of_role(self, name: str) -> Tensor:
+        """[t], the indices of the tokens in sequences with this role, on the batch's device."""
+        assert self.roles is not None, "the recipe's features have no roles"
+        chosen = (self.roles == self.role_names.index(name)).repeat_interleave(
+            self.sequence_lengths
+        )
+        return to_device(chosen.nonzero().squeeze(1), self.input_ids.device)
+
     def inputs(self) -> dict[str, Any]:
         inputs: dict[str, Any] = {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "sequence_lengths": SequenceLengths(self.sequence_lengths),
+            "sequence_lengths": SequenceLengths(self.sequence_lengths, self.step_key),
         }
         if self.token_type_ids is not None:
             inputs["token_type_ids"] = self.token_type_ids
         if self.dropout_keys is not None:
             inputs["dropout_keys"] = self.dropout_keys
-        return inputs
+        return inputs if self.role_names != READERS else self._by_reader(inputs)
+
+    def inputs_of(self, start: int, stop: int) -> dict[str, Any]:
+        """The `inputs` of the sequences from `start` to before `stop`."""
+        ends = torch.cat([torch.zeros(1, dtype=torch.int64), self.sequence_lengths.cumsum(0)])
+        first, last = int(ends[start]), int(ends[min(stop, len(self.sequence_lengths))])
+        found = {
+            name: value[first:last]
+            for name, value in self.inputs().items()
+            if isinstance(value, Tensor)
+        }
+        return {**found, "sequence_lengths": SequenceLengths(self.sequence_lengths[start:stop])}
+
+    def _by_reader(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of an encoder-decoder: each side gets the tokens of its role."""
+        found = {}
+        for name in READERS:
+            rows, before = self.tokens_of_role(name), "" if name == "encoder" else "decoder_"
+            for entry in inputs.keys() & {"input_ids", "dropout_keys"}:
+                written = before and entry == "input_ids"
+                own = "decoder_target_ids" if written else before + entry
+                found[own] = inputs[entry].index_select(0, rows)
+            found[f"{before}sequence_lengths"] = SequenceLengths(self.lengths_of_role(name))
+        return found
 
     def for_step(self, seed: int, step: int) -> "FlatBatch":
-        """The same batch with a step's dropout keys: functions of seed, step, sample and token."""
-        from trainer.models.dropout import token_keys
+        """The same batch with dropout keys, which depend only on seed, step, sample and token."""
+        from trainer.models.blocks.dropout_hash import step_key, token_keys
 
         lengths = self.sequence_lengths
         first_of_sample = torch.searchsorted(self.sequence_sample, self.sequence_sample)
@@ -153,7 +210,18 @@ class FlatBatch:
             sequence.repeat_interleave(lengths),
             token,
         )
-        return replace(self, dropout_keys=keys)
+        return replace(self, dropout_keys=keys, step_key=step_key(seed, step))
+
+    def more_entries(self) -> dict[str, np.ndarray]:
+        """Axis -> [N], the number of entries of each sample, for axes that a subclass adds."""
+        return {}
+
+    def owners_along(self, axis: str) -> Tensor | None:
+        """[E], the sample (0 .. N-1) of each entry of an axis of `more_entries`.
+
+        None for any other axis.
+        """
+        return None
 
     def pinned(self) -> "FlatBatch":
         return self._with(lambda tensor: tensor.pin_memory())
@@ -162,7 +230,7 @@ class FlatBatch:
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "FlatBatch":
-        """The same batch, its tensors changed but for those that stay on the host."""
+        """The same batch with `change` applied to the tensors that move between devices."""
         return replace(
             self,
             input_ids=change(self.input_ids),
@@ -172,135 +240,58 @@ class FlatBatch:
             dropout_keys=None if self.dropout_keys is None else change(self.dropout_keys),
             fields={name: change(tensor) for name, tensor in self.fields.items()},
             on_host=self.on_host or self.fields,
+            owners_on_host=self.host_owners,
         )
 
 
 @dataclass
 class StackedBatch:
-    """Rows of equal shape, stacked: the batch of a plain `nn.Module`."""
+    """Unprocessed rows of plain data sets, as columns: the batch of a plain `nn.Module`."""
 
-    columns: dict[str, Tensor]
+    columns: dict[str, Any]
+    """Tensors, [N, ...] unless a collator returned other shapes; texts are lists."""
     sample_ids: np.ndarray
     input_names: Sequence[str]
-    """The columns that the model's forward takes."""
+    """The names of the parameters of the model's `forward`; empty if it accepts any column."""
+    on_host: dict[str, Any] = field(default_factory=dict)
+    """The CPU copies of the columns after a move to a device, for counting labels"""
 
     @property
     def num_tokens(self) -> int:
         return len(self.sample_ids)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.columns[name]
+        found: Tensor = self.columns[name]
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self.columns
 
+    def keys(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.columns)
+
     def inputs(self) -> dict[str, Any]:
-        return {name: self.columns[name] for name in self.input_names if name in self.columns}
+        names = self.input_names or self.columns
+        return {name: self.columns[name] for name in names if name in self.columns}
 
     def for_step(self, seed: int, step: int) -> "StackedBatch":
-        """Plain modules draw from torch's generator: seeded here, so that nothing needs saving."""
+        """The same batch. Seeds torch's generator, which plain modules use, for this step.
+
+        So a checkpoint needs no generator state.
+        """
         torch.manual_seed(hash((seed, step, *self.sample_ids[:1].tolist())) % 2**63)
         return self
 
     def pinned(self) -> "StackedBatch":
-        columns = {name: column.pin_memory() for name, column in self.columns.items()}
-        return replace(self, columns=columns)
+        return replace(self, columns=self._changed(lambda tensor: tensor.pin_memory()))
 
     def to(self, device: torch.device) -> "StackedBatch":
-        columns = {
-            name: column.to(device, non_blocking=True) for name, column in self.columns.items()
+        moved = self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(self, columns=moved, on_host=self.on_host or self.columns)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return {
+            name: change(column) if isinstance(column, Tensor) else column
+            for name, column in self.columns.items()
         }
-        return replace(self, columns=columns)
-
-
-@dataclass
-class StackedSamples:
-    """A map-style data set of dicts of tensors or numbers, for a plain `nn.Module`.
-
-    Rows may be drawn from the global generators of Python, numpy and torch (augmentation): these
-    are seeded for each row, so that a resumed run sees the same rows, and kept for the caller.
-    """
-
-    rows: Any
-    input_names: Sequence[str]
-
-    def __post_init__(self) -> None:
-        self.lengths = np.ones(len(self.rows), dtype=np.int64)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Equal for equal rows; of rows that are made on demand LOOKED_AT are looked at.
-
-        Rows that differ each time they are read, by a generator of their own, count by their
-        shapes and types; a warning says that a resumed run will see others.
-        """
-        kept = isinstance(self.rows, (list, tuple))
-        number = len(self) if kept else min(len(self), LOOKED_AT)
-        numbers = np.linspace(0, len(self) - 1, number).astype(np.int64)
-        by_value = kept or self._digest(numbers[:1]) == self._digest(numbers[:1])
-        if not by_value:
-            log.warning(
-                "the training rows differ each time they are read: a resumed run sees other ones; "
-                "draw them from the global generators of random, numpy or torch instead"
-            )
-        return self._digest(numbers, by_value)
-
-    def padding_avoided(self, batch_size: int) -> float:
-        return 0.0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def collate(
-        self, sample_ids: Sequence[int] | np.ndarray, seed: int = 0, epoch: int = 0
-    ) -> StackedBatch:
-        """One batch; rows that are drawn are a function of seed, epoch and their number.
-
-        Seeds and restores the process's generators: only for the thread that trains.
-        """
-        rows = self._read(sample_ids, seed, epoch)
-        columns = {name: _stacked(rows, name) for name in rows[0]}
-        return StackedBatch(columns, np.asarray(sample_ids, dtype=np.int64), self.input_names)
-
-    def placeholder(self) -> StackedBatch:
-        return self.collate([0])
-
-    def _read(
-        self, sample_ids: Sequence[int] | np.ndarray, seed: int = 0, epoch: int = 0
-    ) -> list[Mapping[str, Any]]:
-        if isinstance(self.rows, (list, tuple)):
-            return [self.rows[int(i)] for i in sample_ids]
-        found = []
-        with generators_kept():
-            for i in sample_ids:
-                seed_generators(seed, epoch, int(i))
-                found.append(self.rows[int(i)])
-        return found
-
-    def _digest(self, numbers: np.ndarray, by_value: bool = True) -> str:
-        digest = hashlib.sha256(f"{len(self)} rows".encode())
-        for number in numbers:
-            (row,) = self._read([number])
-            for name in sorted(row):
-                tensor = _stacked([row], name)[0].detach().cpu().contiguous()
-                digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-                if by_value and tensor.numel():
-                    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-
-def _stacked(rows: Sequence[Mapping[str, Any]], name: str) -> Tensor:
-    """A column as one tensor, [N, ...]. Raises InputError where a row's value does not fit."""
-    where = f"column '{name}' of a plain data set"
-    accepted = "accepted: a number or a tensor, of the same shape in every row"
-    if missing := sum(name not in row for row in rows):
-        raise InputError(f"{where}: {missing} rows do not have it; {accepted}")
-    try:
-        tensors = [torch.as_tensor(row[name]) for row in rows]
-    except (TypeError, ValueError, RuntimeError) as error:
-        found = " ".join(str(error).split())
-        raise InputError(f"{where}: {found}; {accepted}") from error
-    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
-    if len(shapes) > 1:
-        raise InputError(f"{where}: found the shapes {shapes[0]} and {shapes[1]}; {accepted}")
-    return torch.stack(tensors)

@@ -1,4 +1,4 @@
-"""Blocks: documents cut, in order, into samples of so many tokens that keep their boundaries."""
+"""Blocks: documents cut into samples of a fixed length that keep the document boundaries."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -9,20 +9,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Blocks:
-    """The size of a block. A document that ends inside of one is followed by the next."""
+    """The size of blocks. If a document ends within a block, the next document follows in it."""
 
     max_length: int
-    """Tokens of a block, those that it repeats included; the last one may be shorter."""
+    """Tokens per block, including repeated tokens; the last block may be shorter."""
     stride: int = 0
-    """Tokens that the rest of a document repeats of its part in the block before, as context."""
+    """The number of tokens that a block repeats from the previous one, as context, if a document
+    continues."""
 
 
 def cut(arrays: Mapping[str, np.ndarray], blocks: Blocks) -> dict[str, np.ndarray]:
-    """The arrays of a table of documents as those of a table of blocks, each a sample.
+    """Convert the arrays of a table of documents to those of a table with a block per sample.
 
-    A block's sequences are parts of documents. The field `context` [S] tells how many tokens at
-    the beginning of each are repeated, so that every token is learnt once. `rows` [N] are the
-    documents that the blocks begin in.
+    The sequences of a block are parts of documents. The field `context` [S] counts the repeated
+    tokens at the start of each sequence, so that every token is trained on once. `sequence_rows`
+    [S] has the document of each sequence, and `rows` [N] the document in which each block starts.
+    Other fields have an entry for each token.
     """
     ends = arrays["sequence_offsets"]
     starts, repeated = _places(ends, blocks)
@@ -34,17 +36,23 @@ def cut(arrays: Mapping[str, np.ndarray], blocks: Blocks) -> dict[str, np.ndarra
     tokens = arrays["input_ids"]
     if context.any():
         tokens = tokens[ranges(sequences - context, lengths)[0]]
-    return {
+    # a recipe that cuts blocks has only fields with an entry for each token
+    fields = {n: array for n, array in arrays.items() if n.startswith("field.")}
+    if context.any():
+        chosen = ranges(sequences - context, lengths)[0]
+        fields = {name: array[chosen] for name, array in fields.items()}
+    return fields | {
         "input_ids": tokens,
         "sequence_offsets": np.concatenate([[0], np.cumsum(lengths)]),
         "sample_offsets": sample_offsets,
         "field.context": context,
         "rows": arrays["rows"][np.searchsorted(ends, starts, side="right") - 1],
+        "sequence_rows": arrays["rows"][np.searchsorted(ends, sequences, side="right") - 1],
     }
 
 
 def _places(ends: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
-    """The first new token of each block, and how many tokens before it the block repeats."""
+    """For each block: its first token that is not repeated, and its number of repeated tokens."""
     total = int(ends[-1])
     if not blocks.stride:
         whole = np.arange(0, total, blocks.max_length)
@@ -54,15 +62,15 @@ def _places(ends: np.ndarray, blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     repeated: list[int] = []
     start = 0
     while start < total:
-        begun = known[bisect_right(known, start) - 1]
+        document_start = known[bisect_right(known, start) - 1]
         starts.append(start)
-        repeated.append(min(blocks.stride, start - begun))
+        repeated.append(min(blocks.stride, start - document_start))
         start += blocks.max_length - repeated[-1]
     return np.array(starts), np.array(repeated)
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers starts[i] .. starts[i] + lengths[i] - 1 for every i, and the i of each."""
+    """The indices starts[i] .. starts[i] + lengths[i] - 1 for every i, and the i of each index."""
     owner = np.repeat(np.arange(len(lengths)), lengths)
     ends = np.cumsum(lengths)
     shift = starts - ends + lengths

@@ -1,4 +1,4 @@
-"""Cache: named arrays on the disk, found again by a key and memory-mapped."""
+"""Cache: stores entries (named arrays) on disk in folders named by a digest, and maps them."""
 
 import hashlib
 import io
@@ -6,51 +6,55 @@ import json
 import logging
 import os
 import re
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from trainer.checkpoint import files
+from trainer.data import cache_locks
+from trainer.data.array_files import array_pieces, mapped
 from trainer.errors import EnvironmentFault
 
 log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 Check = Callable[[Mapping[str, np.ndarray]], str | None]
-"""What is wrong with the arrays of an entry, in a few words, or None."""
+"""Returns what is wrong with the arrays of an entry, or None if they are valid."""
 FAULTS = (OSError, EnvironmentFault, ValueError, LookupError, TypeError, AttributeError) + (
     RecursionError,
     MemoryError,
     OverflowError,
 )
-"""What a damaged entry raises while it is read."""
+"""The exceptions that reading a damaged entry may raise."""
 
 
 def load(folder: Path, check: Check | None = None) -> dict[str, np.ndarray] | None:
-    """The entry in `folder`; None where there is none, or not every byte of it is as written.
+    """The arrays of the entry in `folder`; None if it is missing or its digests do not match.
 
-    An entry that another user has made, or that everybody may change, is not used, nor one in
-    which `check` finds a fault: both are warned of.
+    An entry is rejected with a warning, and None returned, if another user owns it, if everybody
+    may write to it, or if `check` finds an error.
     """
     arrays, fault = _read(folder, check)
     if fault is not None:
         log.warning("%s: this entry of the token cache is not used: %s", folder, fault)
+    if arrays is not None:
+        cache_locks.use(folder)
+        files.mark_used(folder / INDEX)
     return arrays
 
 
 def store(folder: Path, arrays: Mapping[str, np.ndarray], check: Check | None = None) -> None:
-    """Keep an entry, all or nothing; where another process was faster, the other's stays.
+    """Write an entry atomically; an entry that another process wrote first is kept.
 
-    A cache that cannot be written costs time, never the run: it is only warned of.
+    If the cache cannot be written, a warning is logged.
     """
-    staged = files.unused(folder.with_name(f".tmp-{folder.name}-{os.getpid()}"))
+    staged = files.staged_name(folder)
     try:
         if _read(folder, check)[0] is None and os.path.lexists(folder):
             files.remove_folder(folder)
-        files.make_folder(staged, private=True)
+        files.make_folder(staged, private=True, fresh=True)
         _write(staged, folder.name, arrays)
         files.rename(staged, folder)
         files.fsync_folder(folder.parent)
@@ -64,45 +68,59 @@ def store(folder: Path, arrays: Mapping[str, np.ndarray], check: Check | None = 
 
 
 def _read(folder: Path, check: Check | None) -> tuple[dict[str, np.ndarray] | None, str | None]:
-    """The arrays, or None and why they are not to be trusted, if they are there at all."""
+    """(arrays, None) for a valid entry, and (None, reason) for one that cannot be trusted.
+
+    (None, None) if the entry is missing or damaged.
+    """
     try:
-        status = folder.lstat()
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        descriptor = files.open_private_folder(folder)
+    except PermissionError as error:
+        return None, error.strerror
+    except OSError:
+        return None, None
+    try:
+        with _open_in(descriptor, INDEX) as file:
+            index = json.load(file)
         if index["of"] != folder.name:
-            return None, f"it was made as {index['of']!r:.80}"
-        if not _is_ours(status):
-            return None, "another user may have written it"
-        arrays = {name: _array(folder, name, digest) for name, digest in index["sha256"].items()}
+            return None, f"it was written for the digest {index['of']!r:.80}"
+        arrays = {
+            name: _array(descriptor, name, digest) for name, digest in index["sha256"].items()
+        }
     except FAULTS:
         return None, None
+    finally:
+        os.close(descriptor)
     fault = check(arrays) if check is not None else None
     return (arrays, None) if fault is None else (None, fault)
 
 
-def _array(folder: Path, name: str, digest: str) -> np.ndarray:
+def _array(folder: int, name: str, digest: str) -> np.ndarray:
+    """Check the digest of an array's file and map the same open file into memory."""
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-        raise ValueError(f"{name!r} is no name of an array")
-    file = folder / f"{name}.npy"
-    if file.is_symlink() or not file.is_file() or files.sha256_of(file) != digest:
-        raise ValueError(f"{file} is not what was written")
-    # A view of the plain class: every gather from a np.memmap would make another one.
-    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+        raise ValueError(f"{name!r} is not the name of an array")
+    with _open_in(folder, f"{name}.npy") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            raise ValueError(f"{name} is not what was written")
+        file.seek(0)
+        return mapped(file)
 
 
-def _is_ours(status: os.stat_result) -> bool:
-    """Whether this user made a folder, and nobody else may change what is in it."""
-    everybody = stat.S_IWOTH
-    return stat.S_ISDIR(status.st_mode) and (
-        status.st_uid == os.geteuid() and not status.st_mode & everybody
-    )
+def _open_in(folder: int, name: str) -> io.BufferedReader:
+    return os.fdopen(files.open_regular(name, os.O_RDONLY, folder=folder), "rb")
+
+
+def _digested(pieces: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
 
 
 def _write(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     digests = {}
     for array_name, array in arrays.items():
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        files.write_bytes(folder / f"{array_name}.npy", content.getvalue())
-        digests[array_name] = hashlib.sha256(content.getbuffer()).hexdigest()
+        digest = hashlib.sha256()
+        pieces = array_pieces([array], array.shape, array.dtype)
+        files.write_pieces(folder / f"{array_name}.npy", _digested(pieces, digest))
+        digests[array_name] = digest.hexdigest()
     files.write_json(folder / INDEX, {"of": name, "sha256": digests})
     files.fsync_folder(folder)

@@ -1,15 +1,15 @@
-"""Whether the arrays of a cache entry can be a token table of this recipe and tokenizer."""
+"""Checks that a cache entry's arrays are a valid token table for a recipe and a tokenizer."""
 
 import json
 from collections.abc import Mapping
 
 import numpy as np
 
-from trainer.recipe import Axis
+from trainer.tasks.recipe import Axis
 
 OFFSETS = ("sequence_offsets", "sample_offsets")
 DROPPED = ("dropped", "reasons")
-"""The numbers of dropped rows, and the JSON list of the reasons as bytes."""
+"""The arrays with the indices of dropped rows, and with the reasons as the bytes of a JSON list."""
 
 
 def fault_of(
@@ -17,11 +17,13 @@ def fault_of(
     axes: Mapping[str, Axis],
     vocab_size: int,
     num_rows: int | None = None,
+    num_roles: int = 0,
 ) -> str | None:
-    """What is wrong with the arrays, in a few words; None where they fit together.
+    """A short description of what is wrong with the arrays; None if they are valid.
 
-    Ids must be below `vocab_size`, offsets must ascend from 0 to the end of what they divide, and
-    each field must have one entry for each unit of its axis: gathers do not look at bounds twice.
+    Token ids must be below `vocab_size` and roles below `num_roles`. Offsets must ascend from 0 to
+    the length of the array that they cut into parts. Each field must have one entry for each token,
+    sequence or sample, depending on its axis. Collating relies on these checks.
     """
     for name in ("input_ids", *OFFSETS):
         if name not in arrays:
@@ -39,7 +41,13 @@ def fault_of(
         return f"input_ids beyond the {vocab_size} tokens of the tokenizer"
     if fault := _dropped_fault(arrays, num_rows):
         return fault
-    return _fields_fault(arrays, axes, {"token": tokens, "sequence": sequences, "sample": samples})
+    lengths = {"token": tokens, "sequence": sequences, "sample": samples}
+    if fault := _fields_fault(arrays, axes, lengths):
+        return fault
+    roles = arrays.get("roles", np.zeros(0))
+    if len(roles) and not 0 <= roles.min() <= roles.max() < num_roles:
+        return f"roles beyond the {num_roles} of the recipe"
+    return None
 
 
 def _dropped_fault(arrays: Mapping[str, np.ndarray], num_rows: int | None) -> str | None:
@@ -62,6 +70,8 @@ def _fields_fault(
 ) -> str | None:
     wanted = {f"field.{name}": lengths[axis] for name, axis in axes.items()}
     wanted |= {"token_type_ids": lengths["token"], "rows": lengths["sample"]}
+    wanted |= {"sequence_rows": lengths["sequence"]}
+    wanted["roles"] = lengths["sequence"]
     for name, array in arrays.items():
         if name in ("input_ids", *OFFSETS, *DROPPED):
             continue
@@ -71,7 +81,7 @@ def _fields_fault(
         elif name not in wanted:
             return f"{name}, which the recipe does not have"
         elif array.ndim not in (1, 2) or array.dtype.kind not in "bif":
-            return f"{name} is not made of numbers"
+            return f"{name} does not hold numbers"
         elif len(array) != wanted[name]:
             return f"{name} has {len(array)} entries, not {wanted[name]}"
     return None

@@ -1,4 +1,4 @@
-"""Compressed files: the bytes of a data file, whatever it is compressed with."""
+"""Compressed files: reads and decompresses a data file."""
 
 import bz2
 import gzip
@@ -9,35 +9,39 @@ from typing import Any
 
 from trainer.errors import InputError
 
+SYNONYMS = {".ndjson": ".jsonl"}
+"""Endings that mean the same format as another one."""
+
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-"""Endings that may follow the ending of any format."""
+"""File endings that may follow the ending of any format, as in rows.csv.gz."""
 
 EXPANSION, FLOOR = 1000, 1 << 30
-"""What a file may unpack to: so many times its size, and bytes that any may."""
+"""A file may decompress to EXPANSION times its size, or to FLOOR bytes if that is more."""
 
 
 def ending_of(path: Path) -> str:
-    """The ending that tells a file's format, in small letters: .csv of rows.csv.gz."""
+    """The file ending of the format, in lower case: .csv for rows.csv.gz, .jsonl for a.ndjson."""
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSIONS else path
-    return inner.suffix.lower()
+    ending = inner.suffix.lower()
+    return SYNONYMS.get(ending, ending)
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without the endings of format and compression."""
+    """The name of a file without the endings of its format and compression."""
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
 
 
 def bytes_of(path: Path, place: str) -> bytes:
-    """What the file holds, decompressed. Raises InputError for one damaged or far too large."""
+    """The decompressed content. Raises InputError for a damaged file and for too much content."""
     kind = path.suffix.lower()
     if kind not in COMPRESSIONS:
         return path.read_bytes()
-    if not path.stat().st_size:  # which some of the readers take for nothing, compressed
+    if not path.stat().st_size:  # some decompressors accept an empty file
         raise InputError(f"{place}: not a whole {kind} file (no bytes)")
     limit = max(FLOOR, EXPANSION * path.stat().st_size)
     try:
         with _opened(path, kind) as file:
-            data = file.read(limit + 1)
+            data: bytes = file.read(limit + 1)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{place}: not a whole {kind} file ({found})") from None

@@ -1,4 +1,4 @@
-"""ExactJson: columns of nested or mixed JSON, each cell kept as the text that it was."""
+"""ExactJson: columns of nested or mixed JSON, stored as JSON text and parsed without loss."""
 
 import json
 import secrets
@@ -11,15 +11,15 @@ from datasets import Dataset, DatasetInfo, Features, Json
 
 
 @dataclass
-class ExactJson(Json):
-    """`datasets.Json`, read by Python's json: all digits of numbers, keys in their order."""
+class ExactJson(Json):  # type: ignore[misc]  # `datasets` has no types
+    """`datasets.Json`, parsed by Python's json, which keeps all digits and the order of keys."""
 
-    def decode_example(self, example_data: str | None, token_per_repo_id: Any = None) -> Any:
+    def decode_example(self, example_data: str | None, token_per_repo_id: object = None) -> Any:
         return None if example_data is None else json.loads(example_data)
 
 
 def json_array(values: Sequence[Any]) -> pa.Array:
-    """Values as JSON texts; None is null. Raises UnicodeError for half of a surrogate pair."""
+    """An Arrow array of JSON texts, null for None. Raises UnicodeError for a lone surrogate."""
     texts = [
         None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         for value in values
@@ -28,10 +28,10 @@ def json_array(values: Sequence[Any]) -> pa.Array:
 
 
 def dataset_of(table: pa.Table) -> Dataset:
-    """The table as a data set whose JSON columns are read exactly.
+    """The table as a data set whose JSON columns are parsed as `ExactJson`.
 
-    It gets a random fingerprint. The usual one is made from a pickle of the whole table, which
-    takes time and memory, and fails above 2 GiB of text in one column.
+    Its fingerprint is random. The default one hashes a pickle of the whole table, which is slow
+    and fails if one column has more than 2 GiB of text.
     """
     fingerprint = secrets.token_hex(8)
     kinds = {field.name: field.type for field in table.schema}

@@ -1,4 +1,4 @@
-"""JSON files: rows as objects, one a line, as a list, or as the one list of an object."""
+"""JSON files: rows as one object per line, as a list, or as a list within an object."""
 
 import json
 import logging
@@ -6,28 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.data.cells import Content
-from trainer.data.reading import BadRows, Reading
+from trainer.data.column_types import Content
+from trainer.data.read_options import BadRows, ReadOptions
+from trainer.data.squad_files import flattened, is_squad
 from trainer.data.text_files import lines_of, text_of
 from trainer.errors import InputError
 
 log = logging.getLogger(__name__)
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances")
-"""Keys under which an object may hold all rows."""
+"""Keys under which an object may hold the list of rows."""
 JSON_KINDS: dict[type, str] = {
     **{str: "a text", int: "a number", float: "a number", bool: "true or false"},
     **{list: "a list", dict: "an object", type(None): "null"},
 }
-"""What JSON calls the types that Python reads it as."""
+"""Python type -> the name of the JSON type in messages."""
 
 
 class RepeatedKey(ValueError):
-    """An object has a key twice: Python would keep the last value in silence."""
+    """An object has the same key twice. Python's json would silently keep the last value."""
 
 
-def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
-    """One object a line. Raises InputError with the line that is wrong."""
+def read_json_lines(path: Path, place: str, reading: ReadOptions) -> Content:
+    """The rows of a file with one object per line. Raises InputError with the line at fault."""
     rows, bad, before = [], reading.bad, len(reading.bad.dropped)
     for number, line in _numbered_lines(path, reading, place):
         try:
@@ -37,37 +38,71 @@ def read_json_lines(path: Path, place: str, reading: Reading) -> Content:
             if not bad.drops:
                 raise
             at = f"{place}:{number}"
-            bad.refuse(at, str(error).removeprefix(f"{at}: "), line)
+            bad.refuse(at, error.args[0].removeprefix(f"{at}: "), line)
     bad.check(place, bad.dropped[before:], len(rows) + len(bad.dropped) - before)
     return _content(rows)
 
 
-def object_lines(path: Path, reading: Reading) -> list[int]:
-    """The line of each row."""
+def object_lines(path: Path, reading: ReadOptions) -> list[int]:
+    """The line number of each row."""
     lines = _numbered_lines(path, reading)
-    return [number for number, line in lines if isinstance(_whole(line, _loads), dict)]
+    return [number for number, line in lines if isinstance(_single_value(line, _loads), dict)]
 
 
-def read_json(path: Path, place: str, reading: Reading) -> Content:
-    """A list of objects, an object with one such list ({"data": [...]}), or as read_json_lines."""
+def parsed_object(text: str, at: str) -> dict[str, Any]:
+    """The object that a text holds. Raises InputError, which begins with the place `at`."""
+    return _object(_parsed(text, at), at)
+
+
+def read_json(path: Path, place: str, reading: ReadOptions) -> Content:
+    """The rows of a list of objects, of an object such as {"data": [...]}, or of JSON lines.
+
+    If the first line is "{", objects that span several lines may follow each other without a list
+    around them. A file in SQuAD's format has one row for each question.
+    """
     text = text_of(path, place, reading.encoding)
     start = text.lstrip()[:1]
-    whole = _parsed(text, place, 1) if start == "[" else _whole(text)
+    whole = _parsed(text, place, 1) if start == "[" else _single_value(text)
     if isinstance(whole, dict):
         whole = _listed(_parsed(text, place, 1), place)
+    if not isinstance(whole, list) and text.lstrip().partition("\n")[0].strip() == "{":
+        whole = list(_consecutive_values(text, place))
     if not isinstance(whole, list):
         return read_json_lines(path, place, reading)
+    if is_squad(whole):
+        return _content(flattened(whole, place))
     return _content(_objects(whole, place, reading.bad))
 
 
-def _numbered_lines(path: Path, reading: Reading, place: str = "") -> Iterator[tuple[int, str]]:
-    """The lines that hold something, with their numbers."""
+def _consecutive_values(text: str, place: str) -> Iterator[Any]:
+    """Yield JSON values that follow each other. Raises InputError with the line at fault."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object_of)
+    start = _next(text, 0)
+    while start < len(text):
+        try:
+            row, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            _parsed(text[start:], place, text.count("\n", 0, start) + 1)  # raises InputError
+            raise
+        yield row
+        start = _next(text, end)
+
+
+def _next(text: str, start: int) -> int:
+    """The index of the first character from `start` on that is not white space."""
+    while start < len(text) and text[start].isspace():
+        start += 1
+    return start
+
+
+def _numbered_lines(path: Path, reading: ReadOptions, place: str = "") -> Iterator[tuple[int, str]]:
+    """(line number, line) for each line that is not blank."""
     lines = lines_of(path, place, reading.encoding)
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _whole(text: str, loads: Callable[[str], Any] = json.loads) -> Any:
-    """The one value that a text holds; None where it holds none, or several."""
+def _single_value(text: str, loads: Callable[[str], Any] = json.loads) -> object:
+    """The single JSON value of a text; None if the text is not exactly one value."""
     try:
         return loads(text)
     except (ValueError, RecursionError):
@@ -75,14 +110,15 @@ def _whole(text: str, loads: Callable[[str], Any] = json.loads) -> Any:
 
 
 def _listed(found: dict[str, Any], place: str) -> list[Any] | None:
-    """The rows that an object wraps, as {"data": [...]}; None where it is a row itself."""
+    """The rows in an object such as {"data": [...]}; None if the object is itself a row."""
     names = [name for name in WRAPPERS if isinstance(found.get(name), list)]
     others = [name for name in found if name not in names]
     if len(names) != 1 or any(isinstance(found[name], (list, dict)) for name in others):
         return None
     if others:
         log.warning("%s: rows are '%s'; not read: %s", place, names[0], ", ".join(others))
-    return found[names[0]]
+    rows: list[Any] = found[names[0]]
+    return rows
 
 
 def _objects(found: Sequence[Any], place: str, bad: BadRows) -> list[dict[str, Any]]:
@@ -96,13 +132,13 @@ def _objects(found: Sequence[Any], place: str, bad: BadRows) -> list[dict[str, A
     return rows
 
 
-def _object(row: Any, place: str) -> dict[str, Any]:
+def _object(row: object, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"{place}: {_no_object(row)}")
     return row
 
 
-def _no_object(row: Any) -> str:
+def _no_object(row: object) -> str:
     return f"found {JSON_KINDS[type(row)]}; each row must be an object"
 
 
@@ -112,21 +148,31 @@ def _content(rows: list[dict[str, Any]]) -> Content:
     return Content("json", columns, len(rows))
 
 
-def _parsed(text: str, place: str, line: int) -> Any:
+def _parsed(text: str, place: str, line: int | None = None) -> Any:
+    """The JSON value of a text. `line` is the number of the text's first line in the file.
+
+    `line` is None if `place` already contains it. Raises InputError.
+    """
+
+    def at(lines_after: int = 0) -> str:
+        return place if line is None else f"{place}:{line + lines_after}"
+
     try:
         return _loads(text)
     except json.JSONDecodeError as error:
         found = f"bad JSON, {error.msg} at column {error.colno}"
-        raise InputError(f"{place}:{line + error.lineno - 1}: {found}") from None
+        raise InputError(f"{at(error.lineno - 1)}: {found}") from None
     except RecursionError:
-        raise InputError(f"{place}:{line}: bad JSON, nested too deeply") from None
-    except ValueError as error:  # a whole number of too many digits; after ; stands what to call
+        raise InputError(f"{at()}: bad JSON, nested too deeply") from None
+    except (
+        ValueError
+    ) as error:  # an integer with too many digits; Python adds advice after a semicolon
         found = str(error).partition(";")[0]
-        raise InputError(f"{place}:{line}: bad JSON, {found}") from None
+        raise InputError(f"{at()}: bad JSON, {found}") from None
 
 
-def _loads(text: str) -> Any:
-    """As json.loads; raises RepeatedKey where an object has a key twice."""
+def _loads(text: str) -> object:
+    """Like json.loads, but raises RepeatedKey if an object has a key twice."""
     return json.loads(text, object_pairs_hook=_object_of)
 
 

@@ -1,14 +1,14 @@
-"""Labels: the one rule for what a label column may be, and what its cells mean.
+"""Labels: determines the kind of problem of a label column, and the meaning of its cells.
 
-- A missing label is null, NaN or an empty cell; among numbers also NA, N/A, NaN, null and None. A
-  row without a label cannot be trained on: it is never a class of its own.
-- Numbers with fractions, most of the column: regression. Whole numbers and words: classes. A word
-  beside numbers, or a number beside words, is a class like the others; beside numbers with
-  fractions it is a bad row. 0.0 and 1.0 alone are the classes 0 and 1.
-- Lists, as JSON or Python write them: several labels (multi_label). So are texts with a separator
-  that is named, and several columns of 0 and 1.
-- Lists of 0 and 1, all as long as there are labels: one flag for each label.
-- A whole number is the name of a label where one of the given names is a whole number, else its id.
+- A label is missing if it is null, NaN or an empty cell; in a column of numbers also NA, N/A, NaN,
+  null and None. A missing label is an invalid row, never a class.
+- If most cells are numbers, and some are fractions, the column is a regression problem, and a row
+  with a word is invalid.
+- Integers and words are classes, also when mixed. A column of only 0.0 and 1.0 has classes 0 and 1.
+- Lists in JSON or Python notation are multi_label. Texts are multi_label if a separator is set.
+  Several columns of 0 and 1 are multi_label, too.
+- Lists of 0 and 1 that are as long as the list of labels hold one flag per label.
+- An integer is the name of a label if one of the label names is an integer, else a label id.
 """
 
 import ast
@@ -21,20 +21,20 @@ from itertools import chain
 from typing import Any
 
 from trainer.errors import AnswerError, InputError, nearest
-from trainer.foreign_numbers import is_number
+from trainer.foreign.numbers import is_number
 
-MARKS = frozenset(
+MISSING = frozenset(
     {"NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "none", "#N/A", "<NA>"}
 )
-"""Texts that stand for a missing number."""
+"""Texts that mean a missing number."""
 SEPARATORS = "|;,"
-"""What is looked for in texts that look like several labels."""
+"""Characters that may separate the labels in a text."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 
 
 def problem_of(values: Iterable[Any], labels: Sequence[str] | None, separator: str | None) -> str:
-    """single_label, multi_label or regression: what a label column holds."""
+    """The kind of problem of a label column: single_label, multi_label or regression."""
     known = [value for value in values if not is_missing(value)]
     if separator is not None or (known and all(as_list(value) is not None for value in known)):
         return "multi_label"
@@ -48,59 +48,59 @@ def problem_of(values: Iterable[Any], labels: Sequence[str] | None, separator: s
 
 
 def names_of(values: Iterable[Any], where: str) -> list[str]:
-    """The distinct labels in order, as names: numbers by their size, texts by their letters.
+    """The distinct label names: integers first, in numeric order, then texts in alphabetic order.
 
-    Raises InputError for what can be no name, and for texts that look like several labels.
+    Raises InputError for a value that cannot be a name, and for texts that hold several labels.
     """
     spelled: dict[str, Any] = {}
     for value in values:
         if not is_missing(value):
             spelled[name_of(value, where)] = value
-    numeric = all(as_number(v) is not None for name, v in spelled.items() if name not in MARKS)
-    names = {name for name in spelled if not (numeric and name in MARKS)}
+    numeric = all(as_number(v) is not None for name, v in spelled.items() if name not in MISSING)
+    names = {name for name in spelled if not (numeric and name in MISSING)}
     _refuse_joined(names, where)
     return sorted(
         names, key=lambda name: (0, int(name), "") if _WHOLE.fullmatch(name) else (1, 0, name)
     )
 
 
-def name_of(value: Any, where: str) -> str:
-    """A label's name: true and false as JSON writes them, 1 for 1.0."""
+def name_of(value: object, where: str) -> str:
+    """The name of a label: "true" or "false" for booleans, "1" for 1.0."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if not isinstance(value, (str, int)):
-        raise InputError(f"{where}: found {value!r:.60}; accepted: names, or whole numbers")
+        raise InputError(f"{where}: found {value!r:.60}; accepted: texts, or integers")
     return str(value)
 
 
 def ints_are(labels: Sequence[str]) -> str:
-    """names or ids: what whole numbers are beside labels of these names."""
+    """Whether integers in the label column are "names" or "ids", given the label names."""
     return "names" if any(_WHOLE.fullmatch(name) for name in labels) else "ids"
 
 
 def are_flags(lists: Sequence[Any]) -> bool:
-    """Whether lists are vectors of 0 and 1 of one length, one flag for each label."""
+    """Whether all lists are vectors of 0 and 1 of the same length."""
     widths = {len(entries) for entries in lists}
     flags = all(type(e) in (int, bool, float) and e in (0, 1) for e in chain.from_iterable(lists))
     return flags and len(widths) == 1 and widths.pop() > 1
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds no label at all."""
+def is_missing(value: object) -> bool:
+    """Whether a cell holds no label."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, also one that is written as text."""
+    """The value as a finite number, also if it is written as text; None if it is not a number."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     return float(value) if is_number(value) else None
 
 
-def as_list(value: Any, separator: str | None = None) -> list[Any] | None:
-    """The labels of a cell that holds several; None where it does not."""
+def as_list(value: object, separator: str | None = None) -> list[Any] | None:
+    """The labels of a cell that holds a list; None for any other cell."""
     if isinstance(value, (list, tuple)):
         return list(value)
     if not isinstance(value, str):
@@ -118,10 +118,16 @@ def as_list(value: Any, separator: str | None = None) -> list[Any] | None:
     return None
 
 
-def id_of(value: Any, labels: Sequence[str], ints: str, row: int, where: str) -> int:
-    """The id of a label, given by its name or, where `ints` are ids, by the id itself.
+def ids_of(values: Sequence[Any], labels: Sequence[str], where: str) -> list[int]:
+    """The id of each row's label. A cell holds a name, or an id if no label name is an integer."""
+    ints = ints_are(labels)
+    return [id_of(value, labels, ints, row, where) for row, value in enumerate(values)]
 
-    Raises AnswerError for any other value, and where the label is missing.
+
+def id_of(value: object, labels: Sequence[str], ints: str, row: int, where: str) -> int:
+    """The id of a label that is given by its name or, if `ints` is "ids", by its id.
+
+    Raises AnswerError for any other value, and for a missing label.
     """
     if is_missing(value):
         raise AnswerError(row, f"{where} is missing; every row needs one")
@@ -144,14 +150,12 @@ def id_of(value: Any, labels: Sequence[str], ints: str, row: int, where: str) ->
     else:
         accepted = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
         accepted += nearest(str(value), labels)
-    withheld = (
-        " (-1 says that the label is withheld: job=predict needs none)" if whole == -1 else ""
-    )
+    withheld = " (-1 marks a withheld label; job=predict needs no labels)" if whole == -1 else ""
     raise AnswerError(row, f"{where} is {value!r}{withheld}; accepted: {accepted}")
 
 
 def flags_of(values: Sequence[Any], labels: Sequence[str], row: int, where: str) -> list[float]:
-    """One flag for each label. Raises AnswerError for other numbers, or for another length."""
+    """One flag per label. Raises AnswerError for numbers other than 0 and 1, or a wrong length."""
     if len(values) != len(labels):
         found = f"a list of {len(values)}"
         raise AnswerError(
@@ -165,15 +169,15 @@ def flags_of(values: Sequence[Any], labels: Sequence[str], row: int, where: str)
 
 
 def _refuse_joined(names: set[str], where: str) -> None:
-    """Refuse texts such as a|b and b|c, which are several labels each."""
+    """Raise InputError for texts such as a|b and b|c, which hold several labels each."""
     for separator in SEPARATORS:
         parts = {name: [part.strip() for part in name.split(separator)] for name in names}
         joined = [name for name, found in parts.items() if len(found) > 1 and all(found)]
         uses = Counter(chain.from_iterable(set(found) for found in parts.values()))
         shared = [part for name in joined for part in parts[name]]
-        again = [part for part in shared if uses[part] > 1]
-        if joined and (len(again) == len(shared) or (separator != "," and again)):
+        repeated = [part for part in shared if uses[part] > 1]
+        if joined and (len(repeated) == len(shared) or (separator != "," and repeated)):
             raise InputError(
                 f"{where}: '{min(joined)}' looks like several labels; accepted: "
-                f"recipe.label_separator='{separator}', or recipe.problem=single_label if it is one"
+                f"recipe.label_separator='{separator}', or recipe.problem=single_label"
             )

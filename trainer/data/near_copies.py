@@ -1,90 +1,170 @@
-"""Near-copies: which source texts are variations of one another, found with MinHash."""
+"""Near-copies: finds samples with equal or nearly equal tokens, within a set and between sets."""
 
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-from zlib import crc32
+from dataclasses import dataclass
+from hashlib import blake2b
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-SHINGLE = 4
-"""Tokens in a row that make one shingle."""
-BANDS, ROWS = 16, 4
-"""16 bands of 4 hashes: two texts at `ALIKE` are compared with a probability of 0.9."""
-ALIKE = 0.6
-"""Share of equal hashes (it estimates the Jaccard index of the shingles) that makes a near-copy."""
+from trainer.data.blocks import ranges
+from trainer.data.near_duplicates import ALIKE, BANDS, ROWS
+from trainer.data.plan import epoch_order, splitmix64
+from trainer.data.tokens import TokenTable
 
-_STRING = r"""[a-zA-Z]{0,2}(?:'{3}.*?'{3}|"{3}.*?"{3}|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
-_TOKEN = re.compile(
-    rf"#[^\n]*|(?P<string>{_STRING})|(?P<number>\d[\w.]*)|(?P<other>\w+|\S)", re.DOTALL
-)
+SHINGLE = 3
+"""The number of consecutive tokens in a shingle."""
+TOKENS_AT_A_TIME = 1 << 20
+"""The number of tokens whose shingles are hashed at a time."""
+MOST_COMPARED = 1_000_000
+"""The most texts of a set that are compared for near-copies; their signatures take 256 MB."""
+MOST_IN_BUCKET = 200
+"""The most texts of a bucket that a text is compared with. Texts in larger buckets often share no
+more than a template."""
 
 
-def near_copies(sources: Sequence[str]) -> "np.ndarray":
-    """The group of each source, [N]: near-copies share one, and its number is its first member.
+@dataclass(frozen=True)
+class Texts:
+    """The N texts of a set as tokens: its samples or, if the samples are blocks, its documents."""
 
-    Comments and whitespace do not count, and all strings (documentation too) and all numbers are
-    equal. Groups grow by links: a and c may share one through b. MinHash: Broder, On the
-    resemblance and containment of documents (1997).
+    ids: np.ndarray
+    """[T], the token ids of all texts"""
+    offsets: np.ndarray
+    """[N + 1]; text n consists of ids[offsets[n]:offsets[n + 1]]"""
+
+    @classmethod
+    def of(cls, table: TokenTable) -> "Texts":
+        """The texts of a table."""
+        if table.sequence_rows is None:
+            return cls(table.input_ids, table.sequence_offsets[table.sample_offsets])
+        begins = np.flatnonzero(np.diff(table.sequence_rows, prepend=-1))
+        ends = np.append(table.sequence_offsets[begins], len(table.input_ids))
+        return cls(table.input_ids, ends)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self.ids[self.offsets[number] : self.offsets[number + 1]]
+
+    def digests(self) -> np.ndarray:
+        """[N] uint64, equal for equal texts."""
+        found = np.empty(len(self), dtype=np.uint64)
+        for number in range(len(self)):
+            content = np.ascontiguousarray(self[number]).data
+            digest = blake2b(content, digest_size=8).digest()
+            found[number] = int.from_bytes(digest, "little")
+        return found
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How many texts of a set are copies of others."""
+
+    exact: int
+    """The number of texts equal to an earlier text of the set, or to a text of the other set"""
+    near: int
+    """The number of texts nearly equal to another text, but not equal to any"""
+    compared: int
+    """The number of different texts that were compared for near-copies"""
+    texts: int
+    """The number of texts of the set: of its samples or, for blocks, of its documents"""
+
+
+class Signatures:
+    """The MinHash signatures of the different texts of a set, for finding copies.
+
+    MinHash: Broder, On the resemblance and containment of documents (1997). Two texts are nearly
+    equal if the estimated Jaccard index of their shingles is at least `ALIKE`.
     """
-    import numpy as np
 
-    signatures = _signatures(sources)
-    group = list(range(len(sources)))
-    for bucket in _buckets(signatures):
-        for i, member in enumerate(bucket):
-            alike = (signatures[bucket[i:]] == signatures[member]).mean(axis=1) >= ALIKE
-            for other in bucket[i:][alike]:
-                _join(group, int(member), int(other))
-    return np.array([_first(group, i) for i in range(len(sources))], dtype=np.int64)
+    def __init__(self, texts: Texts, near: bool = True) -> None:
+        """Without `near`, only equal texts are found."""
+        self.digests = texts.digests()
+        _, first = np.unique(self.digests, return_index=True)
+        self.num_different = len(first)
+        if len(first) > MOST_COMPARED:
+            first = first[epoch_order(len(first), 0, 0)[:MOST_COMPARED]]
+        self.numbers = np.sort(first) if near else first[:0]
+        """[C], the indices of the texts that are compared"""
+        self.values = _signatures(texts, self.numbers)
+        """[C, BANDS * ROWS], their signatures"""
+
+    def copies(self) -> Copies:
+        """The copies within the set; a text counts if it is a copy of an earlier one."""
+        found = np.zeros(len(self.numbers), dtype=bool)
+        for band in range(BANDS):
+            for bucket in _buckets(self.values, band).values():
+                for place, member in enumerate(bucket[1:], start=1):
+                    if not found[member]:
+                        rows = self.values[bucket[: min(place, MOST_IN_BUCKET)]]
+                        found[member] = _most_alike(rows, self.values[member]) >= ALIKE
+        exact = len(self.digests) - self.num_different
+        return Copies(exact, int(found.sum()), len(self.numbers), len(self.digests))
+
+    def copies_in(self, other: "Signatures") -> Copies:
+        """The texts of `other` that are equal or nearly equal to a text of this set."""
+        exact = np.isin(other.digests, self.digests)
+        found = np.zeros(len(other.numbers), dtype=bool)
+        for band in range(BANDS):
+            own = _buckets(self.values, band)
+            for member, key in enumerate(_keys(other.values, band)):
+                if not found[member] and (bucket := own.get(key)):
+                    rows = self.values[bucket[:MOST_IN_BUCKET]]
+                    found[member] = _most_alike(rows, other.values[member]) >= ALIKE
+        near = found & ~exact[other.numbers]
+        return Copies(int(exact.sum()), int(near.sum()), len(other.numbers), len(other.digests))
 
 
-def _signatures(sources: Sequence[str]) -> "np.ndarray":
-    """MinHash of the shingles of each source, [N, BANDS * ROWS]."""
-    import numpy as np
+def _most_alike(rows: np.ndarray, signature: np.ndarray) -> float:
+    """The share of equal hashes between a signature and the most similar signature in `rows`."""
+    return float((rows == signature).mean(axis=1).max())
 
+
+def _signatures(texts: Texts, numbers: np.ndarray) -> np.ndarray:
+    """The MinHash signatures of these texts, [C, BANDS * ROWS] uint32."""
     generator = np.random.default_rng(0)
-    mix, offset = generator.integers(0, 2**63, (2, BANDS * ROWS, 1), dtype=np.uint64)
-    weights = generator.integers(0, 2**63, SHINGLE, dtype=np.uint64)
-    signatures = np.empty((len(sources), BANDS * ROWS), dtype=np.uint64)
-    for row, source in zip(signatures, sources, strict=True):
-        tokens = np.array(list(_token_hashes(source)), dtype=np.uint64)
-        windows = np.lib.stride_tricks.sliding_window_view(tokens, SHINGLE)
-        shingles = np.unique(windows @ weights)
-        row[:] = ((shingles * (mix | np.uint64(1)) + offset) >> np.uint64(32)).min(axis=1)
-    return signatures
+    mix, offset = generator.integers(0, 2**63, (2, BANDS * ROWS), dtype=np.uint64)
+    found = np.empty((len(numbers), BANDS * ROWS), dtype=np.uint32)
+    ends = np.cumsum(np.diff(texts.offsets)[numbers])
+    start = 0
+    while start < len(numbers):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + TOKENS_AT_A_TIME, side="right")))
+        shingles, starts = _shingles(texts, numbers[start:stop])
+        for column, (factor, shift) in enumerate(zip(mix | np.uint64(1), offset, strict=True)):
+            hashes = (shingles * factor + shift) >> np.uint64(32)
+            found[start:stop, column] = np.minimum.reduceat(hashes, starts)
+        start = stop
+    return found
 
 
-def _token_hashes(source: str) -> Iterator[int]:
-    """A hash of each token that counts, then filling so that every source has a shingle."""
-    for match in _TOKEN.finditer(source):
-        if match.lastgroup:
-            kind = match.lastgroup
-            yield crc32((match.group() if kind == "other" else f"<{kind}>").encode())
-    yield from range(SHINGLE)
+def _shingles(texts: Texts, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the shingles of these texts, and the index of each text's first shingle.
+
+    A text with fewer than SHINGLE tokens is a single shingle.
+    """
+    first, lengths = texts.offsets[numbers], np.diff(texts.offsets)[numbers]
+    places, owner = ranges(first, lengths)
+    hashes = splitmix64(texts.ids[places].astype(np.uint64))
+    left = (np.cumsum(lengths)[owner]) - np.arange(len(owner))  # tokens up to the end of the text
+    found = splitmix64(hashes)
+    for ahead in range(1, SHINGLE):
+        longer = np.flatnonzero(left > ahead)
+        found[longer] = splitmix64(found[longer] ^ hashes[longer + ahead])
+    counts = np.maximum(lengths - SHINGLE + 1, 1)
+    starts = np.cumsum(lengths) - lengths
+    chosen, _ = ranges(starts, counts)
+    return found[chosen], np.cumsum(counts) - counts
 
 
-def _buckets(signatures: "np.ndarray") -> Iterator["np.ndarray"]:
-    """The sources that agree on a whole band, in ascending order."""
-    import numpy as np
-
-    for band in np.split(signatures, BANDS, axis=1):
-        buckets: dict[bytes, list[int]] = defaultdict(list)
-        for i, row in enumerate(band):
-            buckets[row.tobytes()].append(i)
-        yield from (np.array(bucket) for bucket in buckets.values() if len(bucket) > 1)
+def _keys(values: np.ndarray, band: int) -> list[bytes]:
+    own = np.ascontiguousarray(values[:, band * ROWS : (band + 1) * ROWS])
+    return [row.tobytes() for row in own]
 
 
-def _join(group: list[int], a: int, b: int) -> None:
-    a, b = _first(group, a), _first(group, b)
-    group[max(a, b)] = min(a, b)
-
-
-def _first(group: list[int], i: int) -> int:
-    """The first member of the group that i belongs to; the path to it is shortened on the way."""
-    while group[i] != i:
-        group[i] = group[group[i]]
-        i = group[i]
-    return i
+def _buckets(values: np.ndarray, band: int) -> dict[bytes, list[int]]:
+    """Band of a signature -> the texts that have it, in ascending order."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for member, key in enumerate(_keys(values, band)):
+        found[key].append(member)
+    return found

@@ -1,48 +1,83 @@
-"""Output rows: answers to a file of the format that its name tells, or to standard output."""
+"""Output rows: writes rows to a file (its ending sets the format) or to standard output."""
 
 import csv
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint import files
+from trainer.data.output_format import descriptor_of, output_format, writes_through
 from trainer.errors import InputError
-from trainer.output_format import descriptor_of, output_format, writes_through
-from trainer.plain_text import plain_json
+from trainer.plurals import plural
+from trainer.stores.outputs import written
+from trainer.terminal import activity
+from trainer.terminal.console import columns_of, make_console, show
+from trainer.terminal.plain_text import plain_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 Row = Mapping[str, Any]
+Readable = Callable[[Row, int | None], "Text"]
+"""(row, width of the terminal in characters) -> the row as readable lines."""
 
 ROWS_AT_A_TIME = 4096
-"""Rows of one row group of a parquet file."""
+"""Rows per row group of a parquet file."""
+VECTOR = "embedding"
+"""The field that an .npy file holds."""
 IN_COLUMNS = "probabilities"
-"""The field of an answer that a table holds as one column a class."""
+"""The field that becomes one column per class in csv and tsv files."""
 
 
 def write_rows(path: str, rows: Iterator[Row]) -> None:
-    """Write one row or more: whole or not at all, and through what is no regular file.
+    """Write at least one row to a path or URL. A regular file is replaced atomically.
 
-    A link stays, and what it points to is written; a pipe or a device gets each row as it comes.
+    A symbolic link is kept and its target is written. Pipes and devices receive each row as soon as
+    it is available.
     """
-    first = next(rows)  # what is wrong with the input is found before anything is written
-    pieces = WRITERS[output_format(path)](chain([first], rows))
-    given = Path(path)
+    first = next(rows)  # raises the errors of the input before anything is written
+    with written(path, "output.file") as local_path:
+        _write_rows(local_path, first, rows)
+
+
+def _write_rows(path: str, first: Row, rows: Iterator[Row]) -> None:
+    given, name, all_rows = Path(path), output_format(path), chain([first], rows)
     if writes_through(given):
+        pieces = {**WRITERS, **STREAMED}[name](all_rows)
         files.write_through(given, pieces, descriptor_of(given))
         return
+    pieces = WRITERS[name](all_rows)
     target = Path(os.path.realpath(given))
     files.make_folder(target.parent, synced=True)
     files.write_pieces(target, pieces)
     files.fsync_folder(target.parent)
 
 
-def print_rows(rows: Iterable[Row]) -> None:
-    """Each row as a JSON line on standard output, as it comes."""
+def print_rows(rows: Iterable[Row], readable: Readable | None = None) -> None:
+    """Print each row as soon as it is available: as a JSON line, or `readable` on a terminal."""
+    console = make_console()
     for row in rows:
-        print(plain_json(_json(row)), flush=True)
+        activity.done()
+        if console.is_terminal and readable is not None:
+            show(console, readable(row, columns_of(console)))
+        else:
+            print(plain_json(_json(row)), flush=True)
+
+
+def print_written(number: int, file: str) -> None:
+    """Print how many rows were written to a file.
+
+    Nothing is printed if rows went to a pipe or device, which may be standard output itself
+    (`output.file=/dev/stdout`).
+    """
+    activity.done()
+    if not writes_through(Path(file)):
+        show(make_console(), f"{plural(number, 'row')} written to {file}")
 
 
 def _json(row: Row) -> str:
@@ -60,32 +95,44 @@ def _json_list(rows: Iterable[Row]) -> Iterator[bytes]:
     yield b"\n]\n"
 
 
-def _csv(rows: Iterable[Row]) -> Iterator[bytes]:
-    return _separated(rows, ",")
-
-
-def _tsv(rows: Iterable[Row]) -> Iterator[bytes]:
-    return _separated(rows, "\t")
-
-
 def _separated(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
-    """A header and a line a row, quoted where needed; all rows have the columns of the first."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    """A header and one line per row, quoted where needed. The first row decides the columns.
+
+    Raises InputError for a row with another column, since the header has been written.
+    """
     header: list[str] = []
     for row in rows:
         cells = _cells(row)
         if not header:
             header = list(cells)
-            writer.writerow(header)
-        writer.writerow([cells.get(name, "") for name in header])
-        yield text.getvalue().encode()
-        text.seek(0)
-        text.truncate()
+            yield _line(header, delimiter)
+        if more := [name for name in cells if name not in header]:
+            found = f"found a row with a column '{more[0]}', which the first row lacks"
+            raise InputError(f"output.file: {found}; accepted: a regular file, or .jsonl")
+        yield _line([cells.get(name, "") for name in header], delimiter)
+
+
+def _whole_table(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
+    """Like `_separated`, but with the columns of all rows, which are in memory first."""
+    header: dict[str, None] = {}
+    table: list[list[str]] = []
+    for row in rows:
+        cells = _cells(row)
+        header |= dict.fromkeys(cells)
+        table.append([cells.get(name, "") for name in header])
+    yield _line(list(header), delimiter)
+    for line in table:
+        yield _line([*line, *[""] * (len(header) - len(line))], delimiter)
+
+
+def _line(cells: list[str], delimiter: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """A row as texts: probabilities a column each, other lists and mappings as JSON."""
+    """A row as texts: one column per probability, other lists and mappings as JSON."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name == IN_COLUMNS and isinstance(value, Mapping):
@@ -95,7 +142,7 @@ def _cells(row: Row) -> dict[str, str]:
     return {name: _cell(files.finite_or_null(value)) for name, value in flat.items()}
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -104,9 +151,10 @@ def _cell(value: Any) -> str:
 
 
 def _parquet(rows: Iterable[Row]) -> Iterator[bytes]:
-    """Row groups under one schema that all rows decide, for which they are kept in memory.
+    """The bytes of a parquet file. All rows are read into memory first, as they determine the
+    schema.
 
-    Values of one column that Arrow has no common type for become JSON texts.
+    A column whose values have no common Arrow type is written as JSON texts.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -125,8 +173,28 @@ def _parquet(rows: Iterable[Row]) -> Iterator[bytes]:
     yield from sink.taken()
 
 
+def _npy(rows: Iterable[Row]) -> Iterator[bytes]:
+    """The bytes of a .npy file with the vectors of all rows, [N, D] in fp32, and nothing else.
+
+    All vectors are read into memory first, because the file begins with their number.
+    """
+    import numpy as np
+
+    vectors = []
+    for row in rows:
+        if VECTOR not in row:
+            found = f"the answers hold no '{VECTOR}'"
+            raise InputError(
+                f"output.file: .npy: {found}; accepted: another format, such as .jsonl"
+            )
+        vectors.append(np.asarray(row[VECTOR], dtype=np.float32))
+    sink = io.BytesIO()
+    np.save(sink, np.stack(vectors), allow_pickle=False)
+    yield sink.getvalue()
+
+
 def _table(group: list[Row]) -> Any:
-    """Rows as an Arrow table; numbers that are not finite are missing, as in JSON."""
+    """Rows as an Arrow table. Numbers that are not finite become null, as in JSON."""
     import pyarrow as pa
 
     plain = [json.loads(_json(row)) for row in group]
@@ -141,7 +209,7 @@ def _table(group: list[Row]) -> Any:
 
 
 class _Pieces(io.RawIOBase):
-    """A file to write to, whose bytes are taken away as they come."""
+    """A writable file that keeps the bytes written to it until `taken` is called."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -159,7 +227,7 @@ class _Pieces(io.RawIOBase):
         return len(self._pieces[-1])
 
     def taken(self) -> list[bytes]:
-        """The pieces since the last call."""
+        """The pieces that were written since the last call."""
         pieces, self._pieces = self._pieces, []
         return pieces
 
@@ -177,8 +245,14 @@ def _one_line(error: Exception) -> str:
 WRITERS: dict[str, Callable[[Iterable[Row]], Iterator[bytes]]] = {
     "jsonl": _json_lines,
     "json": _json_list,
-    "csv": _csv,
-    "tsv": _tsv,
+    "csv": partial(_whole_table, delimiter=","),
+    "tsv": partial(_whole_table, delimiter="\t"),
     "parquet": _parquet,
+    "npy": _npy,
 }
-"""Format -> rows to the bytes of the file, piece by piece."""
+"""Format -> a function from rows to the bytes of the file, in pieces."""
+STREAMED: dict[str, Callable[[Iterable[Row]], Iterator[bytes]]] = {
+    "csv": partial(_separated, delimiter=","),
+    "tsv": partial(_separated, delimiter="\t"),
+}
+"""Format -> its function for pipes and devices, which writes each row at once."""

@@ -1,13 +1,15 @@
-"""PlainText: text files as documents, whose ends are held out."""
+"""PlainText: text files as documents, with the end of each file held out for validation."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.data.compressed import ending_of
+from trainer.data.file_lists import Paths, check_paths, shown_paths
 from trainer.data.formats import read
 from trainer.data.rows import Splits
 from trainer.data.sources import files_at
 from trainer.errors import InputError
+from trainer.plurals import plural
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,26 +17,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlainText:
-    """Files of running text (.txt, UTF-8): a row is a whole file, its column is `text`.
+    """Text files (.txt, UTF-8), each read as one row with the column `text`.
 
-    Where no validation files are given, the last lines of each training file are held out: lines
-    from everywhere in a text would be told by their neighbours.
+    Without validation files, the last lines of each training file are held out. Random lines of a
+    text would be easy to predict from the lines around them.
     """
 
-    train: str | None = None
-    """Training texts: a file, a folder, a glob or pkg://package/folder."""
-    validation: str | None = None
-    """Validation texts, as train."""
+    train: str | list[str] | None = None
+    """Training texts: a file, folder, glob or pkg://package/folder, or a list of them."""
+    validation: str | list[str] | None = None
+    """Validation texts, in the same form as train."""
     validation_fraction: float = 0.1
-    """Share of each training file's lines, its last ones, that is held out; 0: none."""
+    """Share of lines to hold out from the end of each training file; 0: none."""
 
     def __post_init__(self) -> None:
+        check_paths(self.train, "dataset.train")
+        check_paths(self.validation, "dataset.validation")
         if not 0 <= (found := self.validation_fraction) < 1:
             accepted = "accepted: from 0 to below 1"
             raise InputError(f"dataset.validation_fraction: {found}; {accepted}")
 
     def load(self) -> Splits:
-        """The documents. Raises InputError for files that are none, or too short to be cut."""
+        """The documents. Raises InputError if files are missing or too short to be split."""
         if self.train is None and self.validation is None:
             raise InputError("dataset.train: nothing given; accepted: a .txt file, or several")
         train, held = _documents(self.train, "dataset.train"), []
@@ -45,12 +49,12 @@ class PlainText:
             cuts = [len(lines) - round(len(lines) * self.validation_fraction) for lines in train]
             held = [lines[cut:] for lines, cut in zip(train, cuts, strict=True)]
             train = [lines[:cut] for lines, cut in zip(train, cuts, strict=True)]
-            notes = (f"{sum(map(len, held))} lines are held out, the last ones of each file",)
+            lines_held = plural(sum(map(len, held)), "line")
+            notes = (f"{lines_held} held out, from the end of each file",)
             if not any(map(any, train)) or not any(map(any, held)):
                 accepted = "dataset.validation, or dataset.validation_fraction=0 for none"
-                raise InputError(
-                    f"dataset.train: {self.train} is too short to cut; give {accepted}"
-                )
+                found = shown_paths(self.train or "")
+                raise InputError(f"dataset.train: {found} is too short to cut; give {accepted}")
         return Splits(
             train=_table(train) if train else None,
             validation={"": _table(held)} if held else {},
@@ -58,12 +62,12 @@ class PlainText:
         )
 
 
-def _documents(path: str | None, where: str) -> list[list[str]]:
+def _documents(paths: Paths | None, where: str) -> list[list[str]]:
     """The lines of each file."""
-    files = [] if path is None else files_at(path, where)
+    files = [] if paths is None else files_at(paths, where)
     for file in files:
         if ending_of(file) != ".txt":
-            raise InputError(f"{where}: {file} is no plain text; accepted: files in .txt")
+            raise InputError(f"{where}: {file} is not plain text; accepted: .txt files")
     return [read(file, where)["text"].to_pylist() for file in files]
 
 

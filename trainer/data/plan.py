@@ -1,32 +1,91 @@
-"""The plan of a run: which samples each optimizer step sees, and which rank runs which of them."""
+"""The plan of a run: the samples of each optimizer step, and of each rank within it."""
 
-from heapq import heappop, heappush
+from typing import Protocol
 
 import numpy as np
 
+from trainer.data.dealing import Groups, cut, deal, split_further
 from trainer.errors import InputError
 
-ATTENTION_PARITY = 4608
-"""The length at which attention costs as much as the linear layers: 6 x the width, here 768."""
-
 IMBALANCE_STEPS = 100
-"""Steps that are looked at to tell how even the work is."""
+"""The number of steps over which `imbalance` averages."""
+
+
+class Plan(Protocol):
+    """The interface of plans, which determine the samples of each optimizer step.
+
+    Every rank makes the same plan. A plan has no state to advance or save: any rank may request any
+    step, counted from 0, in any order.
+    """
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """The number of steps in a pass over the data; None if the data is endless."""
+        ...
+
+    def samples_before(self, step: int) -> int:
+        """The number of samples in the first `step` steps; checkpoints store it as the position."""
+        ...
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """The sample indices of a step."""
+        ...
+
+    def micro_batches(
+        self,
+        step: int,
+        *,
+        rank: int,
+        world_size: int,
+        micro_batch_size: int | None = None,
+        max_tokens: int | None = None,
+    ) -> list[np.ndarray]:
+        """The sample indices of each micro batch that a rank runs in a step.
+
+        Every rank gets the same number of micro batches, and runs a placeholder for empty ones.
+        """
+        ...
+
+    def imbalance(self, world_size: int, micro_batch_size: int | None = None) -> float:
+        """The work of the busiest rank relative to the mean, minus 1; 0.1 is 10 % more."""
+        ...
 
 
 class GlobalBatchPlan:
     """The samples of every optimizer step, as a function of (seed, epoch, lengths, batch size).
 
-    Nothing here is stepped or stored: any step may be asked for, in any order, on any rank.
+    It has no state to advance or save: any rank may request any step, in any order.
     """
 
-    def __init__(self, lengths: np.ndarray, global_batch_size: int, seed: int) -> None:
-        """Plan over samples of `lengths` tokens, [N]; raises InputError where there are none."""
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        global_batch_size: int,
+        seed: int,
+        group_size: int = 1,
+        kinds: np.ndarray | None = None,
+    ) -> None:
+        """Plan for samples with `lengths` tokens, [N].
+
+        With `kinds`, [N], samples of different kinds never share a micro batch.
+
+        Groups of `group_size` consecutive samples of a global batch stay in one micro batch of one
+        rank; the last group of an epoch may be short. Raises InputError if there are no samples,
+        and if a global batch does not consist of whole groups.
+        """
         if len(lengths) == 0:
             raise InputError("dataset.train: found no rows; at least one is needed to train on")
-        assert global_batch_size >= 1
+        assert global_batch_size >= 1 and group_size >= 1
+        if global_batch_size % group_size:
+            raise InputError(
+                f"trainer.global_batch_size: found {global_batch_size}; accepted: a multiple of "
+                f"{group_size}, since the recipe's loss compares as many samples"
+            )
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.global_batch_size = global_batch_size
         self.seed = seed
+        self.group_size = group_size
+        self.kinds = kinds
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -35,20 +94,20 @@ class GlobalBatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches in an epoch, the last and perhaps short one included."""
+        """The number of global batches in an epoch; the last one may be short."""
         return -(-len(self) // self.global_batch_size)
 
     def samples_before(self, step: int) -> int:
-        """Samples consumed once `step` steps are done: the one integer that is the position."""
+        """The number of samples in the first `step` steps; checkpoints store it as the position."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return epoch * len(self) + position * self.global_batch_size
 
     def global_batch(self, step: int) -> np.ndarray:
-        """The numbers of the samples of step 0, 1, 2, ...: at most `global_batch_size` of them."""
+        """The sample indices of a step (counted from 0), at most `global_batch_size` of them."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:  # of the next epoch's first step one asks before its time
+        if epoch not in self._orders:  # the next epoch's first step may be requested early
             kept = {number: order for number, order in self._orders.items() if number == epoch - 1}
-            self._orders = kept | {epoch: epoch_order(len(self), self.seed, epoch)}
+            self._orders = kept | {epoch: self._order(epoch)}
         start = position * self.global_batch_size
         return self._orders[epoch][start : start + self.global_batch_size]
 
@@ -61,45 +120,83 @@ class GlobalBatchPlan:
         micro_batch_size: int | None = None,
         max_tokens: int | None = None,
     ) -> list[np.ndarray]:
-        """What `rank` runs of a global batch, longest samples first.
+        """The micro batches of `rank` for a step, longest samples first.
 
-        Every rank gets the same number of micro batches; an empty one stands for a placeholder.
-        No micro batch has more than `micro_batch_size` samples or `max_tokens` tokens, except
-        that a sample longer than `max_tokens` goes alone.
+        Every rank gets the same number of micro batches, and runs a placeholder for empty ones. No
+        micro batch has more than `micro_batch_size` samples or `max_tokens` tokens, unless it
+        consists of one group with more than `max_tokens`. The samples of a group are consecutive; a
+        short group comes last.
         """
         samples = self.global_batch(step)
-        lengths = self.lengths[samples]
-        shares = deal(lengths, world_size, micro_batch_size)
-        cuts = [cut(lengths[share], micro_batch_size, max_tokens) for share in shares]
-        num_pieces = max(map(len, cuts))
-        pieces = split_further(cuts[rank], lengths[shares[rank]], num_pieces)
-        return [samples[shares[rank][piece]] for piece in pieces]
+        groups = Groups.of(self.lengths[samples], self.group_size)
+        most = self._groups_in(micro_batch_size)
+        shares = deal(groups.costs, world_size, most)
+        kinds = None if self.kinds is None else self.kinds[samples]
+        shares = [by_kind(share, kinds) for share in shares]
+        cuts = [
+            cut(groups.lengths[share], most, max_tokens, None if kinds is None else kinds[share])
+            for share in shares
+        ]
+        share, num_pieces = shares[rank], max(map(len, cuts))
+        pieces = split_further(cuts[rank], groups.lengths[share], num_pieces)
+        return [samples[groups.samples(share[piece])] for piece in pieces]
 
     def imbalance(self, world_size: int, micro_batch_size: int | None = None) -> float:
-        """How much more than the mean the busiest rank does in a step; 0.1 is a tenth more.
+        """The work of the busiest rank relative to the mean, minus 1; 0.1 is 10 % more.
 
-        Steps last as long as their busiest rank, so this is time that the others wait. It is the
-        mean over the first steps, at most IMBALANCE_STEPS of them.
+        A step takes as long as its busiest rank, so the other ranks wait for this share. Averaged
+        over the first IMBALANCE_STEPS steps.
         """
         busiest, mean = 0.0, 0.0
+        most = self._groups_in(micro_batch_size)
         for step in range(min(self.steps_per_epoch, IMBALANCE_STEPS)):
-            lengths = self.lengths[self.global_batch(step)]
-            shares = deal(lengths, world_size, micro_batch_size)
-            loads = [int(cost(lengths[share]).sum()) for share in shares]
+            groups = Groups.of(self.lengths[self.global_batch(step)], self.group_size)
+            shares = deal(groups.costs, world_size, most)
+            loads = [int(groups.costs[share].sum()) for share in shares]
             busiest += max(loads)
             mean += sum(loads) / world_size
         return busiest / mean - 1
 
+    def _order(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch in the order in which they are trained on."""
+        return epoch_order(len(self), self.seed, epoch)
 
-def cost(lengths: np.ndarray) -> np.ndarray:
-    """What samples of these lengths cost beside each other: linear layers, and attention."""
-    return lengths * (ATTENTION_PARITY + lengths)
+    def _groups_in(self, micro_batch_size: int | None) -> int | None:
+        """The largest number of groups that fits into a micro batch of this many samples."""
+        if micro_batch_size is None:
+            return None
+        if micro_batch_size < self.group_size:
+            raise InputError(
+                f"trainer.micro_batch_size: found {micro_batch_size}; accepted: at least "
+                f"{self.group_size}, since the recipe's loss compares as many samples"
+            )
+        return micro_batch_size // self.group_size
+
+
+def evaluation_batches(
+    lengths: np.ndarray, max_tokens: int, group_size: int = 1, kinds: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Batches with every sample once, longest first, that depend only on the arguments.
+
+    A batch has at most `max_tokens` tokens, unless a single group (`group_size` consecutive samples
+    of the data set) has more. With `kinds`, [N], a batch has samples of only one kind.
+    """
+    groups = Groups.of(np.asarray(lengths, dtype=np.int64), group_size)
+    order = by_kind(np.argsort(-groups.lengths, kind="stable"), kinds)
+    ordered_kinds = None if kinds is None else kinds[order]
+    pieces = cut(groups.lengths[order], None, max_tokens, ordered_kinds)
+    return [groups.samples(order[piece]) for piece in pieces]
+
+
+def by_kind(indices: np.ndarray, kinds: np.ndarray | None) -> np.ndarray:
+    """The indices sorted by kind; those of one kind keep their order."""
+    return indices if kinds is None else indices[np.argsort(kinds[indices], kind="stable")]
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of `num_samples` numbers: the same under every version of numpy."""
+    """A permutation of `num_samples` indices, the same under every version of numpy."""
     start = splitmix64(splitmix64(_uint64(seed)) ^ _uint64(epoch))
-    # Distinct inputs of a bijection: no two keys are equal, so no tie is left to the sort.
+    # The inputs are distinct and splitmix64 is a bijection, so there are no ties to sort.
     keys = splitmix64(start + np.arange(num_samples, dtype=np.uint64))
     return np.argsort(keys, kind="stable")
 
@@ -109,79 +206,10 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _uint64(number: int) -> np.ndarray:
-    """[1]: numpy lets arrays wrap around silently, but warns where scalars do."""
+    """The number as an array [1], since numpy warns when scalars overflow but not for arrays."""
     return np.array([number & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64)
-
-
-def deal(lengths: np.ndarray, world_size: int, micro_batch_size: int | None) -> list[np.ndarray]:
-    """Indices into `lengths` for each rank, longest first, at about the same cost for all.
-
-    The longest sample left goes to the rank with the least to do (Graham's LPT rule, 1969). With a
-    `micro_batch_size`, no rank gets more samples than the fewest micro batches can hold.
-    """
-    longest_first = np.argsort(-lengths, kind="stable")
-    if world_size == 1:
-        return [longest_first]
-    room = len(lengths)
-    if micro_batch_size is not None:
-        room = -(-len(lengths) // (world_size * micro_batch_size)) * micro_batch_size
-    costs = cost(lengths).tolist()
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    ranks = [(0, rank) for rank in range(world_size)]
-    for index in longest_first.tolist():
-        load, rank = heappop(ranks)
-        shares[rank].append(index)
-        if len(shares[rank]) < room:
-            heappush(ranks, (load + costs[index], rank))
-    return [np.array(share, dtype=np.int64) for share in shares]
-
-
-def cut(lengths: np.ndarray, max_samples: int | None, max_tokens: int | None) -> list[slice]:
-    """Consecutive slices of `lengths`, each as large as both bounds allow and never empty."""
-    ends = np.cumsum(lengths)
-    slices = []
-    start = 0
-    while start < len(lengths):
-        stop = len(lengths)
-        if max_tokens is not None:
-            allowed = max_tokens + (ends[start - 1] if start else 0)
-            stop = max(int(np.searchsorted(ends, allowed, side="right")), start + 1)
-        if max_samples is not None:
-            stop = min(stop, start + max_samples)
-        slices.append(slice(start, stop))
-        start = stop
-    return slices
-
-
-def split_further(pieces: list[slice], lengths: np.ndarray, num_pieces: int) -> list[slice]:
-    """`num_pieces` slices: the one with the most tokens is halved until there are enough.
-
-    Where only single samples are left, empty slices at the end make up the number.
-    """
-    pieces = list(pieces)
-    while len(pieces) < num_pieces:
-        tokens = [
-            int(lengths[piece].sum()) if piece.stop - piece.start > 1 else 0 for piece in pieces
-        ]
-        if not any(tokens):
-            pieces += [slice(0, 0)] * (num_pieces - len(pieces))
-            break
-        largest = int(np.argmax(tokens))
-        start, stop = pieces[largest].start, pieces[largest].stop
-        middle = (start + stop) // 2
-        pieces[largest : largest + 1] = [slice(start, middle), slice(middle, stop)]
-    return pieces
-
-
-def evaluation_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """All samples once, longest first, in batches that depend on nothing but the arguments.
-
-    A batch has at most `max_tokens` tokens, or a single sample.
-    """
-    lengths = np.asarray(lengths, dtype=np.int64)
-    longest_first = np.argsort(-lengths, kind="stable")
-    return [longest_first[piece] for piece in cut(lengths[longest_first], None, max_tokens)]

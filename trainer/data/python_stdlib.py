@@ -1,4 +1,4 @@
-"""The Python installation as a corpus: one row per function of its standard library."""
+"""PythonStdlib: a data set of the functions in Python's standard library."""
 
 import ast
 import sys
@@ -6,65 +6,41 @@ import sysconfig
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.near_copies import near_copies
-from trainer.data.rows import Splits, check_amounts, renamed
-from trainer.data.splits import held_out, limited
+from trainer.data.function_splits import FunctionSplits
+from trainer.data.rows import Splits
 from trainer.errors import InputError
 
 NOT_LIBRARY = frozenset({"test", "tests", "idle_test", "_vendor", "_bundled"})
-"""Folders inside a package that are not the package: its tests, and what others wrote."""
+"""The names of folders that are left out: tests, and vendored code."""
 
 
 @dataclass(frozen=True)
-class PythonStdlib:
-    """The functions and methods of the standard library, with the package that each is from.
+class PythonStdlib(FunctionSplits):
+    """The functions and methods of the standard library, each with its package.
 
-    Columns: source, docstring, name (as in "Class.method"), module, package. Sources are parsed,
-    never imported. A function without code (only documentation, pass or raise) is left out, and
-    so is a source that occurred before. A package is a folder of the library; CPython 3.11 has
-    7,644 functions in the 16 largest. Python versions differ in their packages.
+    Columns: source, docstring, name (such as "Class.method"), module, package. Sources are parsed,
+    never imported. Left out are functions without code (only a docstring, pass or raise) and
+    functions with the same source as another. A package is a top-level folder of the library. In
+    CPython 3.11 the 16 largest packages have 7,644 functions; other versions differ.
     """
 
     packages: int = 16
-    """How many packages to take, the ones with the most functions."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """New names of columns, as found: wanted."""
-    max_train_rows: int | None = None
-    """At most so many training rows, sampled with the seed; null: all."""
-    max_eval_rows: int | None = None
-    """At most so many validation rows, sampled with the seed; null: all."""
-    validation_fraction: float = 0.15
-    """Share of the functions that is held out for validation; near-copies stay on one side."""
-    seed: int = 0
-    """Which functions are held out, and which a row limit takes."""
+    """The number of packages to use: those with the most functions."""
 
     def __post_init__(self) -> None:
-        check_amounts(self)
+        super().__post_init__()
         if self.packages < 2:
             raise InputError(f"dataset.packages: {self.packages}; accepted: 2 or more")
 
     def load(self) -> Splits:
         """The functions, split into train and validation; the same on every call."""
-        from datasets import Dataset
-
-        functions = _of_largest_packages(_functions(), self.packages)
-        sources = [function["source"] for function in functions]
-        rows = renamed(Dataset.from_list(functions), self.columns, "dataset.columns")
-        if not self.validation_fraction:
-            return Splits(train=limited(rows, self.max_train_rows, self.seed))
-        groups = [sources[first] for first in near_copies(sources)]
-        held = held_out(groups, self.validation_fraction, self.seed)
-        train, validation = rows.select((~held).nonzero()[0]), rows.select(held.nonzero()[0])
-        return Splits(
-            train=limited(train, self.max_train_rows, self.seed),
-            validation={"": limited(validation, self.max_eval_rows, self.seed)},
-            notes=(
-                f"{len(validation)} of {len(rows)} functions are held out, near-copies together",
-            ),
-        )
+        largest = _of_largest_packages(functions(), self.packages)
+        sources = [function["source"] for function in largest]
+        note = "functions are held out, with near-duplicates kept together"
+        return self.splits(largest, sources, note)
 
 
 Function = dict[str, str]
@@ -76,8 +52,8 @@ def _of_largest_packages(functions: list[Function], packages: int) -> list[Funct
     return [function for function in functions if function["package"] in largest]
 
 
-def _functions() -> list[Function]:
-    """All functions of the library, each source once, ordered by file and line."""
+def functions() -> list[Function]:
+    """All functions of the library, ordered by file and line, without repeated sources."""
     library = Path(sysconfig.get_path("stdlib"))
     found: dict[str, Function] = {}
     for package in sorted(sys.stdlib_module_names):
@@ -113,7 +89,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[Definition, str]]:
-    """Functions and methods with their names; those inside functions are part of their source."""
+    """Yield functions and methods with their names, without functions nested in functions."""
     for node in body:
         if isinstance(node, Definition):
             yield node, prefix + node.name
@@ -125,7 +101,7 @@ def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[Defin
 
 
 def _has_code(node: Definition) -> bool:
-    """Whether anything but documentation, pass, ... and raise stands in the body."""
+    """Whether the body holds more than a docstring, pass, ... or raise."""
     return not all(
         isinstance(statement, ast.Pass | ast.Raise)
         or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))

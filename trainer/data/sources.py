@@ -1,15 +1,22 @@
-"""Sources: the named splits that lie at a path: files, folders, globs, save_to_disk, the hub."""
+"""Sources: the splits found at a path, which may be files, a folder, a glob or a hub data set."""
 
 import glob
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.data.cells import Content, joined
+from trainer.data.column_types import Content, joined
 from trainer.data.compressed import COMPRESSIONS, ending_of
-from trainer.data.foreign_folders import read_saved
+from trainer.data.file_lists import (
+    Paths,
+    check_paths,
+    check_same_columns,
+    refuse_repeats,
+    without_runs,
+)
 from trainer.data.formats import (
     ENDINGS,
     EXCEL,
@@ -17,13 +24,18 @@ from trainer.data.formats import (
     PLAIN,
     UNREAD,
     check_ending,
+    format_of,
     read_content,
 )
-from trainer.data.places import remember
-from trainer.data.reading import Reading
+from trainer.data.read_options import ReadOptions
+from trainer.data.row_locations import record_locations
+from trainer.data.saved_datasets import is_saved, read_saved
 from trainer.data.split_names import USUAL_NAMES, named_splits, usual_split
 from trainer.errors import EnvironmentFault, InputError, nearest
-from trainer.foreign_files import check_files
+from trainer.foreign.files import check_files
+from trainer.plurals import plural
+from trainer.stores.inputs import staged
+from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,27 +44,27 @@ DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|citation|notice|changelog|requirements)\b.*|dataset_infos?\.json",
     re.IGNORECASE,
 )
-"""Files beside data sets that are no data, whatever their ending."""
+"""Files that often accompany a data set and are not part of it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Splits by name, read only when asked for."""
+    """Splits by name; `read(name)` loads one of them."""
 
     names: Sequence[str]
     read: Callable[[str], "Dataset"]
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    """The files of each split, where it has some; one may have two names, its own and a usual."""
+    """The local files of each split. A split may be listed twice, as dev and as validation."""
     slices: bool = False
-    """Whether `read` takes train[:80%] and train+test too."""
+    """Whether `read` also accepts train[:80%] and train+test."""
 
     def usual(self, split: str) -> str | None:
-        """The first of the usual names of train, validation or test that there is."""
+        """The name of the split to use as train, validation or test; None if there is none."""
         known = {name.lower(): name for name in reversed(self.names)}
         return next((known[name] for name in USUAL_NAMES[split] if name in known), None)
 
     def refuse_unused(self, wanted: Collection[str], where: str) -> None:
-        """Raise InputError for a file that is neither wanted nor of a usual split."""
+        """Raise InputError for a file that belongs neither to a wanted split nor to a usual one."""
         used = {file for name in (*USUAL_NAMES, *wanted) for file in self.files.get(name, ())}
         others = [file for found in self.files.values() for file in found if file not in used]
         if others:
@@ -63,53 +75,72 @@ class Source:
             )
 
     def check(self, split: str, where: str) -> None:
-        """Raise InputError if there is no split of that name."""
+        """Raise InputError if there is no split of this name."""
         for part in split.split("+") if self.slices else [split]:
             name = part.split("[")[0] if self.slices else part
             if name not in self.names:
-                there = f"there are: {', '.join(self.names)}{nearest(name, self.names)}"
-                raise InputError(f"{where}: no split '{name}'; {there}")
+                existing = f"there are: {', '.join(self.names)}{nearest(name, self.names)}"
+                raise InputError(f"{where}: no split '{name}'; {existing}")
 
 
-def source_at(path: str, name: str | None, revision: str | None, reading: Reading) -> Source:
-    """What lies at `dataset.path`: a place on the disk if there is one, else a hub id."""
+def source_at(path: str, name: str | None, revision: str | None, reading: ReadOptions) -> Source:
+    """The source at `dataset.path`: a local path if it exists, else a hub data set."""
     where = "dataset.path"
-    place = _place(path, where)
-    if _is_hub_id(path) and not place.exists():
+    place = _local_path(path, where)
+    if is_hub_id(path) and not place.exists():
         return _hub(path, name, revision)
     if name is not None or revision is not None:
         key = "name" if name is not None else "revision"
-        raise InputError(f"dataset.{key}: only a hub id has one; {path} is on the disk")
-    if any((place / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        raise InputError(f"dataset.{key}: only hub data sets have one; {path} is a local path")
+    if is_saved(place):
         return _saved_to_disk(place, where)
     splits = {"train": [place]}
     if not place.is_file():
-        splits = named_splits(_listed_files(path, where), _root_of(place), where)
+        splits = named_splits(_listed_files(path, where), root_of(place), where)
     return Source(list(splits), lambda split: read_all(splits[split], where, reading), splits)
 
 
-def read_files(path: str, where: str, reading: Reading = PLAIN) -> "Dataset":
-    """All rows of a file, a folder, a glob or pkg://package/folder, in the order of their paths."""
-    return read_all(files_at(path, where), where, reading)
+def read_files(paths: Paths, where: str, reading: ReadOptions = PLAIN) -> "Dataset":
+    """All rows of the paths. The files of a folder or glob are sorted by path.
+
+    The entries of a list may have different formats, and their types are decided together. Raises
+    InputError.
+    """
+    return _read_entries(_entries_at(paths, where), where, reading)
 
 
-def files_at(path: str, where: str) -> list[Path]:
-    """The data files at a path, folder, glob or pkg://, sorted.
+def files_at(paths: Paths, where: str) -> list[Path]:
+    """The data files of the paths in the order of their rows. Raises InputError."""
+    return [file for files in _entries_at(paths, where) for file in files]
 
-    Raises InputError if there are none, if some cannot be read, and for files named after several
-    splits where all are asked for as one.
+
+def _entries_at(paths: Paths, where: str) -> list[list[Path]]:
+    """The data files of each entry. Raises InputError if two entries share a file."""
+    check_paths(paths, where)
+    entries = [_files_of(path, where) for path in ([paths] if isinstance(paths, str) else paths)]
+    refuse_repeats(entries, where)
+    _refuse_two_copies([file for files in entries for file in files], where)
+    return entries
+
+
+def _files_of(path: str, where: str) -> list[Path]:
+    """The data files of a path, folder, glob or pkg://, sorted.
+
+    Raises InputError if there are none, if some cannot be read, and if files of one split are named
+    after different splits.
     """
     files = _listed_files(path, where)
-    _refuse_other_splits(files, _root_of(_place(path, where)), where)
+    _refuse_other_splits(files, root_of(_local_path(path, where)), where)
     return files
 
 
 def _listed_files(path: str, where: str) -> list[Path]:
-    place = _place(path, where)
+    place = _local_path(path, where)
     if place.is_file():
         return [place]
     if place.is_dir():
         files = [file for file in sorted(place.rglob("*")) if _is_data(file, place)]
+        files = without_runs(files, place, where)
         check_files(files, place, where)
         accepted = f"files in {' '.join(ENDINGS)}"
     else:
@@ -129,7 +160,7 @@ def _listed_files(path: str, where: str) -> list[Path]:
 
 
 def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
-    """Refuse a file beside its compressed copy (`gunzip -k` leaves both): rows would double."""
+    """Raise InputError for a file with its compressed copy: every row would be read twice."""
     plain = {file.with_suffix("") for file in files if file.suffix.lower() in COMPRESSIONS}
     if both := plain & set(files):
         first = min(both)
@@ -138,8 +169,8 @@ def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
         )
 
 
-def _root_of(place: Path) -> Path:
-    """The folder below which the names of folders say what files are for."""
+def root_of(place: Path) -> Path:
+    """The folder whose subfolders may be named after splits: the path's part without wildcards."""
     fixed = place
     while any(mark in str(fixed) for mark in "*?["):
         fixed = fixed.parent
@@ -147,66 +178,94 @@ def _root_of(place: Path) -> Path:
 
 
 def _refuse_other_splits(files: list[Path], root: Path, where: str) -> None:
-    """Of several files that are one split none may be named after another, such as test.csv."""
+    """Raise InputError if several files form one split and some are named after another split."""
     section, _, wanted = where.partition(".")
     if section != "dataset" or len(files) == 1:
         return
     wanted = wanted.split(".")[0]
     named = [(usual_split(file, root, where), file) for file in files]
-    told = {split for split, _ in named}
+    found_splits = {split for split, _ in named}
     for split, file in named:
-        if split not in (None, wanted) and len(told) > 1:
+        if split not in (None, wanted) and len(found_splits) > 1:
             accepted = "accepted: files of one split, or all of them by dataset.path"
             raise InputError(f"{where}: {file} is named after {split} rows; {accepted}")
 
 
-def _place(path: str, where: str) -> Path:
+def _local_path(path: str, where: str) -> Path:
     if path.startswith("pkg://"):
         from trainer.hub import find
 
         return find(path, what=where)
-    return Path(path).expanduser()
+    if is_in_store(path):
+        return staged(path, where)
+    if is_url(path):
+        check_url(path, where)
+    return Path(os.path.expanduser(plain_path(path)))
 
 
 def _similar(path: str, place: Path) -> str:
-    """A hint at what lies beside a path that does not exist; a broken link is beside no other."""
+    """For a path that does not exist: a hint at a similarly named file in its folder."""
     folder = place.parent
     siblings = sorted(folder.iterdir()) if folder.is_dir() else []
     return nearest(path, [str(folder / each.name) for each in siblings if each.name != place.name])
 
 
 def _is_data(file: Path, folder: Path) -> bool:
-    """Whether a file of a folder is data, readable or not; hidden files and documents are not."""
+    """Whether a file is data (of any format), and neither hidden nor documentation."""
     *above, name = file.relative_to(folder).parts
-    hidden = name.startswith(".") or any(part.startswith((".", "_")) for part in above)
+    hidden = name.startswith(".") or are_skipped(above)
     data = ending_of(file) in (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
     return data and not hidden and not DOCUMENTS.fullmatch(name) and file.is_file()
 
 
-def _is_hub_id(path: str) -> bool:
-    """name or owner/name, without the ending of a data file."""
+def are_skipped(folders: Iterable[str]) -> bool:
+    """Whether files in these nested folders are not read: one is hidden or begins with _."""
+    return any(part.startswith((".", "_")) for part in folders)
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path looks like name or owner/name, without the ending of a data file."""
     endings = (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
     return (
         bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path)) and ending_of(Path(path)) not in endings
     )
 
 
-def read_all(files: Sequence[Path], where: str, reading: Reading = PLAIN) -> "Dataset":
+def read_all(files: Sequence[Path], where: str, reading: ReadOptions = PLAIN) -> "Dataset":
+    """The rows of files of one format as a data set. Raises InputError."""
+    return _read_entries([files], where, reading)
+
+
+def _read_entries(entries: Sequence[Sequence[Path]], where: str, reading: ReadOptions) -> "Dataset":
+    """The rows of all files, with common column types. The files of each entry have one format."""
     from trainer.data.exact_json import dataset_of
 
-    endings = sorted({ending_of(file) for file in files})
-    if len(endings) > 1:
-        found = f"{files[0]} and {len(files) - 1} more end in {' and '.join(endings)}"
-        raise InputError(f"{where}: {found}; files of one split have one ending")
-    contents = [read_content(file, where, reading) for file in files]
-    _check_columns(files, contents, where)
+    read = [_contents(files, where, reading) for files in entries]
+    check_same_columns(entries, read, where)
+    files = [file for entry in entries for file in entry]
+    contents = [content for entry in read for content in entry]
     table = joined(contents, [f"{where}: {file}" for file in files])
     counts = [content.num_rows for content in contents]
-    return remember(dataset_of(table), list(zip(files, counts, strict=True)), reading)
+    return record_locations(dataset_of(table), list(zip(files, counts, strict=True)), reading)
+
+
+def _contents(files: Sequence[Path], where: str, reading: ReadOptions) -> list[Content]:
+    """The rows of files of one format, before their types are decided. Raises InputError."""
+    formats = [format_of(file, f"{where}: {file}", reading) for file in files]
+    endings = sorted(set(formats))
+    if len(endings) > 1:
+        found = (
+            f"{files[0]} and {plural(len(files) - 1, 'other file')} end in {' and '.join(endings)}"
+        )
+        raise InputError(f"{where}: {found}; files of one split must have one ending")
+    as_format = replace(reading, format=endings[0][1:])
+    contents = [read_content(file, where, as_format) for file in files]
+    _check_columns(files, contents, where)
+    return contents
 
 
 def _check_columns(files: Sequence[Path], contents: Sequence[Content], where: str) -> None:
-    """Refuse files of different columns; those of JSON may differ, and an empty file has none."""
+    """Raise InputError if columns differ between files; JSON and empty files are exempt."""
     named = [(f, c) for f, c in zip(files, contents, strict=True) if c.columns and c.kind != "json"]
     for file, content in named[1:]:
         first, wanted = named[0]
@@ -223,7 +282,7 @@ def _saved_to_disk(folder: Path, where: str) -> Source:
 
 
 def _hub(path: str, name: str | None, revision: str | None) -> Source:
-    """A data set of the hub, as data only: `datasets` runs no code of a repository."""
+    """A data set of the hub. `datasets` runs no code from the repository."""
     from datasets import load_dataset_builder
 
     where = f"dataset.path: hub data set '{path}'"
@@ -233,7 +292,7 @@ def _hub(path: str, name: str | None, revision: str | None) -> Source:
     except ConnectionError as error:
         found = str(error).splitlines()[0]
         raise EnvironmentFault(
-            f"{where}: neither in the cache nor to be fetched ({found})"
+            f"{where}: not in the cache, and cannot be downloaded ({found})"
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         found = str(error).splitlines()[0]
@@ -244,6 +303,6 @@ def _hub(path: str, name: str | None, revision: str | None) -> Source:
             return builder.as_dataset(split=split)
         except ValueError as error:
             found = str(error).splitlines()[0]
-            raise InputError(f"{where}: '{split}': {found}; slices are as train[:80%]") from None
+            raise InputError(f"{where}: '{split}': {found}; slices look like train[:80%]") from None
 
     return Source(list(builder.info.splits or {}), read_split, slices=True)

@@ -1,4 +1,4 @@
-"""Split names: what the rows of a file are for, told by its name or its folder."""
+"""Split names: determines the split of a file from its name or the name of its folder."""
 
 import re
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ USUAL_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation"),
     "test": ("test", "testing", "heldout", "holdout"),
 }
-"""The words that name each split, in any case, alone or among others: imdb_train.csv, Test.csv."""
+"""The words that name each split, in any case and anywhere in a name: imdb_train.csv, Test.csv."""
 _SPLIT_OF = {name: split for split, names in USUAL_NAMES.items() for name in names}
 
 
 def named_splits(files: Sequence[Path], root: Path, where: str) -> dict[str, list[Path]]:
-    """Files by the name of their split, the usual ones among them under their usual name.
+    """Split -> its files; a split such as dev is also listed under its usual name, validation.
 
-    A file's own name tells its split, else the nearest folder below `root`. Where no file has a
-    usual name, all are training rows. Raises InputError for a name that tells two splits.
+    The split comes from the file's name, else from the nearest folder below `root`. If no file has
+    a usual name, all are training files. Raises InputError for a name with words of two splits.
     """
     usual = {file: usual_split(file, root, where) for file in files}
     if not any(usual.values()):
@@ -34,23 +34,24 @@ def named_splits(files: Sequence[Path], root: Path, where: str) -> dict[str, lis
 
 
 def usual_split(file: Path, root: Path, where: str) -> str | None:
-    """train, validation or test, where the file's name or a folder below `root` says so."""
+    """train, validation or test, if the file or a folder below `root` is named so; else None."""
     folders = file.parent.relative_to(root).parts if file.is_relative_to(root) else ()
     own = _splits_in(stem_of(file))
     above = next((found for part in folders[::-1] if (found := _splits_in(part))), set())
-    told = own | above
-    if len(told) > 1:
+    found_splits = own | above
+    if len(found_splits) > 1:
+        both = " and ".join(sorted(found_splits))
         raise InputError(
-            f"{where}: {file} is named after {' and '.join(sorted(told))}; accepted: one of them, "
-            "or dataset.train, dataset.validation and dataset.test one by one"
+            f"{where}: {file} is named after {both}; accepted: one of them, "
+            "or separate files for dataset.train, dataset.validation and dataset.test"
         )
-    return next(iter(told), None)
+    return next(iter(found_splits), None)
 
 
 def own_name(file: Path, root: Path) -> str:
-    """A file's name without its number: train of train-00000-of-00002.parquet.
+    """The name of a file without its shard number: train for train-00000-of-00002.parquet.
 
-    Where it is but a number or a part's (part-00000-….snappy), the name of its folder.
+    If the name is only a shard number (part-00000-….snappy), this is the name of its folder.
     """
     stem = re.sub(r"[-_.]\d+([-_]of[-_]\d+)?$", "", stem_of(file))
     is_part = re.match(r"(part|shard|chunk|data)?[-_.]?\d", stem_of(file), re.IGNORECASE)
@@ -58,7 +59,7 @@ def own_name(file: Path, root: Path) -> str:
 
 
 def _splits_in(name: str) -> set[str]:
-    """The splits that the words of a name tell; held out, test data and dev set are one word."""
+    """The splits named by the words of a name; "held out" or "dev set" count as one word each."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     words = [word.lower() for word in words]
     words += [first + second for first, second in pairwise(words)]

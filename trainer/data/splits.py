@@ -1,12 +1,16 @@
-"""Splits: rows held out by the hash of their content, row limits, rows that two sets share."""
+"""Splits: holds out rows by a hash of their content, limits rows, and finds shared rows.
+
+N is the number of rows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.places import taken
+from trainer.data.row_locations import select_rows
 from trainer.errors import InputError
+from trainer.plurals import of_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Training rows, the rows that were held out of them, and how, in words."""
+    """The remaining training rows, the held-out rows, and a note on how they were chosen."""
 
     train: "Dataset"
     held_out: "Dataset"
@@ -26,9 +30,9 @@ class HeldOut:
 def hold_out(
     rows: "Dataset", fraction: float, seed: int, where: str, stratify_by: str = ""
 ) -> HeldOut:
-    """Hold rows out by the hash of each: equal rows stay together in any order.
+    """Hold out rows by a hash of their content, so that equal rows stay together.
 
-    Where the column `stratify_by` has classes, each gives its share.
+    If the column `stratify_by` holds classes, the same share of each class is held out.
     """
     classes = _classes(rows, stratify_by)
     held = held_out(contents(rows).to_pylist(), fraction, seed, classes)
@@ -39,41 +43,45 @@ def hold_out(
         )
     how = f"stratified by '{stratify_by}'" if classes else "by their content"
     count, total = int(held.sum()), len(rows)
-    note = f"{where}: {count} of {total} rows are held out, {how}; none is among the others too"
-    train, validation = (taken(rows, side.nonzero()[0]) for side in (~held, held))
+    note = (
+        f"{where}: {of_all(count, total, 'row')} held out, {how}; no other row equals one of them"
+    )
+    train, validation = (select_rows(rows, side.nonzero()[0]) for side in (~held, held))
     return HeldOut(train, validation, note)
 
 
 def held_out(
     keys: Sequence[str], fraction: float, seed: int, classes: Sequence[Any] | None = None
 ) -> "np.ndarray":
-    """Whether each row is held out, [N] of bool: a `fraction` of them, at least one.
+    """Which rows to hold out, [N] bool: a `fraction` of them, at least one.
 
-    A row's place depends on its key alone, so that equal keys share a side and a row that comes
-    or goes moves hardly any other. Rows of each of `classes` are held out in equal shares.
+    The hash of a row's key decides, so rows with equal keys stay together, and adding or removing
+    rows rarely changes the split of others. With `classes`, the same share of each class is held
+    out.
     """
     import numpy as np
 
     digests = [blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
-    places = np.frombuffer(b"".join(digests), dtype=np.uint64)
+    hashes = np.frombuffer(b"".join(digests), dtype=np.uint64)
     if classes is None:
         count = max(1, round(len(keys) * fraction))
-        return places <= np.partition(places, count - 1)[count - 1]
+        smallest: np.ndarray = hashes <= np.partition(hashes, count - 1)[count - 1]
+        return smallest
     _, numbers = np.unique(np.array(classes, dtype=str), return_inverse=True)
     sizes = np.bincount(numbers)
     held = np.zeros(len(keys), dtype=bool)
     for number, count in enumerate(_shares(sizes, fraction)):
-        own = places[numbers == number]
+        own = hashes[numbers == number]
         chosen = own <= np.partition(own, count - 1)[count - 1] if count else own < 0
-        if not chosen.all():  # a class of equal rows stays in training
+        if not chosen.all():  # a class whose rows are all equal stays in training
             held[numbers == number] = chosen
     return held
 
 
 def _shares(sizes: "np.ndarray", fraction: float) -> "np.ndarray":
-    """How many of each class to hold out: their shares, rounded so that the total is right.
+    """The number of rows of each class to hold out, rounded so that the total is right.
 
-    A class keeps one row at least for training.
+    Each class keeps at least one row for training.
     """
     import numpy as np
 
@@ -82,11 +90,12 @@ def _shares(sizes: "np.ndarray", fraction: float) -> "np.ndarray":
     missing = max(1, round(sizes.sum() * fraction)) - counts.sum()
     most_owed = np.argsort(-(exact - counts), kind="stable")
     counts[most_owed[: max(0, missing)]] += 1
-    return np.minimum(counts, np.maximum(sizes - 1, 0))
+    limited_counts: np.ndarray = np.minimum(counts, np.maximum(sizes - 1, 0))
+    return limited_counts
 
 
 def _classes(rows: "Dataset", column: str) -> list[Any] | None:
-    """The values of a column of classes: texts, whole numbers or booleans, most of them shared."""
+    """The values of a column if it holds classes (few distinct texts, integers or booleans)."""
     if column not in rows.column_names:
         return None
     values = rows.select_columns(column).with_format(None)[:][column]
@@ -96,24 +105,26 @@ def _classes(rows: "Dataset", column: str) -> list[Any] | None:
 
 
 def limited(rows: "Dataset", limit: int | None, seed: int) -> "Dataset":
-    """At most `limit` rows: the first of a seeded shuffle, in the order that they had."""
+    """A random sample of at most `limit` rows, in their original order."""
     import numpy as np
 
     if limit is None or limit >= len(rows):
         return rows
     chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
-    return taken(rows, np.sort(chosen))
+    return select_rows(rows, np.sort(chosen))
 
 
 def num_shared(rows: "Dataset", others: "Dataset") -> int:
-    """How many of `rows` are also in `others`, all common columns equal."""
+    """The number of `rows` that also occur in `others`, if only common columns are compared."""
     import pyarrow.compute as pc
 
     columns = [name for name in rows.column_names if name in others.column_names]
     if not columns:
         return 0
     theirs = contents(others.select_columns(columns))
-    return pc.sum(pc.is_in(contents(rows.select_columns(columns)), value_set=theirs)).as_py()
+    ours = contents(rows.select_columns(columns))
+    shared: int = pc.sum(pc.is_in(ours, value_set=theirs)).as_py()
+    return shared
 
 
 def contents(rows: "Dataset") -> "pa.ChunkedArray":

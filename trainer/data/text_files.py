@@ -1,4 +1,4 @@
-"""Text files: bytes decoded to text and lines."""
+"""Text files: decodes bytes to text and lines."""
 
 import codecs
 from pathlib import Path
@@ -10,13 +10,14 @@ MARKS = {
     **{codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"},
     **{codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"},
 }
-"""Byte order marks that name another encoding than UTF-8; UTF-32's open with UTF-16's."""
+"""Byte order marks of encodings other than UTF-8. UTF-32 comes first, since its mark starts with
+that of UTF-16."""
 WINDOWS = "cp1252"
-"""The encoding of Excel and others on Windows in Western Europe and America."""
+"""The encoding of Excel and other programs on Windows in Western Europe and America."""
 
 
 def text_of(path: Path, place: str, encoding: str | None = None) -> str:
-    """The text, without a byte order mark. Raises InputError with the line of a wrong byte."""
+    """The text without its byte order mark. Raises InputError with the line of a bad byte."""
     data = bytes_of(path, place)
     marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
     named = encoding or marked or "utf-8"
@@ -27,7 +28,7 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
     try:
         return data.decode(named).removeprefix("\ufeff")
     except (LookupError, UnicodeError) as error:
-        if not isinstance(error, UnicodeDecodeError):  # some names are of no text: rot13, undefined
+        if not isinstance(error, UnicodeDecodeError):  # a codec that is not for text, such as rot13
             accepted = "accepted: utf-8, cp1252, or another that Python knows"
             raise InputError(f"dataset.encoding: found '{encoding}'; {accepted}") from None
         line = data.count(b"\n", 0, error.start) + 1
@@ -36,16 +37,16 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
 
 
 def lines_of(path: Path, place: str, encoding: str | None = None) -> list[str]:
-    """The lines without their ends; only newlines end a line."""
+    """The lines without line endings. Only newlines end a line."""
     lines = text_of(path, place, encoding).split("\n")
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _hint(data: bytes, encoding: str | None, place: str) -> str:
-    if place.startswith("input.file"):  # no setting names its encoding
+    if place.startswith("input.file"):  # there is no setting for its encoding
         return "input.file must be UTF-8; dataset.test=FILE dataset.encoding=NAME reads others"
     if encoding is None and _decodes(data, WINDOWS):
-        return f"text files must be UTF-8, or named: dataset.encoding={WINDOWS}, for one"
+        return f"text files must be UTF-8; for another encoding set dataset.encoding={WINDOWS}"
     return "text files must be UTF-8, or of the encoding that dataset.encoding names"
 
 

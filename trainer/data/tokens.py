@@ -1,34 +1,34 @@
-"""Tokens: rows made into ids once, kept in a cache, and gathered into flat batches."""
+"""Tokens: tokenizes rows once, caches them on disk, and collates them into flat batches."""
 
 import hashlib
+import importlib
 import inspect
 import json
 import logging
 import os
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import tokenizer as tokenizer_module
-from trainer.data import blocks, cache, chunks, labels
+from trainer.checkpoint import files
+from trainer.data import blocks, cache
 from trainer.data.batch import FlatBatch
 from trainer.data.cache_checks import fault_of
-from trainer.data.chunks import chunk_of, usable
-from trainer.data.places import place_of
+from trainer.data.cache_locks import making
+from trainer.data.parallel_tokens import arrays_made_in
 from trainer.data.plan import epoch_order
-from trainer.data.reading import BadRow, BadRows
-from trainer.errors import InputError, RowError
-from trainer.recipe import Axis, Recipe
+from trainer.data.read_options import BadRow, BadRows
+from trainer.data.row_locations import location_of
+from trainer.data.token_arrays import Work, arrays_of, name_of, offsets_of, typed
+from trainer.errors import InputError
+from trainer.plurals import of_all
+from trainer.tasks.recipe import Axis, Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,101 +38,134 @@ if TYPE_CHECKING:
 log = logging.getLogger("trainer")
 
 FORMAT = 3
-"""The version of what a cache entry holds; a new one makes all entries anew."""
-ROWS_PER_CALL = 1000
-"""Rows that a recipe sees at a time: enough for the tokenizer to use every core."""
-MODULES = (blocks.__file__, chunks.__file__, labels.__file__)
-"""Other modules that have a say in what ids and fields a row gets."""
-INSTANT = 0.5
-"""Seconds of work that show no progress bar."""
+"""The version of the cache's entries; changing it invalidates all of them."""
+PACKAGES = ("trainer.data", "trainer.tasks", "trainer.tokenizer")
+"""Packages whose whole source is part of the cache key, since it may affect ids and fields."""
 
 
 def tokenize(
     rows: "Dataset",
     recipe: Recipe,
-    tokenizer: "Tokenizer",
+    tokenizer: "Tokenizer | None",
     *,
     cache_dir: Path | None,
     where: str,
     progress: bool,
     bad_rows: BadRows | None = None,
+    processes: int = 1,
 ) -> "TokenTable":
-    """All rows as ids, from the cache where equal rows were made into ids before.
+    """The token table of the rows, from the cache if equal rows were tokenized before.
 
-    `bad_rows` says what is done with rows that the recipe refuses; None: the first one is an error.
-
-    `where` names the rows in messages ("dataset.train"). `cache_dir=None` keeps all in memory.
-    Raises InputError for a row that the recipe refuses or that has no tokens.
+    `where` names the rows in messages ("dataset.train"). With `cache_dir=None` nothing is written.
+    `bad_rows` is the policy for rows that the recipe rejects; with None, the first one is an error.
+    Rows of token ids need no tokenizer, and are not cached. Rows that are not in the cache are
+    tokenized by `processes` processes, each with bounded memory. Raises InputError for a row that
+    the recipe rejects or that has no tokens.
     """
     if len(rows) == 0:
         raise InputError(f"{where}: found no rows; at least one is needed")
-    recipe.prepare(tokenizer)
+    if tokenizer is not None:
+        recipe.prepare(tokenizer)
     bad_rows = bad_rows or BadRows()
 
-    def made() -> dict[str, np.ndarray]:
-        return _arrays(rows, recipe, tokenizer, where, progress, bad_rows.drops)
-
-    if cache_dir is None or _source_files(recipe) is None:
-        arrays = made()
+    work = Work(rows, recipe, tokenizer, where, bad_rows.drops)
+    if cache_dir is None or tokenizer is None or _source_files(recipe) is None:
+        arrays = arrays_of(work, progress)
     else:
         folder = cache_dir / entry_name(rows, recipe, tokenizer, bad_rows)
-        check = partial(fault_of, axes=recipe.fields, vocab_size=len(tokenizer), num_rows=len(rows))
-        if (found := cache.load(folder, check)) is None:
-            fresh = made()
-            cache.store(folder, fresh, check)
-            # Memory-mapped, all processes of a machine share one copy.
-            found = cache.load(folder, check) or fresh
-        arrays = found
-    table = TokenTable.of(arrays, recipe.fields)
+        check = partial(
+            fault_of,
+            axes=recipe.fields,
+            vocab_size=len(tokenizer),
+            num_rows=len(rows),
+            num_roles=len(recipe.roles),
+        )
+        arrays = cache.load(folder, check) or _cached(folder, check, work, progress, processes)
+    table = TokenTable.of(arrays, recipe.fields, recipe.roles)
     table.dropped = _dropped(arrays, rows, where)
     if table.dropped:
         bad_rows.check(where, table.dropped, len(rows))
         if progress:
-            log.warning("%s: %d of %d rows are dropped", where, len(table.dropped), len(rows))
+            log.warning("%s: %s dropped", where, of_all(len(table.dropped), len(rows), "row"))
     return table
 
 
+def _cached(
+    folder: Path, check: cache.Check, work: Work, progress: bool, processes: int
+) -> dict[str, np.ndarray]:
+    """Load the arrays of an entry; make and store them first if no process has done so."""
+    with making(folder):
+        if (found := cache.load(folder, check)) is not None:
+            return found
+        with arrays_made_in(files.staged_name(folder), processes, work, progress) as fresh:
+            cache.store(folder, fresh, check)
+            # The loaded arrays are memory-mapped, so all processes of a machine share one copy.
+            return cache.load(folder, check) or fresh
+
+
 def default_cache_dir() -> Path:
-    """Where token tables are kept: $TEMPERING_CACHE, else tempering/tokens in the user's cache."""
+    """The folder of cached token tables: $TEMPERING_CACHE, or tempering/tokens in ~/.cache."""
     if chosen := os.environ.get("TEMPERING_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user_cache).expanduser() / "tempering" / "tokens"
+    return Path(os.path.expanduser(user_cache)) / "tempering" / "tokens"
+
+
+Augment = Callable[[FlatBatch, int, int | None], FlatBatch]
+"""(batch, seed, epoch) -> the augmented batch; see `Recipe.augment`."""
 
 
 @dataclass
 class TokenTable:
-    """A tokenized data set: any samples as one flat batch. N samples, S sequences, T tokens."""
+    """A tokenized data set that implements `Samples`. N samples, S sequences, T tokens."""
 
     input_ids: np.ndarray
     """[T], int32"""
     token_type_ids: np.ndarray | None
-    """[T], int8, where the family has them"""
+    """[T], int8, for model families that use them"""
     sequence_offsets: np.ndarray
-    """[S + 1]: sequence s has the tokens from entry s to entry s + 1"""
+    """[S + 1]: sequence s has the tokens from offset s to offset s + 1"""
     sample_offsets: np.ndarray
-    """[N + 1]: sample n has the sequences from entry n to entry n + 1"""
+    """[N + 1]: sample n has the sequences from offset n to offset n + 1"""
     fields: dict[str, np.ndarray]
-    """The recipe's fields, int64 or float32, each along its axis; vectors have a second one."""
+    """The fields of the recipe, int64 or float32, with entries along `axes`; vectors have a second
+    axis."""
     axes: Mapping[str, Axis]
-    """What one entry of each field belongs to."""
+    """The axis of each field: token, sequence or sample."""
+    roles: np.ndarray | None = None
+    """[S], int8: each sequence's role, as an index into `role_names`; None without roles"""
+    role_names: tuple[str, ...] = ()
+    """`Recipe.roles`"""
     rows: np.ndarray | None = None
-    """[N], the row that each sample comes from (a block: begins in); None: as many as samples"""
+    """[N], the row of each sample, or the row in which a block starts; None if sample n is row n"""
+    sequence_rows: np.ndarray | None = None
+    """[S], the row of each sequence, for samples that are blocks of several rows"""
     counts: dict[str, int] = field(default_factory=dict)
-    """Rows that were `truncated`, or `dropped` as bad."""
+    """The number of rows that were `truncated`, and that were `dropped` as invalid."""
     dropped: list[BadRow] = field(default_factory=list)
-    """The rows that make no sample, with the reason."""
+    """The dropped rows, with the reasons."""
+    derived: dict[str, np.ndarray] = field(default_factory=dict)
+    """Columns computed with the starting weights (trainer/training/derived.py); not in
+    `fingerprint`
+    """
+    augment: "Augment | None" = None
+    """Changes every batch; the result depends only on the samples, the seed and the epoch."""
     lengths: np.ndarray = field(init=False)
-    """[N], the tokens of each sample over all its sequences"""
-    pure: ClassVar[bool] = True
-    """`collate` only reads, so that any thread may call it"""
+    """[N], the number of tokens in all sequences of each sample"""
+    pure: bool = True
+    """Whether `collate` has no side effects, so that any thread may call it."""
 
     def __post_init__(self) -> None:
         self.lengths = np.diff(self.sequence_offsets[self.sample_offsets])
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], axes: Mapping[str, Axis]) -> "TokenTable":
-        """The table of what a cache entry holds: fields have the prefix `field.`."""
+    def of(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        axes: Mapping[str, Axis],
+        role_names: tuple[str, ...] = (),
+    ) -> "TokenTable":
+        """Make a table of a cache entry's arrays; those of fields are named `field.<name>`."""
         return cls(
             input_ids=arrays["input_ids"],
             token_type_ids=arrays.get("token_type_ids"),
@@ -144,7 +177,10 @@ class TokenTable:
                 if name.startswith("field.")
             },
             axes=axes,
+            roles=arrays.get("roles"),
+            role_names=role_names,
             rows=arrays.get("rows"),
+            sequence_rows=arrays.get("sequence_rows"),
             counts={
                 name.removeprefix("count."): int(array)
                 for name, array in arrays.items()
@@ -157,9 +193,10 @@ class TokenTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for equal ids and fields, whoever made them: what a resumed run must repeat."""
+        """A digest of the ids and fields, which must be the same when a run is resumed."""
         digest = hashlib.sha256()
         arrays = {"ids": self.input_ids, "types": self.token_type_ids, **self.fields}
+        arrays["roles"] = self.roles
         offsets = {"sequences": self.sequence_offsets, "samples": self.sample_offsets}
         for name, array in (arrays | offsets).items():
             if array is not None:
@@ -169,30 +206,85 @@ class TokenTable:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all samples."""
+        """The number of tokens in all samples."""
         return len(self.input_ids)
 
-    def collate(self, sample_ids: Sequence[int] | np.ndarray) -> FlatBatch:
-        """These samples, in this order, laid end to end; positions restart in every sequence."""
+    def num_entries(self, axis: Axis) -> int:
+        """The number of tokens, sequences or samples."""
+        offsets = {"sequence": self.sequence_offsets, "sample": self.sample_offsets}
+        return self.num_tokens if axis == "token" else len(offsets[axis]) - 1
+
+    def with_derived(
+        self, columns: Mapping[str, np.ndarray], axes: Mapping[str, Axis]
+    ) -> "TokenTable":
+        """A table of the same samples, whose batches also have these columns as fields."""
+        return replace(self, derived=dict(columns), axes={**self.axes, **axes})
+
+    def collate(
+        self, sample_ids: Sequence[int] | np.ndarray, seed: int = 0, epoch: int | None = None
+    ) -> FlatBatch:
+        """A flat batch of these samples, in this order; positions restart in each sequence.
+
+        Without an epoch, the batch is for an evaluation.
+        """
         samples = np.asarray(sample_ids, dtype=np.int64)
+        return self.collate_as(samples, samples, seed, epoch)
+
+    def collate_as(
+        self, samples: np.ndarray, sample_ids: np.ndarray, seed: int, epoch: int | None
+    ) -> FlatBatch:
+        """A batch of `samples`, indices in this table; `sample_ids` are those of the data set."""
         first = self.sample_offsets[samples]
         sequences, sequence_sample = blocks.ranges(first, self.sample_offsets[samples + 1] - first)
         first = self.sequence_offsets[sequences]
-        return self._gather(
-            samples,
-            sequences,
-            sequence_sample,
-            sequence_lengths=self.sequence_offsets[sequences + 1] - first,
+        lengths = self.sequence_offsets[sequences + 1] - first
+        batch = self._gather(sample_ids, samples, sequences, sequence_sample, lengths)
+        return batch if self.augment is None else self.augment(batch, seed, epoch)
+
+    @classmethod
+    def joined(cls, tables: "Sequence[TokenTable]") -> "TokenTable":
+        """The samples of several tables of one recipe, one table after the other."""
+        first = tables[0]
+
+        def both(name: str) -> Any:
+            parts = [getattr(table, name) for table in tables]
+            return None if parts[0] is None else np.concatenate(parts)
+
+        def offsets(name: str) -> np.ndarray:
+            return offsets_of(np.concatenate([np.diff(getattr(table, name)) for table in tables]))
+
+        return replace(
+            first,
+            input_ids=both("input_ids"),
+            token_type_ids=both("token_type_ids"),
+            sequence_offsets=offsets("sequence_offsets"),
+            sample_offsets=offsets("sample_offsets"),
+            fields={
+                name: typed(np.concatenate([table.fields[name] for table in tables]))
+                for name in first.fields
+            },
+            roles=both("roles"),
+            rows=None,
+            sequence_rows=None,
         )
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays from which `of` makes a table with the same samples."""
+        names = ("input_ids", "token_type_ids", "sequence_offsets", "sample_offsets", "roles")
+        found = {name: getattr(self, name) for name in names}
+        fields = {f"field.{name}": array for name, array in self.fields.items()}
+        return {name: array for name, array in {**found, **fields}.items() if array is not None}
+
     def placeholder(self) -> FlatBatch:
-        """One token: sample 0, each of its sequences cut to the first token."""
+        """A batch of sample 0, with each of its sequences cut to one token."""
         sequences = np.arange(self.sample_offsets[1])
         ones = np.ones_like(sequences)
-        return self._gather(np.zeros(1, np.int64), sequences, np.zeros_like(sequences), ones)
+        none = np.zeros(1, np.int64)
+        batch = self._gather(none, none, sequences, np.zeros_like(sequences), ones)
+        return batch if self.augment is None else self.augment(batch, 0, None)
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens if batches of this many samples, in random order, were padded."""
+        """The share of pad tokens that random batches of this size would have with padding."""
         order = epoch_order(len(self), seed=0, epoch=0)
         lengths = np.diff(self.sequence_offsets)
         longest = np.maximum.reduceat(lengths, self.sample_offsets[:-1])[order]
@@ -203,12 +295,13 @@ class TokenTable:
 
     def _gather(
         self,
+        sample_ids: np.ndarray,
         samples: np.ndarray,
         sequences: np.ndarray,
         sequence_sample: np.ndarray,
         sequence_lengths: np.ndarray,
     ) -> FlatBatch:
-        """The first `sequence_lengths` tokens of `sequences`, with the fields of all three axes."""
+        """A batch of the first `sequence_lengths` tokens of each of `sequences`."""
         tokens, _ = blocks.ranges(self.sequence_offsets[sequences], sequence_lengths)
         position_ids, _ = blocks.ranges(np.zeros_like(sequences), sequence_lengths)
         entries = {"token": tokens, "sequence": sequences, "sample": samples}
@@ -217,14 +310,16 @@ class TokenTable:
             position_ids=torch.from_numpy(position_ids),
             sequence_lengths=torch.from_numpy(sequence_lengths),
             sequence_sample=torch.from_numpy(sequence_sample),
-            sample_ids=samples,
+            sample_ids=sample_ids,
             token_type_ids=(
                 None if self.token_type_ids is None else _int64(self.token_type_ids[tokens])
             ),
             fields={
                 name: torch.from_numpy(column[entries[self.axes[name]]])
-                for name, column in self.fields.items()
+                for name, column in (self.fields | self.derived).items()
             },
+            roles=None if self.roles is None else _int64(self.roles[sequences]),
+            role_names=self.role_names,
         )
 
 
@@ -232,205 +327,53 @@ def _int64(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _arrays(
-    rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", where: str, progress: bool, drop: bool
-) -> dict[str, np.ndarray]:
-    """What a cache entry holds: the recipe's features of all rows, end to end."""
-    parts: dict[str, list[np.ndarray]] = {}
-    counts: Counter[str] = Counter()
-    reasons: dict[int, str] = {}
-    for start in _starts(len(rows), where, progress):
-        chunk = chunk_of(rows, start, ROWS_PER_CALL)
-        numbers = np.arange(start, min(start + ROWS_PER_CALL, len(rows)))
-        try:
-            pieces = usable(chunk, numbers, recipe, tokenizer, reasons if drop else None)
-        except RowError as error:
-            place = place_of(rows, start + error.row, where)
-            raise InputError(f"{place}: {error}") from error
-        for features, kept in pieces:
-            columns = _counted(features, counts)
-            for name, part in _flattened(columns, recipe, len(kept)).items():
-                parts.setdefault(name, []).append(part)
-            parts.setdefault("rows", []).append(kept)
-    if not parts:
-        first = next(iter(reasons.values()))
-        raise InputError(f"{where}: all {len(rows)} rows are bad, the first one: {first}")
-    for name, made in parts.items():
-        if len(made) != len(parts["input_ids"]):
-            name = name.removeprefix("field.")
-            raise InputError(f"{_name(recipe)}: features made '{name}' of some rows only")
-    arrays = {name: _joined(name, made, recipe) for name, made in parts.items()}
-    _refuse_empty(arrays, rows, where)
-    arrays["sequence_offsets"] = _offsets(arrays.pop("sequence_lengths"))
-    arrays["sample_offsets"] = _offsets(arrays.pop("sequences_per_sample"))
-    if recipe.blocks is not None:
-        if len(arrays["input_ids"]) == len(arrays["rows"]):
-            raise InputError(f"{where}: no text has a token after its first; accepted: longer ones")
-        arrays = blocks.cut(arrays, recipe.blocks)
-    elif not reasons:
-        del arrays["rows"]
-    return arrays | _told(counts, reasons)
-
-
-def _told(counts: Mapping[str, int], reasons: Mapping[int, str]) -> dict[str, np.ndarray]:
-    """Counts, and the dropped rows with their reasons, as arrays of a cache entry."""
-    found = {f"count.{name}": np.array(number) for name, number in counts.items()}
-    if not reasons:
-        return found
-    texts = json.dumps(list(reasons.values())).encode()
-    return found | {
-        "count.dropped": np.array(len(reasons)),
-        "dropped": np.array(list(reasons), dtype=np.int64),
-        "reasons": np.frombuffer(texts, dtype=np.uint8),
-    }
-
-
 def _dropped(arrays: Mapping[str, np.ndarray], rows: "Dataset", where: str) -> list[BadRow]:
-    """The dropped rows of a cache entry, with their places and cells."""
+    """The dropped rows of a cache entry, with their locations and cells."""
     if "dropped" not in arrays:
         return []
     numbers = arrays["dropped"].tolist()
     reasons = json.loads(arrays["reasons"].tobytes())
     cells = rows.with_format(None).select(numbers)
     return [
-        BadRow(place_of(rows, number, where), reason, row)
+        BadRow(location_of(rows, number, where), reason, row)
         for number, reason, row in zip(numbers, reasons, cells, strict=True)
     ]
-
-
-def _counted(features: Mapping[str, Sequence[Any]], counts: Counter[str]) -> dict[str, Any]:
-    """The features less what is only told to the user, which is counted."""
-    columns = dict(features)
-    if "num_truncated_tokens" in columns:
-        counts["truncated"] += int((np.array(columns.pop("num_truncated_tokens")) > 0).sum())
-    return columns
-
-
-def _starts(num_rows: int, where: str, progress: bool) -> Iterator[int]:
-    """The first row of each call; a bar on the terminal shows how far the calls have come."""
-    starts = range(0, num_rows, ROWS_PER_CALL)
-    if not (progress and sys.stdout.isatty()):
-        yield from starts
-        return
-    from rich.progress import Progress
-
-    bar = Progress(transient=True)
-    task = bar.add_task(f"tokenizing {where}", total=num_rows)
-    began = time.monotonic()
-    try:
-        for start in starts:
-            bar.update(task, completed=start)
-            if time.monotonic() - began > INSTANT and not bar.live.is_started:
-                bar.start()
-            yield start
-    finally:
-        bar.stop()
-
-
-def _flattened(
-    features: Mapping[str, Sequence[Any]], recipe: Recipe, num_rows: int
-) -> dict[str, np.ndarray]:
-    """A chunk's features, each column one array, with the lengths that tell the entries apart."""
-    ids = features["input_ids"]
-    nested = any(len(sample) and isinstance(sample[0], Sequence) for sample in ids)
-    depths = {"sample": 0, "sequence": int(nested), "token": 1 + nested}
-    lengths, tokens = _unnested(ids, depths["token"])
-    if len(ids) != num_rows:
-        raise InputError(f"{_name(recipe)}: features made {len(ids)} samples of {num_rows} rows")
-    arrays = {
-        "input_ids": np.array(tokens, dtype=np.int32),
-        "sequence_lengths": lengths[-1],
-        "sequences_per_sample": lengths[1] if nested else np.ones(num_rows, dtype=np.int64),
-    }
-    for name, column in features.items():
-        if name in ("input_ids", "attention_mask"):
-            continue
-        axis = "token" if name == "token_type_ids" else recipe.fields.get(name)
-        if axis is None:
-            accepted = ", ".join(["input_ids", "token_type_ids", *recipe.fields])
-            raise InputError(f"{_name(recipe)}: features made '{name}'; accepted: {accepted}")
-        found, entries = _unnested(column, depths[axis])
-        if not all(map(np.array_equal, found, lengths)):
-            raise InputError(f"{_name(recipe)}: '{name}' has not one entry for each {axis}")
-        if name == "token_type_ids":
-            arrays[name] = np.array(entries, dtype=np.int8)
-        else:
-            arrays[f"field.{name}"] = _numbers(name, entries, recipe)
-    return arrays
-
-
-def _unnested(column: Sequence[Any], depth: int) -> tuple[list[np.ndarray], Sequence[Any]]:
-    """The entries `depth` lists down, and the number of entries of every list on the way."""
-    lengths = [np.array([len(column)])]
-    for _ in range(depth):
-        lengths.append(np.fromiter(map(len, column), np.int64, len(column)))
-        column = list(chain.from_iterable(column))
-    return lengths, column
-
-
-def _numbers(name: str, entries: Sequence[Any], recipe: Recipe) -> np.ndarray:
-    """[entries] or [entries, width]."""
-    try:
-        array = np.array(entries)
-    except ValueError:  # vectors of different widths
-        array = np.array(None)
-    if array.dtype.kind not in "biuf" or array.ndim > 2:
-        raise InputError(
-            f"{_name(recipe)}: '{name}' is not made of numbers, or of vectors of one width"
-        )
-    return array
-
-
-def _joined(name: str, chunks: list[np.ndarray], recipe: Recipe) -> np.ndarray:
-    """All chunks of a column; numbers become int64, or float32 where a chunk has fractions."""
-    try:
-        whole = np.concatenate(chunks)
-    except ValueError as error:
-        raise InputError(f"{_name(recipe)}: '{name}': {error}") from error
-    if not name.startswith("field."):
-        return whole
-    return whole.astype(np.float32 if whole.dtype.kind == "f" else np.int64)
-
-
-def _refuse_empty(arrays: Mapping[str, np.ndarray], rows: "Dataset", where: str) -> None:
-    lengths, sequences_per_sample = arrays["sequence_lengths"], arrays["sequences_per_sample"]
-    owners = np.repeat(np.arange(len(sequences_per_sample)), sequences_per_sample)
-    empty = np.union1d(owners[lengths == 0], np.flatnonzero(sequences_per_sample == 0))
-    if len(empty):
-        raise InputError(
-            f"{place_of(rows, int(arrays['rows'][empty[0]]), where)}: found no tokens (so "
-            f"{len(empty)} of {len(sequences_per_sample)} rows); every row needs at least one"
-        )
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def entry_name(
     rows: "Dataset", recipe: Recipe, tokenizer: "Tokenizer", bad_rows: BadRows | None = None
 ) -> str:
-    """A digest of all that decides the ids: rows, recipe, tokenizer, and the code between them."""
+    """A digest of everything that affects token ids: rows, recipe, tokenizer, and their code."""
     import tokenizers
 
+    parts = [FORMAT, tokenizers.__version__, recipe_identity(recipe)]
+    parts += [tokenizer.fingerprint(), rows_digest(rows), bool(bad_rows and bad_rows.drops)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def recipe_identity(recipe: Recipe) -> list[Any] | None:
+    """JSON values that differ between recipes with different code, classes or options.
+
+    None if the code is not in a file, as for a class defined in an interactive session.
+    """
     assert is_dataclass(recipe)
-    options = {option.name: repr(getattr(recipe, option.name)) for option in fields(recipe)}
-    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in _source_files(recipe) or []]
-    decisive = [FORMAT, tokenizers.__version__, code, _name(recipe), options]
-    decisive += [tokenizer.fingerprint(), rows_digest(rows), bool(bad_rows and bad_rows.drops)]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    if (files := _source_files(recipe)) is None:
+        return None
+    options = {option.name: repr(vars(recipe)[option.name]) for option in fields(recipe)}
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return [code, name_of(recipe), options]
 
 
 def rows_digest(rows: "Dataset") -> str:
-    """A digest of the rows' content, whatever file, selection or process they came from.
+    """A digest of the content of the rows, independent of files, selections and processes.
 
-    `datasets` has a fingerprint of its own, but it is random for tables made in memory.
+    The fingerprint of `datasets` is unsuitable: it is random for tables made in memory.
     """
     import pyarrow as pa
 
     digest = hashlib.sha256()
-    # Slices of one size, and copies (an empty array more makes one): so equal rows are serialized
-    # alike, however a file has cut them and whatever lies beside them in memory.
+    # Equal rows must serialize to equal bytes, whatever the chunks of their file are. So slices
+    # have a fixed size, and concatenating an empty array forces a copy without unrelated memory.
     for table in rows.with_format("arrow").iter(batch_size=10_000):
         columns = [pa.concat_arrays([*c.chunks, c.chunk(0)[:0]]) for c in table.columns]
         batch = pa.RecordBatch.from_arrays(columns, names=table.column_names)
@@ -442,15 +385,12 @@ def rows_digest(rows: "Dataset") -> str:
 
 
 def _source_files(recipe: Recipe) -> list[Path] | None:
-    """The files with the code that makes ids; None where a class was typed into a prompt."""
+    """The source files that affect token ids; None for a class of an interactive session."""
     classes = [cls for cls in type(recipe).__mro__ if cls is not object]
     try:
-        found = [inspect.getfile(cls) for cls in classes]
+        own = [inspect.getfile(cls) for cls in classes]
+        own += [inspect.getfile(importlib.import_module(name)) for name in recipe.modules]
     except (TypeError, OSError):
         return None
-    package = sorted(Path(str(tokenizer_module.__file__)).parent.glob("*.py"))
-    return [*map(Path, (__file__, *MODULES)), *package, *map(Path, found)]
-
-
-def _name(recipe: Recipe) -> str:
-    return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
+    roots = [Path(str(importlib.import_module(name).__file__)).parent for name in PACKAGES]
+    return [*(file for root in roots for file in sorted(root.rglob("*.py"))), *map(Path, own)]

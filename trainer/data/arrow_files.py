@@ -1,11 +1,12 @@
-"""Parquet and Arrow files of others: bounded, validated in full, made of plain types alone.
+"""Parquet and Arrow files from untrusted sources, checked and converted to plain types.
 
-Arrow's own readers trust offsets and lengths, and `datasets` obeys what a file's metadata say: an
-Image column opens the path or address in each row. So metadata are dropped, but for the names of
-class labels, and no buffer is used before it was checked.
+Arrow's readers trust offsets and lengths, and `datasets` applies the metadata of a file: an Image
+column opens the path or URL in each row. Therefore every buffer is validated before use, and all
+metadata except the names of class labels is dropped.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 FEATURES = b"huggingface"
 """The metadata entry in which `datasets` describes the columns."""
 EXPANSION = 1000
-"""How many times the size of its file a table may have in memory."""
+"""The maximum size of a table in memory, as a multiple of the size of its file."""
 FLOOR = 1 << 30
-"""Bytes that any table may have in memory."""
+"""The size in bytes that a table may always have in memory, however small its file is."""
 MAX_METADATA = 16 << 20
 ROWS_AT_A_TIME = 4096
-"""Rows that are decoded together, so that a bomb is noticed before it fills the memory."""
+"""Rows decoded at a time, so that a decompression bomb is noticed before it fills the memory."""
 
 
 def read_parquet(path: Path, place: str) -> "pa.Table":
-    """The rows of a parquet file as `plain_table` leaves them. Raises InputError at `place`."""
+    """The rows of a parquet file, checked by `plain_table`. Raises InputError, naming `place`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -39,13 +40,16 @@ def read_parquet(path: Path, place: str) -> "pa.Table":
             schema = file.schema_arrow
             batches = file.iter_batches(ROWS_AT_A_TIME)
             table = pa.Table.from_batches(_bounded(batches, path, place), schema)
-        return plain_table(table, path, place)
+        return plain_table(table, path.stat().st_size, place)
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
         raise _unreadable(place, "parquet", error) from None
 
 
 def read_arrow(path: Path, place: str) -> "pa.Table":
-    """The rows of an Arrow stream or file, memory-mapped, as `plain_table` leaves them."""
+    """The rows of an Arrow stream or file, memory-mapped and checked by `plain_table`.
+
+    Raises InputError, naming `place`.
+    """
     import pyarrow as pa
 
     try:
@@ -58,70 +62,80 @@ def read_arrow(path: Path, place: str) -> "pa.Table":
             batches = (file.get_batch(i) for i in range(file.num_record_batches))
             schema = file.schema
         table = pa.Table.from_batches(_bounded(batches, path, place), schema)
-        return plain_table(table, path, place)
+        return plain_table(table, path.stat().st_size, place)
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
         raise _unreadable(place, "Arrow", error) from None
 
 
-def plain_table(table: "pa.Table", path: Path, place: str) -> "pa.Table":
-    """A table whose every buffer was checked, without metadata, in plain types.
+def plain_table(table: "pa.Table", size: int, place: str) -> "pa.Table":
+    """Validate every buffer, and return the table with plain types and without its metadata.
 
-    Dictionaries become what they stand for. The names of class labels stay, in metadata that are
-    written here. Raises InputError for types that are not plain, and for what grows too much.
+    Dictionary columns are decoded. The names of class labels are written to new metadata. `size` is
+    the size of the file in bytes. Raises InputError for a type that is not plain, for two columns
+    of the same name, and for a column that exceeds the size limit when it is decoded. Raises
+    pyarrow.ArrowInvalid for a malformed buffer.
     """
     import pyarrow as pa
 
     table.validate(full=True)
     described = _described(table.schema.metadata)
     names = table.column_names
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{place}: column '{twice}' occurs twice; names must differ")
+    check_unique(names, place)
     columns = [
-        _plain(table.column(i), f"{place}: column '{name:.40}'", path)
+        _plain(table.column(i), f"{place}: column '{name:.40}'", size)
         for i, name in enumerate(names)
     ]
     return with_class_names(pa.table(columns, names), described)
 
 
+def check_unique(names: Iterable[str], place: str) -> None:
+    """Raise InputError if two columns have the same name."""
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise InputError(f"{place}: column '{twice[0]}' occurs twice; names must differ")
+
+
 def check_names(names: Iterable[str], place: str) -> None:
-    """Refuse column names that Arrow cuts short or cannot hold. Raises InputError at `place`."""
+    """Raise InputError for column names that Arrow truncates or cannot store."""
     for name in names:
-        if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
             found = "a NUL" if "\0" in name else "half of a surrogate pair"
             raise InputError(
-                f"{place}: column {name!r:.60} has {found} in its name; accepted: text"
+                f"{place}: column {name!r:.60} has {found} in its name; accepted: a name without it"
             )
 
 
 def _bounded(batches: Iterable[Any], path: Path, place: str) -> Iterable[Any]:
-    """The batches, as long as all together stay within what a file of this size may hold."""
+    """Yield the batches. Raises InputError once their total size exceeds the file's limit."""
     size = 0
-    limit = _limit(path)
+    limit = _limit(path.stat().st_size)
     for batch in batches:
         size += batch.nbytes
         if size > limit:
-            raise InputError(f"{place}: holds more than {limit:,} bytes; {_accepted(path)}")
+            raise InputError(
+                f"{place}: holds more than {limit:,} bytes; {_accepted(path.stat().st_size)}"
+            )
         yield batch
 
 
-def _limit(path: Path) -> int:
-    return max(FLOOR, EXPANSION * path.stat().st_size)
+def _limit(size: int) -> int:
+    return max(FLOOR, EXPANSION * size)
 
 
-def _accepted(path: Path) -> str:
-    return f"accepted: at most {EXPANSION} times the {path.stat().st_size:,} bytes of its file"
+def _accepted(size: int) -> str:
+    return f"accepted: at most {EXPANSION} times the {size:,} bytes of its file"
 
 
-def _plain(column: "pa.ChunkedArray", where: str, path: Path) -> "pa.ChunkedArray":
+def _plain(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray":
     import pyarrow as pa
 
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
-    elif pa.types.is_dictionary(kind):
-        _check_dictionary(column, where, path)
-        column = column.cast(kind.value_type)
+    column = _without_views(column, where, size)
+    if pa.types.is_dictionary(column.type):
+        _check_dictionary(column, where, size)
+        column = column.cast(column.type.value_type)
     if (odd := _not_plain(column.type)) is not None:
         accepted = "numbers, texts, bytes, dates, and lists and structs of them"
         raise InputError(f"{where} is of type {odd}; accepted: {accepted}")
@@ -129,8 +143,50 @@ def _plain(column: "pa.ChunkedArray", where: str, path: Path) -> "pa.ChunkedArra
     return column if column.type.equals(bare, check_metadata=True) else column.cast(bare)
 
 
-def _check_dictionary(column: "pa.ChunkedArray", where: str, path: Path) -> None:
-    """Refuse a dictionary whose entries, each as often as it occurs, do not fit."""
+def _without_views(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray":
+    """The column with texts and bytes instead of views, also in lists, structs and dictionaries."""
+    import pyarrow as pa
+
+    is_dictionary = pa.types.is_dictionary(column.type)
+    kind = column.type.value_type if is_dictionary else column.type
+    whole = _kind_without_views(kind)
+    if whole == kind:
+        return column
+    parts = [chunk.dictionary if is_dictionary else chunk for chunk in column.chunks]
+    _check_size(sum(map(_viewed_bytes, parts)), where, size)  # many views may show the same bytes
+    if not is_dictionary:
+        return column.cast(whole)
+    chunks = [
+        pa.DictionaryArray.from_arrays(chunk.indices, part.cast(whole))
+        for chunk, part in zip(column.chunks, parts, strict=True)
+    ]
+    return pa.chunked_array(chunks, pa.dictionary(column.type.index_type, whole))
+
+
+def _kind_without_views(kind: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    t = pa.types
+    if t.is_string_view(kind):
+        return pa.large_string()
+    if t.is_binary_view(kind):
+        return pa.large_binary()
+    if t.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([f.with_type(_kind_without_views(f.type)) for f in fields])
+    if t.is_map(kind):
+        parts = [_kind_without_views(each) for each in (kind.key_type, kind.item_type)]
+        return kind if parts == [kind.key_type, kind.item_type] else pa.map_(*parts)
+    if not (t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)):
+        return kind
+    field = kind.value_field.with_type(_kind_without_views(kind.value_type))
+    if t.is_fixed_size_list(kind):
+        return pa.list_(field, kind.list_size)
+    return pa.list_(field) if t.is_list(kind) else pa.large_list(field)
+
+
+def _check_dictionary(column: "pa.ChunkedArray", where: str, file_size: int) -> None:
+    """Raise InputError if decoding a dictionary column would exceed the limit."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -142,12 +198,34 @@ def _check_dictionary(column: "pa.ChunkedArray", where: str, path: Path) -> None
     for chunk in column.chunks:
         lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
         size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-    if size > _limit(path):
-        raise InputError(f"{where} holds {size:,} bytes; {_accepted(path)}")
+    _check_size(size, where, file_size)
+
+
+def _viewed_bytes(chunk: "pa.Array") -> int:
+    """The total length of all views in an array: the first four bytes of a view are its length."""
+    import numpy as np
+    import pyarrow as pa
+
+    t = pa.types
+    if t.is_struct(chunk.type) or t.is_map(chunk.type):
+        parts = chunk.flatten() if t.is_struct(chunk.type) else (chunk.keys, chunk.items)
+        return sum(map(_viewed_bytes, parts))
+    if t.is_list(chunk.type) or t.is_large_list(chunk.type) or t.is_fixed_size_list(chunk.type):
+        return _viewed_bytes(chunk.flatten())
+    if not (t.is_string_view(chunk.type) or t.is_binary_view(chunk.type)):
+        return 0
+    views = np.frombuffer(chunk.buffers()[1], dtype=np.int32).reshape(-1, 4)
+    lengths = views[chunk.offset : chunk.offset + len(chunk), 0]
+    return int(lengths.clip(min=0).sum(dtype=np.int64))
+
+
+def _check_size(size: int, where: str, file_size: int) -> None:
+    if size > _limit(file_size):
+        raise InputError(f"{where} holds {size:,} bytes; {_accepted(file_size)}")
 
 
 def _not_plain(kind: "pa.DataType") -> "pa.DataType | None":
-    """The first type in `kind` that is none of a table of plain values."""
+    """The first type within `kind` that is not plain; None if all are."""
     import pyarrow as pa
 
     t = pa.types
@@ -164,7 +242,7 @@ def _not_plain(kind: "pa.DataType") -> "pa.DataType | None":
 
 
 def _without_metadata(kind: "pa.DataType") -> "pa.DataType":
-    """The same type, its inner fields without metadata."""
+    """The same type without metadata on its inner fields."""
     import pyarrow as pa
 
     t = pa.types
@@ -179,13 +257,13 @@ def _without_metadata(kind: "pa.DataType") -> "pa.DataType":
 
 
 def class_names(table: "pa.Table") -> dict[str, Any]:
-    """Which columns are class labels, and of what names: what `with_class_names` takes."""
+    """The description of each column of class labels, in the form that `with_class_names` needs."""
     described = _described(table.schema.metadata)
     return {name: entry for name, entry in described.items() if "ClassLabel" in json.dumps(entry)}
 
 
 def _described(metadata: Mapping[bytes, bytes] | None) -> Any:
-    """What `datasets` wrote of the columns, as plain JSON; nothing where it cannot be read."""
+    """The description of the columns that `datasets` stores as JSON; empty if it is malformed."""
     text = (metadata or {}).get(FEATURES, b"")
     if not text or len(text) > MAX_METADATA:
         return {}
@@ -195,8 +273,8 @@ def _described(metadata: Mapping[bytes, bytes] | None) -> Any:
         return {}
 
 
-def with_class_names(table: "pa.Table", described: Any) -> "pa.Table":
-    """The table with metadata of our own, where the description names classes."""
+def with_class_names(table: "pa.Table", described: object) -> "pa.Table":
+    """Add the class names in `described` to the table's metadata."""
     from datasets import Features
 
     if not isinstance(described, Mapping) or "ClassLabel" not in json.dumps(described):
@@ -210,8 +288,8 @@ def with_class_names(table: "pa.Table", described: Any) -> "pa.Table":
     return table.cast(named.arrow_schema)
 
 
-def _named(feature: Any, described: Any) -> Any:
-    """The feature, or class labels where it is whole numbers and the description names them."""
+def _named(feature: object, described: object) -> object:
+    """The feature, or class labels if it holds integers for which `described` has names."""
     from datasets import ClassLabel, List, Value
 
     if not isinstance(described, Mapping):

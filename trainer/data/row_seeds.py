@@ -1,4 +1,4 @@
-"""Drawing: rows that are made at random become functions of a seed, an epoch and their number."""
+"""Row seeds: make randomly augmented rows a function of seed, epoch and row index."""
 
 import random
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ MASK = (1 << 64) - 1
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """Leave the global generators of Python, numpy and torch (CPU) as they were found."""
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the global generators of Python, numpy and torch (CPU) on exit."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -24,7 +24,7 @@ def generators_kept() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def seed_generators(seed: int, epoch: int, number: int) -> None:
+def seed_rng_for_row(seed: int, epoch: int, number: int) -> None:
     """Seed the global generators of Python, numpy and torch (CPU) for one row of a data set."""
     key = np.zeros(1, dtype=np.uint64)
     for part in (seed, epoch, number):

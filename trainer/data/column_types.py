@@ -1,15 +1,16 @@
-"""Cells: the one rule for what a cell of a file is, applied to all files of a set together.
+"""Column types: decides the type of a column from its cells in all files of a data set.
 
-- csv and tsv: a column holds whole numbers if each of its cells is one that prints back to the
-  same characters and fits 64 bits; numbers with fractions likewise, as Python prints them; else
-  text. So 007, 1.50, NA and 20-digit ids are text. An empty cell is missing: null in a column of
-  numbers, an empty text in a column of text.
-- json and jsonl: a cell is what the file says. Columns of one kind (text, whole numbers of 64 bits,
-  numbers with fractions, true and false, flat lists of one of these) are stored as such. All other
-  columns keep each cell as JSON: keys in their order, nulls, whole and other numbers, kinds that
-  differ by row. A key that an object lacks is null.
-- parquet: a cell is as it is stored. Where the files of a set store a column differently, so that
-  values would change, its cells are kept as JSON.
+- csv and tsv: a column holds integers if every cell is an integer of 64 bits and is written exactly
+  as Python prints it. It holds floats if every cell is a float and is written exactly as Python
+  prints it. Otherwise it holds text. So 007, 1.50, NA and 20-digit ids are text. An empty cell is
+  null in a column of numbers, and an empty text in a column of text.
+- json and jsonl: values keep their types. A column of one type (text, 64-bit integers, floats,
+  booleans, flat lists of one of these) is stored as that type. Any other column stores each cell
+  as JSON, with the order of keys, nulls, integers and floats as in the file. A missing key is null.
+- parquet: columns keep their stored types. If two files store a column in types that cannot be
+  combined without loss, its cells are stored as JSON.
+- files of several formats: if another file has a text in the column, the cells of csv and tsv files
+  are text, otherwise they are typed as above. Then the rules for json decide the column's type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,33 +25,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Content:
-    """The rows of one file before their types are decided."""
+    """The rows of one file, before their types are decided."""
 
     kind: Literal["text", "json", "stored"]
-    """What `columns` holds: arrays of strings, lists of values, or arrays of any type."""
+    """What `columns` holds: arrays of strings (text), lists of values (json) or arrays of any Arrow
+    type (stored)."""
     columns: Mapping[str, Any]
     num_rows: int
     class_names: Mapping[str, Any] = field(default_factory=dict)
-    """Of columns of class labels, as `trainer.data.foreign_tables.class_names` finds them."""
+    """The class names of label columns, from `trainer.data.arrow_files.class_names`."""
 
 
 def joined(contents: Sequence[Content], places: Sequence[str]) -> "pa.Table":
-    """All rows as one table; `places` names the files in errors. Raises InputError."""
+    """One table of the rows of all files. `places` are the files, for errors. Raises InputError."""
     import pyarrow as pa
 
-    from trainer.data.foreign_tables import check_names, with_class_names
+    from trainer.data.arrow_files import check_names, with_class_names
 
     contents = [content for content in contents if content.num_rows] or contents[:1]
     classes = contents[0].class_names
     if any(content.class_names != classes for content in contents):
-        raise InputError(f"{places[0]}: names its classes otherwise than other files of the set")
+        raise InputError(f"{places[0]}: its class names differ from other files of the data set")
     names = dict.fromkeys(name for content in contents for name in content.columns)
     check_names(names, places[0])
+    kinds = {content.kind for content in contents}
     join = {"text": _joined_text, "json": _joined_json, "stored": _joined_stored}
+    join_column = join[kinds.pop()] if len(kinds) == 1 else _joined_mixed
     columns = {}
     for name in names:
         try:
-            columns[name] = join[contents[0].kind](name, contents)
+            columns[name] = join_column(name, contents)
         except (pa.ArrowException, ValueError, TypeError) as error:
             found = str(error).splitlines()[0]
             raise InputError(f"{places[0]}: column '{name}': {found}") from None
@@ -64,7 +68,7 @@ def _joined_text(name: str, contents: Sequence[Content]) -> "pa.ChunkedArray":
 
 
 def typed(strings: "pa.ChunkedArray") -> "pa.ChunkedArray":
-    """Numbers where each cell, printed, has its own characters again; else the strings."""
+    """The strings as integers or floats if printing them gives the same strings; else unchanged."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -93,7 +97,7 @@ def _joined_json(name: str, contents: Sequence[Content]) -> "pa.Array":
 
 
 def of_values(values: Sequence[Any]) -> "pa.Array":
-    """JSON values as a column of their one kind, or each as JSON where they have several."""
+    """JSON values as a column of their common type, or as JSON texts if they have none."""
     import pyarrow as pa
 
     from trainer.data.exact_json import json_array
@@ -102,6 +106,7 @@ def of_values(values: Sequence[Any]) -> "pa.Array":
     if not kinds:
         return pa.nulls(len(values))
     scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    scalars |= {bytes: pa.large_binary()}  # the files of a tar
     kind: Any = kinds.pop() if len(kinds) == 1 else None
     found = scalars.get(kind)
     if kind is list:
@@ -112,7 +117,7 @@ def of_values(values: Sequence[Any]) -> "pa.Array":
     if found is not None:
         try:
             return pa.array(values, found)
-        except (OverflowError, pa.ArrowInvalid):  # whole numbers beyond 64 bits
+        except (OverflowError, pa.ArrowInvalid):  # integers beyond 64 bits
             pass
     return json_array(values)
 
@@ -128,8 +133,35 @@ def _joined_stored(name: str, contents: Sequence[Content]) -> "pa.ChunkedArray":
     return pa.chunked_array([of_values([v for array in arrays for v in array.to_pylist()])])
 
 
+def _joined_mixed(name: str, contents: Sequence[Content]) -> "pa.Array":
+    """A column of files of several formats; the csv cells are typed by the other files' values."""
+    import pyarrow as pa
+
+    others = [v for c in contents if c.kind != "text" for v in _values(name, c) if v is not None]
+    texts = [content.columns[name] for content in contents if content.kind == "text"]
+    strings = pa.chunked_array(texts, pa.string())
+    if not any(isinstance(value, str) for value in others):
+        strings = typed(strings)
+    cells: list[Any] = strings.to_pylist()
+    if others and not any(isinstance(value, str) for value in others):
+        cells = [None if cell == "" else cell for cell in cells]
+    following = iter(cells)
+    return of_values(
+        [
+            next(following) if content.kind == "text" else value
+            for content in contents
+            for value in _values(name, content)
+        ]
+    )
+
+
+def _values(name: str, content: Content) -> Sequence[Any]:
+    found = content.columns.get(name, [None] * content.num_rows)
+    return found if isinstance(found, list) else found.to_pylist()
+
+
 def _is_lossless(kinds: "set[pa.DataType]") -> bool:
-    """Whether types differ by width or layout alone."""
+    """Whether the types differ only in width or memory layout."""
     from pyarrow import types
 
     families = (

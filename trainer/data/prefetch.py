@@ -1,4 +1,4 @@
-"""Batches ahead: a thread makes the next batches while the device works on the present one."""
+"""Prefetching: a thread collates the next batches while the device works on the current one."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,36 +7,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.batch import Batch, Samples, StackedSamples
+from trainer.data.batch import Batch, Samples
+from trainer.data.mixture_samples import MixtureSamples
+from trainer.data.stacked_samples import StackedSamples
+from trainer.data.streams import StreamSamples
+from trainer.data.task_samples import TaskSamples
+from trainer.data.tokens import TokenTable
 
 DEPTH = 2
-"""Batches that are made before they are asked for."""
+"""The number of batches that are collated in advance."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The samples of one micro batch of an optimizer step; none stand for the placeholder."""
+    """The samples of a micro batch of an optimizer step; empty for a placeholder batch."""
 
     step: int
     sample_ids: np.ndarray
 
     def same_as(self, other: "Part") -> bool:
-        """Whether the other part makes the same batch."""
+        """Whether both parts give the same batch."""
         return self.step == other.step and np.array_equal(self.sample_ids, other.sample_ids)
 
 
-class BatchesAhead:
-    """Makes the batches of a run: ahead of time where the samples allow it, else when asked.
+class Prefetcher:
+    """Collates the batches of a run, in a thread if the samples are `pure`, else in `take`.
 
-    A batch is a function of its part, whoever makes it and when. Samples whose `collate` is not
-    (`pure` is missing or false: rows of a data set that draws random numbers, say) are collated in
-    the caller's thread, one after the other. What `collate` raises is raised by `take`.
+    A batch depends only on its part, not on when or in which thread it is made. Samples that are
+    not `pure` (a data set that draws random numbers, for example) are collated in the caller's
+    thread. `take` re-raises errors of `collate`.
     """
 
     def __init__(
-        self, samples: Samples, seed: int, steps_per_epoch: int, pin: bool = False
+        self, samples: Samples, seed: int, steps_per_epoch: int | None, pin: bool = False
     ) -> None:
-        """`pin` puts the batches into page-locked memory, from which a GPU copies by itself."""
+        """With `pin`, batches are in page-locked memory, from which a GPU copies in parallel."""
         self.samples = samples
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
@@ -48,7 +53,7 @@ class BatchesAhead:
             self._thread = ThreadPoolExecutor(1, "batches")
 
     def expect(self, parts: Sequence[Part]) -> None:
-        """Tell what `take` will ask for next, in order."""
+        """Announce the parts that `take` will be called with, in order."""
         made = [part for part, _ in self._made]
         if len(made) > len(parts) or not all(map(Part.same_as, made, parts)):
             self._forget()
@@ -64,7 +69,7 @@ class BatchesAhead:
         return made.result()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._forget()
         if self._thread is not None:
             self._thread.shutdown()
@@ -89,6 +94,10 @@ class BatchesAhead:
         ids, samples = part.sample_ids, self.samples
         if not len(ids):
             return samples.placeholder()
-        if isinstance(samples, StackedSamples):
-            return samples.collate(ids, self.seed, part.step // self.steps_per_epoch)
+        if isinstance(samples, MixtureSamples):
+            return samples.collate(ids, self.seed, part.step)
+        known = (StackedSamples, TokenTable, TaskSamples, StreamSamples)
+        if isinstance(samples, known):
+            epoch = part.step // self.steps_per_epoch if self.steps_per_epoch else 0
+            return samples.collate(ids, self.seed, epoch)
         return samples.collate(ids)

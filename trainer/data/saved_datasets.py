@@ -1,16 +1,16 @@
-"""Folders that save_to_disk wrote, from others: they name only files of their own.
+"""Saved data sets: reads folders that `save_to_disk` wrote, and no files outside of them.
 
-`datasets.load_from_disk` opens whatever path state.json names, and obeys the metadata that it
-finds; this reads the Arrow files in the folder, and nothing else.
+`datasets.load_from_disk` opens any path that state.json names and applies the metadata it finds.
+This module reads only the Arrow files of the folder.
 """
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.data.foreign_tables import read_arrow
+from trainer.data.arrow_files import read_arrow
 from trainer.errors import InputError
-from trainer.foreign_files import check_files
+from trainer.foreign.files import check_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,10 +19,15 @@ STATE, DICT = "state.json", "dataset_dict.json"
 MAX_JSON = 16 << 20
 
 
-def read_saved(folder: Path, where: str) -> "dict[str, Dataset]":
-    """The splits of a folder that save_to_disk wrote; a single data set is called train.
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return any((folder / mark).is_file() for mark in (DICT, STATE))
 
-    Raises InputError for a folder that is not whole, or names files outside of itself.
+
+def read_saved(folder: Path, where: str) -> "dict[str, Dataset]":
+    """The splits of a folder written by `save_to_disk`; a single data set is named train.
+
+    Raises InputError if the folder is incomplete, or names files outside of itself.
     """
     if not (folder / DICT).is_file():
         return {"train": _read_one(folder, folder, where)}
@@ -59,7 +64,9 @@ def _read_one(folder: Path, top: Path, where: str) -> "Dataset":
 def _check_name(name: Any, file: Path, where: str) -> None:
     bare = isinstance(name, str) and name not in ("", ".", "..")
     if not bare or any(mark in name for mark in "/\\\0"):
-        raise InputError(f"{where}: {file}: names {name!r:.80}; accepted: a file beside it")
+        raise InputError(
+            f"{where}: {file}: names {name!r:.80}; accepted: a file in the same folder"
+        )
 
 
 def _json(file: Path, top: Path, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Typed texts: what the command line gives as text: one, a JSON list, or standard input's lines."""
+"""Texts from the command line: one text, a JSON list of texts, or the lines of standard input."""
 
 import json
 import sys
@@ -7,22 +7,22 @@ from trainer.errors import InputError
 
 
 def typed_texts(given: str, where: str) -> list[str]:
-    """The texts that `given` stands for; `where` is its key. Raises InputError."""
+    """The texts in the setting `where`, whose value is `given`. Raises InputError."""
     if given == "-":
         return lines_of_standard_input(where)
     check_utf8(given, where)
     if given.startswith("["):
         try:
-            texts = json.loads(given)
+            texts: list[str] = json.loads(given)
         except ValueError:
-            return [given]  # a text that begins with a bracket
+            return [given]  # a plain text that starts with a bracket
         if texts and all(isinstance(text, str) for text in texts):
             return texts
     return [given]
 
 
 def lines_of_standard_input(where: str) -> list[str]:
-    """Its lines, one at least. Raises InputError."""
+    """The lines of standard input. Raises InputError if there are none."""
     lines = [line.rstrip("\n") for line in sys.stdin]
     if not lines:
         raise InputError(f"{where}: standard input is empty")
@@ -32,7 +32,7 @@ def lines_of_standard_input(where: str) -> list[str]:
 
 
 def check_utf8(text: str, where: str) -> None:
-    """Raises InputError for text that was made of bytes of another encoding."""
+    """Raise InputError for text decoded from bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

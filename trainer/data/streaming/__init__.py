@@ -1,0 +1,1 @@
+"""Streaming: reads training rows from shards that fit neither in memory nor on the disk."""
