@@ -1,1 +1,1 @@
-"""Callbacks: dataclasses that watch a run and ask it to stop, save or evaluate."""
+"""Callbacks: dataclasses that observe a run and may ask it to stop, save or evaluate."""

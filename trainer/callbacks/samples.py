@@ -1,6 +1,5 @@
-"""Samples: what a language model writes in the course of its training."""
+"""Samples: shows texts that a language model generates while it trains."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,37 +9,47 @@ from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainer.checkpoint.record import StepLog
+    from trainer.data.batch import FlatBatch
     from trainer.data.batch import Samples as EncodedSamples
-    from trainer.recipe import Recipe
+    from trainer.models.model import Model
+    from trainer.tasks.processor import Processor
+    from trainer.tasks.recipe import Recipe
 
 NUM_BEGINNINGS = 3
-"""Samples of the evaluation that are gone on with, where no prompts are given."""
+"""The number of prompts if none are given: the beginnings of this many evaluation samples."""
 BEGINNING = 32
-"""Tokens of a beginning, at most, where a sample is learnt from its first token on."""
+"""The maximum length in tokens of such a prompt if every token of its sample is trained on."""
 
 
 @dataclass
 class Samples(Callback):
-    """Goes on with prompts before the first step and at each evaluation, by what it evaluates.
+    """Completes prompts before the first step and at each evaluation, with the evaluated weights.
 
-    Each text is a row of samples.jsonl in the run's folder: step, prompt, text; the first prompt's
-    is printed. Raises InputError, before the first step, for a model that writes no text and for
-    prompts that do not fit it.
+    Each completion becomes a line of samples.jsonl in the run's folder, with its step, prompt and
+    text. The text for the first prompt is also printed. Raises InputError, before the first step,
+    for a model that cannot generate text and for prompts that leave no room for an answer.
     """
 
     prompts: list[str] | None = None
-    """What is gone on with; None: the first samples of the evaluation, up to what is learnt."""
+    """The prompts; None: the beginnings of evaluation samples, up to their first trained token."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)
-    """How, as for job=generate."""
+    """The generation settings, as for job=generate."""
     chat: bool | Literal["auto"] = "auto"
-    """Whether a prompt is a user's message; auto: as trained, else if there is a chat template."""
+    """Whether a prompt is a user's message in a chat. auto: use the recipe's setting; if there is
+    none, true if the tokenizer has a chat template.
+    """
 
     def __post_init__(self) -> None:
         self._is_main = False
         self._log: StepLog | None = None
         if self.prompts is not None and not self.prompts:
             raise InputError("callbacks.samples.prompts: found none; accepted: one or more, null")
+        if (count := self.generation.num_return_sequences) > 1:
+            name = "callbacks.samples.generation.num_return_sequences"
+            raise InputError(f"{name}: found {count}; accepted: 1")
 
     def on_start(self, facts: RunFacts) -> None:
         from trainer.checkpoint.record import StepLog
@@ -53,42 +62,53 @@ class Samples(Callback):
     def on_weights(
         self,
         step: int,
-        model: Any,
-        tokenizer: Any,
+        model: "nn.Module",
+        tokenizer: "Processor | None",
         recipe: "Recipe",
         eval_samples: "Mapping[str, EncodedSamples]",
     ) -> None:
-        from trainer.generation.asking import as_asked, as_trained
+        from trainer.generation.prompts import format_prompts, style_as_trained
         from trainer.generation.text import generate
+        from trainer.models.model import Model
+        from trainer.tokenizer import Tokenizer
 
-        if getattr(model, "task", "") != "causal_lm" or tokenizer is None:
+        if not (
+            isinstance(model, Model)
+            and model.task == "causal_lm"
+            and isinstance(tokenizer, Tokenizer)
+        ):
             found = f"found {getattr(model, 'architecture', type(model).__name__)}"
             accepted = "accepted: a causal language model with its tokenizer"
             raise InputError(f"callbacks.samples: {found}; {accepted}")
-        asked: Sequence[Any]
+        inputs: Sequence[Any]
         if self.prompts is None:
-            asked = self._beginnings(model, recipe, eval_samples)
-            prompts = tokenizer.batch_decode(asked, skip_special_tokens=True)
+            inputs = self._beginnings(model, recipe, eval_samples)
+            prompts = tokenizer.batch_decode(inputs, skip_special_tokens=True)
         else:
-            asked = as_asked(tokenizer, self.prompts, as_trained(self.chat, None, vars(recipe)))
+            style = style_as_trained(self.chat, None, recipe.prompt_options)
+            inputs = format_prompts(tokenizer, self.prompts, style)
             prompts = self.prompts
-        texts = generate(model, tokenizer, asked, self.generation)
+        texts = generate(model, tokenizer, inputs, self.generation)
         if self._is_main:
-            is_turn = self.prompts is not None and asked is not self.prompts
+            is_turn = self.prompts is not None and inputs is not self.prompts
             self._show(step, prompts[0] + "\n" * is_turn, texts[0])
             self._write(step, prompts, texts)
 
     def _beginnings(
-        self, model: Any, recipe: Any, eval_samples: "Mapping[str, EncodedSamples]"
+        self, model: "Model", recipe: "Recipe", eval_samples: "Mapping[str, EncodedSamples]"
     ) -> list[list[int]]:
-        """The ids of the first samples that leave the model's positions room for an answer."""
-        room = getattr(model.config, "max_position_embeddings", math.inf)
+        """The token ids of NUM_BEGINNINGS prompts, from samples that leave room for an answer."""
+        from trainer.data.batch import FlatBatch
+
+        room = model.longest_sequence
         found: list[list[int]] = []
         for samples in eval_samples.values():
             for number in range(len(samples)):
                 if len(found) == NUM_BEGINNINGS:
                     return found
-                ids = _beginning(samples.collate([number]), recipe)
+                batch = samples.collate([number])
+                assert isinstance(batch, FlatBatch)
+                ids = _beginning(batch, recipe)
                 if len(ids) + self.generation.max_new_tokens <= room:
                     found.append(ids)
         if not found:
@@ -97,8 +117,8 @@ class Samples(Callback):
         return found
 
     def _show(self, step: int, prompt: str, text: str) -> None:
-        from trainer.console import make_console
         from trainer.rendering.lines import sample_lines
+        from trainer.terminal.console import make_console
 
         make_console().print(sample_lines(step, prompt, text), soft_wrap=True)
 
@@ -107,13 +127,16 @@ class Samples(Callback):
             return
         for prompt, text in zip(prompts, texts, strict=True):
             self._log.append({"step": step, "prompt": prompt, "text": text})
-        self._log.sync()  # a checkpoint of this step may follow
+        self._log.sync()  # must happen before a checkpoint of this step is written
 
 
-def _beginning(batch: Any, recipe: Any) -> list[int]:
-    """The ids of a sample's first sequence, up to what is learnt; some, where all of it is."""
+def _beginning(batch: "FlatBatch", recipe: "Recipe") -> list[int]:
+    """The token ids before the first trained token of a sample's first sequence.
+
+    If the first or second token is already trained on, returns the start of the sequence.
+    """
     length = int(batch.sequence_lengths[0])
-    learnt = recipe.trained_on(batch)
-    first = 0 if learnt is None else int(learnt[:length].to(int).argmax())
-    ids = batch.inputs()["input_ids"][:length].tolist()
+    trained = recipe.trained_on(batch)
+    first = 0 if trained is None else int(trained[:length].int().argmax())
+    ids: list[int] = batch.input_ids[:length].tolist()
     return ids[:first] if first > 1 else ids[: min(BEGINNING, max(1, length // 2))]

@@ -1,1 +1,1 @@
-"""Checkpoints that cannot be lost: written, published, verified, kept and resumed from."""
+"""Checkpoints: how they are written, published, verified, retained and restored."""

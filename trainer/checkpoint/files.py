@@ -1,4 +1,4 @@
-"""The disk: the only place that writes, fsyncs, renames and removes, where tests inject faults."""
+"""File operations: all writes, fsyncs, renames and removals, into which tests inject faults."""
 
 import errno
 import hashlib
@@ -8,13 +8,15 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import EnvironmentFault
 
@@ -22,30 +24,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 hook: Callable[..., None] | None = None
-"""Tests set it to `hook(moment, operation, *paths)`; it may raise an OSError or end the process.
+"""A function for tests: `hook(moment, operation, *paths)` may raise OSError or end the process.
 
-The moment is "before", "during" (half of a piece of a file is written) or "after".
+The moment is "before", "during" (half of a piece of a file has been written) or "after".
 """
 
 READERS = 4
-"""Files that are hashed at a time: it takes longer than writing them."""
+"""The number of files that are hashed in parallel, since hashing takes longer than writing."""
 WINDOW = 1 << 22
-"""Bytes that are hashed and written at a time."""
+"""The number of bytes that are hashed and written at a time."""
 
 Seals = dict[Path, tuple[int, str]]
-"""Path -> (bytes, sha256) of a file."""
+"""Path of a file -> (number of bytes, SHA-256)."""
 _seals: ContextVar[Seals | None] = ContextVar("seals", default=None)
 _deferred: ContextVar["Deferred | None"] = ContextVar("deferred", default=None)
 
 
 class Deferred:
-    """Files that are still to be written, their contents held in host memory."""
+    """Files to be written later, with their contents in host memory."""
 
     def __init__(self) -> None:
         self._writes: list[Callable[[], None]] = []
 
     def write(self) -> None:
-        """Write them, in order; each lets go of its memory."""
+        """Write the files in order, and free the memory of each."""
         while self._writes:
             self._writes.pop(0)()
 
@@ -58,9 +60,9 @@ class Deferred:
 
 @contextmanager
 def deferred() -> Iterator[Deferred]:
-    """Within it this thread's files are not written but kept; tensors are copied.
+    """Context manager in which this thread's files are kept in memory; tensors are copied.
 
-    Folders are made at once. The copies of a GPU's tensors may still be under way when it ends.
+    Folders are created at once. Copies of GPU tensors may still be running when the context ends.
     """
     kept = Deferred()
     token = _deferred.set(kept)
@@ -72,9 +74,9 @@ def deferred() -> Iterator[Deferred]:
 
 @contextmanager
 def sealing() -> Iterator[Seals]:
-    """Within it this thread's files are hashed as they are written: gives their seals.
+    """Context manager that yields the size and SHA-256 of the files that this thread writes in it.
 
-    Tensors that are not finite are refused with NumericsError.
+    Raises NumericsError for tensors that are not finite.
     """
     seals: Seals = {}
     token = _seals.set(seals)
@@ -86,19 +88,19 @@ def sealing() -> Iterator[Seals]:
 
 @contextmanager
 def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
-    """Tell the hook of an operation; its OSErrors become one line with the path and the reason."""
+    """Call the hook around an operation; an OSError becomes an EnvironmentFault of one line."""
     try:
-        _tell("before", name, *paths)
+        _call_hook("before", name, *paths)
         yield
-        _tell("after", name, *paths)
+        _call_hook("after", name, *paths)
     except OSError as error:
         raise EnvironmentFault(_reason(name, paths[-1], error, size)) from error
 
 
 def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
-    """Make or replace a file; a reader or a crash finds the old content or the new, never half.
+    """Create or replace a file. Readers see the old or the new content, also after a crash.
 
-    A `private` one is readable for the user alone.
+    Only this user can read a `private` file.
     """
     if (kept := _deferred.get()) is not None:
         kept._add(partial(write_bytes, path, data, private))
@@ -107,19 +109,19 @@ def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
 
 
 def write_text(path: Path, text: str, private: bool = False) -> None:
-    """As `write_bytes`, in UTF-8."""
+    """Like `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode(), private)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """As `write_bytes`, of pieces that are made while they are written."""
+    """Like `write_bytes`, for pieces that are made while writing."""
     _write(path, pieces, 0)
 
 
 def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = None) -> None:
-    """Write to a pipe or a device, or to an open descriptor, which stays what it is.
+    """Write to a pipe, a device or an open descriptor, which is not replaced by a file.
 
-    Each piece is written as it comes. Raises BrokenPipeError where nobody reads any more.
+    Each piece is written immediately. Raises BrokenPipeError if the reader is gone.
     """
     try:
         with operation("write", path):
@@ -133,16 +135,16 @@ def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = 
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """As `write_bytes`: strict JSON (what is not finite becomes null), keys in the order given."""
+def write_json(path: Path, value: object) -> None:
+    """Like `write_bytes`: strict JSON, keys in the order given; NaN and infinities become null."""
     write_bytes(path, json_bytes(value))
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """As `write_bytes`: a safetensors file, streamed one tensor at a time from any device."""
-    from trainer.checkpoint.tensors import all_finite, host_copies, pieces
+    """Like `write_bytes`: a safetensors file, streamed one tensor at a time from any device."""
+    from trainer.checkpoint.tensors import host_copies, pieces, require_finite
 
     if (kept := _deferred.get()) is not None:
         copies, made = host_copies(tensors)
@@ -150,13 +152,13 @@ def write_tensors(
         kept._add(partial(write_tensors, path, copies, metadata))
         return
     if _seals.get() is not None:
-        all_finite(path.name, tensors)
+        require_finite(path.name, tensors)
     size, stream = pieces(tensors, metadata or {})
     _write(path, stream, size)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line at the end of a file, which is made where absent."""
+    """Append a line to a file, which is created if it does not exist."""
     data = line.encode() + b"\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with operation("append", path, size=len(data)), _opened(path, flags) as file:
@@ -164,17 +166,17 @@ def append_line(path: Path, line: str) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file to its first `size` bytes; it is made where absent."""
+    """Truncate a file to `size` bytes; it is created if it does not exist."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with operation("truncate", path), _opened(path, flags) as file:
         file.truncate(size)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises FileNotFoundError where there is none.
+    """The content of a regular file. Raises FileNotFoundError if there is none.
 
-    As everything that is opened in a run's folder, it is not followed where it is a link, and not
-    waited for where it is a pipe: those are an EnvironmentFault.
+    Links are not followed, and pipes are not waited for; both raise EnvironmentFault. This holds
+    for all files that are opened in a run's folder.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -182,14 +184,14 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
-    """A descriptor of a regular file; a link is not followed, a pipe or device not waited for.
+def open_regular(path: Path | str, flags: int, mode: int = 0o666, folder: int | None = None) -> int:
+    """A descriptor of a regular file. Links are not followed; pipes and devices are refused.
 
-    Raises OSError.
+    `folder` is the descriptor of the folder that `path` is relative to. Raises OSError.
     """
     safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags | safe, mode)
+        descriptor = os.open(path, flags | safe, mode, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.ELOOP:
             reason = "it is a symbolic link, which is not followed"
@@ -197,17 +199,17 @@ def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return descriptor
 
 
 def make_folder(
     path: Path, private: bool = False, fresh: bool = False, synced: bool = False
 ) -> None:
-    """Make a folder and the ones above it; an existing one is left as it is.
+    """Create a folder and its parents; an existing one is left as it is.
 
-    A `private` one is the user's alone. A `fresh` one must not exist. The name of a `synced` one,
-    and those of the new ones above it, would survive a power failure.
+    Only this user may enter a `private` folder. A `fresh` one must not exist yet. A `synced` one,
+    with its new parents, survives a power failure.
     """
     if path.is_dir() and not fresh:
         return
@@ -219,18 +221,45 @@ def make_folder(
         fsync_folder(each.parent)
 
 
+def is_private(folder: Path) -> bool:
+    """Whether only this user owns a folder and may change its content. Raises OSError."""
+    return _is_private(folder.lstat())
+
+
+def open_private_folder(folder: Path) -> int:
+    """A descriptor of a private folder (`is_private`). Raises PermissionError for others.
+
+    Files opened relative to the descriptor (`dir_fd`) are in this folder even if another folder has
+    got its name in the meantime. Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not _is_private(os.fstat(descriptor)):
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "another user may have written it", str(folder))
+    return descriptor
+
+
+def _is_private(status: os.stat_result) -> bool:
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & others
+    )
+
+
 def fsync_file(path: Path) -> None:
-    """Return when the content of a file would survive a power failure."""
+    """Wait until the content of a file would survive a power failure."""
     _fsync(path, os.O_RDONLY)
 
 
 def fsync_folder(path: Path) -> None:
-    """Return when the names in a folder would survive a power failure."""
+    """Wait until the names in a folder would survive a power failure."""
     _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file or folder a name that nothing has."""
+    """Rename a file or folder to a name that does not exist."""
     with operation("rename", source, target):
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
@@ -238,7 +267,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file a name that another may have; that one is gone."""
+    """Rename a file, replacing another one of that name."""
     with operation("replace", source, target):
         os.replace(source, target)
 
@@ -250,19 +279,19 @@ def remove_file(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder: first its name, so that no half of it is ever seen, then what it holds.
+    """Remove a folder: it is renamed first, so that no half-removed folder is ever seen.
 
-    A file or a link (never what it points to) is removed as such.
+    A file or a link is removed too; the target of a link is not.
     """
     if path.is_symlink() or not path.is_dir():
         remove_file(path)
         return
-    doomed = path
+    renamed = path
     if not path.name.startswith(".del-"):
-        doomed = unused(path.with_name(f".del-{path.name}"))
-        rename(path, doomed)
-        fsync_folder(path.parent)  # else a power failure may bring the name back, half empty
-    for folder, folders, names in os.walk(doomed, topdown=False):
+        renamed = unused(path.with_name(f".del-{path.name}"))
+        rename(path, renamed)
+        fsync_folder(path.parent)  # otherwise it may reappear half empty after a power failure
+    for folder, folders, names in os.walk(renamed, topdown=False):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + links:
             remove_file(Path(folder, name))
@@ -270,8 +299,15 @@ def remove_folder(path: Path) -> None:
             os.rmdir(folder)
 
 
+def mark_used(path: Path) -> None:
+    """Set a file's modification time to now, at most once an hour; ignore errors."""
+    with suppress(OSError):
+        if time.time() - path.stat().st_mtime > 3600:
+            os.utime(path)
+
+
 def unused(path: Path) -> Path:
-    """`path`, or where something has that name `path-2`, `path-3`, ..."""
+    """`path`, or if it exists, the first of `path-2`, `path-3`, ... that does not."""
     candidate, number = path, 1
     while os.path.lexists(candidate):
         number += 1
@@ -280,7 +316,7 @@ def unused(path: Path) -> Path:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the filesystem of an existing path."""
+    """The free bytes for this user on the filesystem of an existing path."""
     with operation("measure", path):
         return shutil.disk_usage(path).free
 
@@ -297,14 +333,14 @@ def sha256_of_all(paths: Sequence[Path]) -> list[str]:
         return list(pool.map(sha256_of, paths))
 
 
-def json_bytes(value: Any) -> bytes:
-    """What `write_json` writes."""
+def json_bytes(value: object) -> bytes:
+    """The bytes that `write_json` writes."""
     text = json.dumps(finite_or_null(value), indent=2, allow_nan=False)
     return text.encode() + b"\n"
 
 
-def finite_or_null(value: Any) -> Any:
-    """A JSON value with None in place of the numbers that JSON does not have (NaN, infinities)."""
+def finite_or_null(value: object) -> Any:
+    """A JSON value with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: finite_or_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -313,7 +349,7 @@ def finite_or_null(value: Any) -> Any:
 
 
 def readable(size: float) -> str:
-    """A number of bytes for people: 1.2 GB."""
+    """A number of bytes with a unit, such as 1.2 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -322,13 +358,13 @@ def readable(size: float) -> str:
 
 
 def staged_name(path: Path) -> Path:
-    """Beside a file, the name of what is to replace it, which nobody can have taken before us."""
+    """A random, unpredictable name in the folder of a file, for its replacement."""
     return path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
 
 
-def _opened(path: Path, flags: int, mode: int = 0o666) -> Any:
-    """A regular file, unbuffered."""
-    kind = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb"
+def _opened(path: Path, flags: int, mode: int = 0o666) -> FileIO:
+    """Open a regular file without buffering."""
+    kind: Literal["rb", "wb"] = "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb"
     return os.fdopen(open_regular(path, flags, mode), kind, buffering=0)
 
 
@@ -352,19 +388,23 @@ def _write(path: Path, pieces: Iterable[bytes | memoryview], size: int, mode: in
 
 
 def _write_piece(
-    file: Any, piece: bytes | memoryview, name: str, path: Path, digest: Any = None
+    file: FileIO,
+    piece: bytes | memoryview,
+    name: str,
+    path: Path,
+    digest: "hashlib._Hash | None" = None,
 ) -> None:
     whole = memoryview(piece)
     half = len(whole) // 2
     _write_all(file, whole[:half], digest)
-    _tell("during", name, path)
+    _call_hook("during", name, path)
     _write_all(file, whole[half:], digest)
 
 
-def _write_all(file: Any, rest: memoryview, digest: Any) -> None:
+def _write_all(file: FileIO, rest: memoryview, digest: "hashlib._Hash | None") -> None:
     while rest:
         window = rest[:WINDOW]
-        written = file.write(window)  # one call may write less than it is given
+        written = file.write(window)  # a call may write fewer bytes than it is given
         if digest is not None:
             digest.update(window[:written])
         rest = rest[written:]
@@ -379,7 +419,7 @@ def _fsync(path: Path, flags: int) -> None:
             os.close(descriptor)
 
 
-def _tell(moment: str, name: str, *paths: Path) -> None:
+def _call_hook(moment: str, name: str, *paths: Path) -> None:
     if hook is not None:
         hook(moment, name, *paths)
 

@@ -1,4 +1,4 @@
-"""RunLock: one process at a time works in an output folder, and the kernel sees to it."""
+"""RunLock: a kernel lock that lets only one process at a time use an output folder."""
 
 import errno
 import fcntl
@@ -21,8 +21,8 @@ ATTEMPTS = 20
 class RunLock:
     """A context in which no other process can enter the same output folder.
 
-    The lock goes with the process, however it dies; the file `.lock` says who holds it and is gone
-    after an orderly end. Raises EnvironmentFault naming the holder's pid, host and start.
+    The kernel releases the lock however the process dies. The file `.lock` names the holder and is
+    removed at a normal end. Raises EnvironmentFault naming the holder's pid, host and start.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -32,12 +32,12 @@ class RunLock:
     def __enter__(self) -> Self:
         files.make_folder(self.path.parent, synced=True)
         for _ in range(ATTEMPTS):
-            if self._take():
+            if self._try_to_lock():
                 return self
             holder = self._holder()
             if holder and _is_alive(holder):
                 break
-            time.sleep(0.05)  # the holder is just coming or going
+            time.sleep(0.05)  # the holder is about to write the file or to remove it
         who = "pid {pid} on {host} since {since}".format_map(holder) if holder else "a process"
         raise EnvironmentFault(f"{self.path.parent}: in use by {who}")
 
@@ -49,7 +49,7 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _take(self) -> bool:
+    def _try_to_lock(self) -> bool:
         with files.operation("lock", self.path):
             descriptor = files.open_regular(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -57,7 +57,7 @@ class RunLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_ours(descriptor):
                     self._refuse_other_names(descriptor)
-                    self._sign()
+                    self._write_holder()
                     self._descriptor = descriptor
         finally:
             if self._descriptor is None:
@@ -65,24 +65,24 @@ class RunLock:
         return self._descriptor is not None
 
     def _is_ours(self, descriptor: int) -> bool:
-        """False where the file that we locked was removed by its last holder meanwhile."""
+        """Whether the opened file still exists; the last holder may have removed it in between."""
         with suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
         return False
 
     def _refuse_other_names(self, descriptor: int) -> None:
-        """Raise an error where signing would overwrite a file that has another name as well."""
+        """Raise an error for a file with several hard links, since a write changes all of them."""
         if os.fstat(descriptor).st_nlink > 1:
             raise OSError(errno.EMLINK, "it has other names (hard links); remove it")
 
-    def _sign(self) -> None:
+    def _write_holder(self) -> None:
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         files.truncate(self.path, 0)
         files.append_line(self.path, json.dumps(holder))
 
     def _holder(self) -> dict[str, Any] | None:
-        """Who signed the lock; None while nobody has."""
+        """The holder that the lock file names; None if it names none."""
         try:
             holder = json.loads(files.read_bytes(self.path))
         except (OSError, ValueError, EnvironmentFault, RecursionError):
@@ -94,7 +94,7 @@ class RunLock:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
-    """False where a dead process of this machine signed, and its successor has not yet."""
+    """Whether the process that the file names is alive; a new holder may not be named yet."""
     if holder["host"] != socket.gethostname():
         return True
     return Path("/proc", str(holder["pid"])).exists() or not Path("/proc/self").exists()

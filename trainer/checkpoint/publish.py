@@ -1,8 +1,8 @@
-"""Publishing a folder whole or not at all: staged, synced, sealed by a manifest, renamed once.
+"""Publishing: a folder appears complete or not at all, since it is renamed after it was synced.
 
-A crash leaves one of these beside the folder, and `repair` at the next start knows each:
-`.tmp-<name>` was being filled, `.del-<name>` was being removed, and `.old-<name>` is what was
-published before: it is put back if the crash came before the new folder had taken its name.
+A crash may leave one of these folders beside the published one, and `repair` handles them at the
+next start: `.tmp-<name>` was being filled, `.del-<name>` was being removed, and `.old-<name>` is
+the previously published folder, which is restored if the new one was not in its place yet.
 """
 
 import logging
@@ -25,23 +25,23 @@ LEFTOVER = re.compile(
     r"\.(tmp|del|old)-(\.(tmp|old)-)?((checkpoint-[0-9]+|model)(-[0-9]+)?"
     r"|(config\.yaml|metrics\.jsonl|results\.json|predictions(-[\w.-]+)?\.jsonl)(-[0-9a-f]{8})?)"
 )
-"""What a crash of ours leaves in a run's folder; whatever else is there is somebody else's."""
+"""The names that a crash of this program may leave in a run's folder."""
 FAULTS = {kind.exit_code: kind for kind in (InputError, EnvironmentFault, NumericsError)}
 
 
 class Ranks(Protocol):
-    """The processes of a run, as far as publishing must know them."""
+    """The interface of a run's processes that publishing needs."""
 
     @property
     def rank(self) -> int:
-        """Which process this is, from 0."""
+        """The number of this process, from 0."""
 
     @property
     def world_size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
 
     def at_work(self) -> AbstractContextManager[None]:
-        """Within it the other ranks wait for this one, however long it takes."""
+        """Context manager: the other ranks wait for this one, however long it takes."""
 
     def gather_after_work(self, value: Any) -> list[Any]:
         """The value of every rank, in order, on every rank."""
@@ -49,17 +49,17 @@ class Ranks(Protocol):
 
 @dataclass(frozen=True)
 class Alone:
-    """The Ranks of a single process."""
+    """`Ranks` for a single process."""
 
     rank: int = 0
     world_size: int = 1
 
     def at_work(self) -> AbstractContextManager[None]:
-        """Nobody waits."""
+        """No other rank waits."""
         return nullcontext()
 
-    def gather_after_work(self, value: Any) -> list[Any]:
-        """Just this one."""
+    def gather_after_work(self, value: object) -> list[Any]:
+        """This rank's value alone."""
         return [value]
 
 
@@ -71,13 +71,15 @@ def publish(
     expected_bytes: int = 0,
     ranks: Ranks | None = None,
 ) -> Path:
-    """Make the folder `final` of what `fill` writes into the folder that it is given.
+    """Publish the files that `fill(folder)` writes as the folder `final`.
 
-    Every rank calls it and fills; rank 0 publishes, and only if no rank failed: each rank raises
-    its own failure, or an error of the same kind that names the rank. Nothing but a folder that
-    was published before is ever replaced (InputError), and that one stays until the new one is
-    whole. Raises NumericsError if a tensor to be published is not finite, EnvironmentFault if the
-    disk fails or has less than `expected_bytes` free. After any failure all is as it was.
+    `facts` are written to the manifest. Every rank calls this and fills the folder; rank 0
+    publishes if no rank failed. After a failure each rank raises its own error or, if it has none,
+    an error of the same class that names the rank that failed. An existing folder `final` is
+    replaced, once the new one is complete, if it is empty or was published by this function. Raises
+    InputError for any other existing folder, NumericsError if a tensor is not finite,
+    EnvironmentFault if the disk fails or has less than `expected_bytes` free. After a failure
+    `final` is unchanged.
     """
     ranks = ranks or Alone()
     staging = begin(final, expected_bytes, ranks)
@@ -85,9 +87,9 @@ def publish(
 
 
 def begin(final: Path, expected_bytes: int, ranks: Ranks) -> Path:
-    """Make the empty folder that `complete` fills and publishes as `final`. Every rank calls it."""
+    """Create the empty folder that `complete` fills and publishes. Every rank calls it."""
     staging = final.with_name(f".tmp-{final.name}")
-    with _undone(staging, ranks):
+    with _removed_on_failure(staging, ranks):
         main = ranks.rank == 0
         together(ranks, lambda: _prepare(final, staging, expected_bytes) if main else None)
         together(ranks, lambda: check_seen(staging))
@@ -97,18 +99,18 @@ def begin(final: Path, expected_bytes: int, ranks: Ranks) -> Path:
 def deferred(
     staging: Path, fill: Callable[[Path], None], ranks: Ranks
 ) -> tuple[files.Deferred, bool]:
-    """What `fill` would write, copied into host memory, and whether ranks beside 0 write too.
+    """Copy to host memory the files that `fill` would write.
 
-    Every rank calls it, for itself.
+    Also returns whether ranks other than 0 write files. Every rank calls it for its own files.
     """
 
     def fill_later() -> bool:
         fill(staging)
-        return bool(kept)
+        return bool(copies)
 
-    with _undone(staging, ranks), files.deferred() as kept:
+    with _removed_on_failure(staging, ranks), files.deferred() as copies:
         writes = together(ranks, fill_later)
-    return kept, any(writes[1:])
+    return copies, any(writes[1:])
 
 
 def complete(
@@ -121,9 +123,9 @@ def complete(
 ) -> Path:
     """Fill the folder that `begin` has made, and publish it. Every rank calls it."""
     main = ranks.rank == 0
-    with _undone(staging, ranks):
+    with _removed_on_failure(staging, ranks):
         sealed = together(ranks, lambda: _fill(staging, fill))
-        # the list of one rank: on a network's filesystem each may see another for a while
+        # list on one rank only, since a network filesystem may show ranks different files
         names = together(ranks, lambda: sorted(regular_files(staging)) if main else [])[0]
         known = {name: (n, digest) for part in sealed for name, (n, digest) in part.items()}
         others = [name for name in names if name not in known]
@@ -135,8 +137,8 @@ def complete(
 
 
 @contextmanager
-def _undone(staging: Path, ranks: Ranks) -> Iterator[None]:
-    """After a failure within it nothing is left."""
+def _removed_on_failure(staging: Path, ranks: Ranks) -> Iterator[None]:
+    """Context manager: removes the unfinished folder after a failure."""
     try:
         yield
     except BaseException:
@@ -146,9 +148,10 @@ def _undone(staging: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
-    """Every rank's result of `work` (a JSON value); if it failed on any rank, every rank raises.
+    """Run `work` on every rank and return all results, which are JSON values.
 
-    It may take as long as a disk does: the ranks meet in the store, not in a collective.
+    If it fails on any rank, every rank raises. `work` may take long, since ranks wait through the
+    store and not in a collective.
     """
     result, failure = None, None
     try:
@@ -156,8 +159,8 @@ def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
             result = work()
     except Exception as error:
         failure = error
-    told = (getattr(failure, "exit_code", 1), str(failure)) if failure is not None else None
-    reports = ranks.gather_after_work((told, result))
+    report = (getattr(failure, "exit_code", 1), str(failure)) if failure is not None else None
+    reports = ranks.gather_after_work((report, result))
     if failure is not None:
         raise failure
     for rank, (other, _) in enumerate(reports):
@@ -168,13 +171,13 @@ def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
 
 
 def check_seen(path: Path) -> None:
-    """Raise EnvironmentFault where what another rank has made is not on this machine's disk."""
+    """Raise EnvironmentFault if this machine does not see a file that another rank has made."""
     if not path.exists():
         raise EnvironmentFault(f"{path}: this machine does not see it; use a shared filesystem")
 
 
 def repair(folder: Path) -> None:
-    """Finish or undo what a crash left half done in a folder that nobody else writes to."""
+    """Finish or undo what a crash left half done. No other process may write to the folder."""
     names = [path.name for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]
     for name in sorted(names, key=lambda name: not name.startswith(".old-")):
         if name.startswith(".old-"):
@@ -184,20 +187,20 @@ def repair(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that nobody needs; a failure to do so costs a warning."""
+    """Remove a folder that is no longer needed; a failure is logged as a warning."""
     try:
         files.remove_folder(folder)
     except EnvironmentFault as fault:
-        logger.warning("something stays that is not needed: %s", fault)
+        logger.warning("a folder that is no longer needed remains: %s", fault)
 
 
 def checkpoint_path(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step is published."""
+    """The folder of the checkpoint of a step."""
     return output_dir / f"checkpoint-{step}"
 
 
 def published(output_dir: Path) -> dict[int, Path]:
-    """Step -> folder of every published checkpoint, oldest first; none of them verified yet."""
+    """The folders of all published checkpoints by step, oldest first, without verifying them."""
     names = [path.name for path in output_dir.glob("checkpoint-*")]
     steps = [int(name[11:]) for name in names if re.fullmatch("checkpoint-(0|[1-9][0-9]*)", name)]
     return {step: checkpoint_path(output_dir, step) for step in sorted(steps)}
@@ -206,7 +209,7 @@ def published(output_dir: Path) -> dict[int, Path]:
 def _prepare(final: Path, staging: Path, expected_bytes: int) -> None:
     files.make_folder(final.parent)
     _restore(final.with_name(f".old-{final.name}"), final)
-    if os.path.lexists(final) and not _replaceable(final):
+    if os.path.lexists(final) and not _is_replaceable(final):
         raise InputError(f"{final}: exists and was not published by this program; remove it first")
     if staging.exists():
         files.remove_folder(staging)
@@ -217,12 +220,12 @@ def _prepare(final: Path, staging: Path, expected_bytes: int) -> None:
     files.make_folder(staging, fresh=True)
 
 
-def _replaceable(final: Path) -> bool:
+def _is_replaceable(final: Path) -> bool:
     return (final / MANIFEST).is_file() or (final.is_dir() and not any(final.iterdir()))
 
 
 def _fill(staging: Path, fill: Callable[[Path], None]) -> dict[str, tuple[int, str]]:
-    """Path -> (bytes, sha256) of the files that were written here: hashed on their way to disk."""
+    """Call `fill`; returns path -> (bytes, sha256) for files that were hashed while written."""
     check_seen(staging)
     with files.operation("fill", staging), files.sealing() as seals:
         fill(staging)
@@ -232,7 +235,7 @@ def _fill(staging: Path, fill: Callable[[Path], None]) -> dict[str, tuple[int, s
 def _seal(
     staging: Path, names: Sequence[str], rank: int, world_size: int
 ) -> dict[str, tuple[int, str]]:
-    """Path -> (bytes, sha256) of this rank's share of the files, synced and found finite."""
+    """Sync this rank's files, require finite tensors, and return (bytes, sha256) by path."""
     share = names[rank::world_size]
     for name in share:
         if name.endswith(".safetensors"):
@@ -260,7 +263,7 @@ def _put_in_place(staging: Path, final: Path, manifest: Manifest) -> None:
 
 
 def _restore(old: Path, final: Path) -> None:
-    """Put what was published before back, unless its successor is in place."""
+    """Restore the previously published folder, unless the new one is in its place."""
     if not old.exists():
         return
     if final.exists():
@@ -273,8 +276,8 @@ def _restore(old: Path, final: Path) -> None:
 def _check_finite(path: Path) -> None:
     from safetensors import safe_open
 
-    from trainer.checkpoint.tensors import all_finite
+    from trainer.checkpoint.tensors import require_finite
 
     with safe_open(path, "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-            all_finite(path.name, {name: tensors.get_tensor(name)})
+            require_finite(path.name, {name: tensors.get_tensor(name)})

@@ -1,4 +1,4 @@
-"""StepLog: metrics.jsonl and its like, one JSON object a line, cut back where a run resumes."""
+"""StepLog: a file of JSON lines, such as metrics.jsonl; on resume, later rows are removed."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from trainer.checkpoint import files
 
 
 class StepLog:
-    """Rows of a run on one step axis; they read as one run however often it resumed."""
+    """Rows with a step. After any number of resumes they equal those of an uninterrupted run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -19,18 +19,32 @@ class StepLog:
         files.append_line(self.path, json.dumps(files.finite_or_null(row), allow_nan=False))
 
     def sync(self) -> None:
-        """Make the rows so far survive a power failure: before a checkpoint that follows them."""
+        """Flush the rows to the disk before a checkpoint, so that they survive a power failure."""
         if self.path.exists():
             files.fsync_file(self.path)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far; `cut_back` must have removed incomplete lines."""
+        found = files.read_bytes(self.path) if self.path.exists() else b""
+        return [json.loads(line) for line in found.splitlines()]
+
+    def rows_until(self, step: int) -> list[dict[str, Any]]:
+        """The rows with a step up to this one; other lines, and incomplete ones, are left out."""
+        found = files.read_bytes(self.path) if self.path.exists() else b""
+        return [json.loads(line) for line in _lines(found) if _belongs(line, step)]
+
     def cut_back(self, step: int) -> None:
-        """Drop the rows after `step` and lines that a crash left half written; -1 drops all."""
+        """Drop rows after `step`, and a line that a crash left incomplete; -1 drops all."""
         if not self.path.exists():
             return
         found = files.read_bytes(self.path)
-        kept = b"".join(line for line in found.splitlines(keepends=True) if _belongs(line, step))
+        kept = b"".join(line for line in _lines(found) if _belongs(line, step))
         if kept != found:
             files.write_bytes(self.path, kept)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return content.splitlines(keepends=True)
 
 
 def _belongs(line: bytes, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""Where a run continues: the newest checkpoint that verifies, and what must match it."""
+"""Resuming: chooses the checkpoint to continue from, and checks that the run matches it."""
 
 import logging
 from collections.abc import Collection
@@ -10,6 +10,7 @@ from trainer.checkpoint.publish import published, repair
 from trainer.checkpoint.state import Progress, read_progress
 from trainer.checkpoint.verify import MANIFEST, CorruptCheckpoint, read_json, verify
 from trainer.errors import EnvironmentFault, InputError
+from trainer.terminal.plain_text import short_path
 
 logger = logging.getLogger("trainer")
 
@@ -19,7 +20,10 @@ MUST_MATCH = {
     "data_fingerprint": "dataset",
     "config_fingerprint": "",
 }
-"""Field of Progress -> what a user calls it; the config's parts have their own names."""
+"""The fields of Progress that must match, with their names in messages.
+
+Entries of the config's fingerprint have their own names.
+"""
 
 MAY_DIFFER = {
     "total_steps": "the learning rate follows the new number of steps",
@@ -28,58 +32,68 @@ MAY_DIFFER = {
     "micro_batch_size": "weights will differ in rounding",
     "max_tokens": "weights will differ in rounding",
 }
-"""Field of Progress -> what another value does to a resumed run."""
+"""The fields of Progress that may differ, with the effect on a resumed run."""
 
 TRACES = ("metrics.jsonl", "results.json", "model", "checkpoint-*", ".bad-checkpoint-*")
+"""Patterns of the files and folders that show that a folder has a run."""
 
 
 def choose(output_dir: Path, resume: str = "auto") -> Path | None:
-    """The verified checkpoint to continue from, or None to start anew.
+    """Return the verified checkpoint to continue from, or None to start from the beginning.
 
-    `resume` is auto, never, must or the path of a checkpoint. The leftovers of a crash are cleaned
-    up. Checkpoints that do not verify are renamed to .bad-<name> with a warning each; where no
-    other is there, EnvironmentFault: a run never starts over unasked. Raises InputError for
-    `never` where a run is, `must` where none is, and a path that would rewind the run that
-    output_dir holds, unless it is the one that this run began from: then the newest is meant.
-    Rank 0 calls it, under the RunLock, and tells the others.
+    `resume` is auto, never, must or the path of a checkpoint. Files left by a crash are removed. An
+    invalid checkpoint is renamed to .bad-<name> with a warning; if no other is left,
+    EnvironmentFault is raised, since a run must not restart from the beginning without a request.
+    Raises InputError for `never` if there is a run, for `must` if there is none, and for a path
+    that would rewind the run in output_dir. If `resume` is the path from which this run began, the
+    run's newest checkpoint is used. Rank 0 calls it, holding the RunLock, and sends the result to
+    the others.
     """
     if output_dir.is_dir():
         repair(output_dir)
     if resume == "never":
-        _require_no_run(output_dir)
+        require_no_run(output_dir)
         return None
     if resume not in ("auto", "must"):
         return _named(output_dir, Path(resume))
     newest = newest_verified(output_dir)
     if newest is None and resume == "must":
-        raise InputError(f"trainer.resume: must, and {output_dir} holds no checkpoint")
+        raise InputError(
+            f"trainer.resume: found must, but {short_path(output_dir)} holds no checkpoint"
+        )
     return newest
 
 
 def compare(saved: Progress, now: Progress, allowed: Collection[str] = ()) -> list[str]:
-    """One line for each thing that differs and may. Raises InputError naming what must not.
+    """Return one line for each allowed difference. Raises InputError for one that is not allowed.
 
-    `allowed` names differences to let pass: `seed`, `trainer.learning_rate`, or all of `recipe`.
+    `allowed` lists differences to accept: `seed`, `trainer.learning_rate`, or all of `recipe`.
     """
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     notes: list[str] = []
     for field, name in MUST_MATCH.items():
         for label, before, after in _differences(name, getattr(saved, field), getattr(now, field)):
             text = f"{label}: found {after}; the checkpoint of step {saved.step} has {before}"
-            passes = any(label == each or label.startswith(f"{each}.") for each in allowed)
-            (notes if passes else refused).append(text)
+            is_allowed = any(label == each or label.startswith(f"{each}.") for each in allowed)
+            if is_allowed:
+                notes.append(text)
+            else:
+                refused[label] = text
     for field, effect in MAY_DIFFER.items():
         for _, before, after in _differences(field, getattr(saved, field), getattr(now, field)):
             notes.append(f"{field}: {before} before the checkpoint, {after} from here; {effect}")
     if refused:
-        accepted = "the same, trainer.allow_changes=[...] with these names, or another output_dir"
-        raise InputError(f"{'; '.join(refused)}; accepted: {accepted}")
+        accepted = f"the same, trainer.allow_changes=[{','.join(refused)}], or another output_dir"
+        raise InputError(f"{'; '.join(refused.values())}; accepted: {accepted}")
     return notes
 
 
-def _require_no_run(output_dir: Path) -> None:
+def require_no_run(output_dir: Path) -> None:
+    """Raise InputError if a folder has traces of a run."""
     if traces := _traces(output_dir):
-        found = f"trainer.resume: never, and {output_dir} holds a run ({traces[0]})"
+        found = (
+            f"trainer.resume: found never, but {short_path(output_dir)} holds a run ({traces[0]})"
+        )
         raise InputError(f"{found}; accepted: auto, or another output_dir")
 
 
@@ -88,7 +102,7 @@ def _traces(output_dir: Path) -> list[str]:
 
 
 def _named(output_dir: Path, checkpoint: Path) -> Path:
-    """The checkpoint that was asked for, or the newest of the run that has begun from it."""
+    """The given checkpoint, or the newest one of the run that began from it."""
     if not (checkpoint / MANIFEST).is_file() or not (checkpoint / "state").is_dir():
         accepted = f"auto, never, must, or the folder of a checkpoint (state/ and {MANIFEST})"
         raise InputError(f"trainer.resume: found '{checkpoint}'; accepted: {accepted}")
@@ -107,20 +121,20 @@ def _named(output_dir: Path, checkpoint: Path) -> Path:
 
 
 def origin_of(checkpoint: Path) -> str | None:
-    """The checkpoint of another folder that the run of this one has begun from, if it has."""
+    """The checkpoint in another folder from which this folder's run began, if any."""
     origin = read_json(checkpoint / MANIFEST)["facts"].get("origin")
     return origin if isinstance(origin, str) else None
 
 
 def _rewinds(output_dir: Path, found: str, checkpoint: Path) -> InputError:
     return InputError(
-        f"trainer.resume: {output_dir} holds a run {found}, which '{checkpoint}' would rewind; "
-        "accepted: auto, or another output_dir"
+        f"trainer.resume: {short_path(output_dir)} holds a run {found}, which '{checkpoint}' would "
+        "rewind; accepted: auto, or another output_dir"
     )
 
 
 def newest_verified(output_dir: Path) -> Path | None:
-    """The newest checkpoint that verifies; those that do not are put aside, as `choose` says."""
+    """The newest valid checkpoint; newer, invalid ones are renamed, as `choose` describes."""
     for checkpoint in reversed(published(output_dir).values()):
         try:
             _check(checkpoint)
@@ -132,13 +146,13 @@ def newest_verified(output_dir: Path) -> Path | None:
             files.fsync_folder(output_dir)
     bad_ones = sorted(path.name for path in output_dir.glob(".bad-checkpoint-*"))
     if bad_ones:
-        found = f"{output_dir}: no checkpoint verifies ({', '.join(bad_ones)})"
+        found = f"{short_path(output_dir)}: no checkpoint verifies ({', '.join(bad_ones)})"
         raise EnvironmentFault(f"{found}; not starting over: choose another output_dir")
     return None
 
 
 def _check(checkpoint: Path) -> int:
-    """The step of a checkpoint in which everything verifies."""
+    """Verify all files of a checkpoint; return its step."""
     facts = verify(checkpoint).facts
     progress = read_progress(checkpoint / "state")
     named = checkpoint.name.removeprefix("checkpoint-")
@@ -152,8 +166,13 @@ def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any
     if not isinstance(before, dict):
         return [(name, before, after)] if before != after else []
     parts = sorted(before.keys() | after.keys())
+    found = [(part, before.get(part), after.get(part)) for part in parts]
+    # a setting that an older version did not have is equal if it is not set now
     return [
-        (part, before.get(part), after.get(part))
-        for part in parts
-        if before.get(part) != after.get(part)
+        each for each in found if each[1] != each[2] and not (each[1] is None and _unset(each[2]))
     ]
+
+
+def _unset(value: object) -> bool:
+    """Whether a fingerprint's entry means that a setting is null."""
+    return value in (None, "null", "None")

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest ones and the best, counting only those that verify."""
+"""Retention: keeps the newest checkpoints and the best one, and counts only valid ones."""
 
 import logging
 from pathlib import Path
@@ -9,29 +9,29 @@ from trainer.errors import EnvironmentFault
 
 logger = logging.getLogger("trainer")
 _VERIFIED: dict[Path, object] = {}
-"""Checkpoint that this process has verified -> what its files were then."""
+"""The checkpoints that this process has verified, with the state of their files at that time."""
 
 
 def retain(output_dir: Path, limit: int, best: int | None = None) -> None:
-    """Remove checkpoints until `limit` that verify are left, the one of step `best` among them.
+    """Remove checkpoints until `limit` valid ones are left, including the one of step `best`.
 
-    The older ones go, never `best`. One that does not verify is not counted; what cannot be
-    removed costs a warning. Rank 0 calls it, after a checkpoint was published.
+    The oldest are removed first, and the best is never removed. Invalid ones are not counted. A
+    failure to remove one is logged as a warning. Rank 0 calls it after each checkpoint.
     """
     assert limit >= 2, limit
     found = published(output_dir)
     if len(found) <= limit:
         return
-    room = limit - (best in found and _verifies(found[best]))
+    remaining = limit - (best in found and _is_valid(found[best]))
     for step in sorted(found.keys() - {best}, reverse=True):
-        if room <= 0:
+        if remaining <= 0:
             discard(found[step])
-        elif _verifies(found[step]):
-            room -= 1
+        elif _is_valid(found[step]):
+            remaining -= 1
 
 
-def _verifies(checkpoint: Path) -> bool:
-    """Whether it verifies; not asked again while no file of it was touched since."""
+def _is_valid(checkpoint: Path) -> bool:
+    """Whether a checkpoint is valid; the result is reused until one of its files changes."""
     try:
         identity = _identity(checkpoint)
         if _VERIFIED.get(checkpoint) != identity:

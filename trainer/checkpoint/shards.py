@@ -1,9 +1,10 @@
-"""Tensors of a checkpoint's state/: in one file, or in one from each rank that holds some rows."""
+"""The tensors in a checkpoint's state/: one file or, in a sharded run, one file per rank."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
@@ -15,58 +16,74 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS = "rows"
-"""The entry of a part's metadata: JSON of tensor name -> [its first row, rows of the whole]."""
+"""The metadata entry of a rank's file that says which rows of each tensor the file has. It is JSON:
+{tensor name: [first row, number of rows of the whole tensor]}. If the file has only some columns,
+the first column and the number of columns of the whole tensor follow.
+"""
 
 
 FAULTS: tuple[type[Exception], ...] = (
     *(FileNotFoundError, SafetensorError, ValueError, TypeError, AttributeError),
     *(RecursionError, OverflowError),
 )
-"""What reading a file raises that is not one of ours."""
+"""The errors that the libraries raise for damaged files."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank of many holds of every parameter."""
+    """The rows (or columns) of every parameter that one rank of a sharded run holds."""
 
     rank: int
     world_size: int
     rows: Mapping[str, tuple[range, int]]
-    """Parameter name -> (the rows held, how many there are on all ranks)."""
+    """Parameter name -> (the rows of this rank, the number of rows on all ranks)"""
+    columns: Mapping[str, tuple[range, int]] = field(default_factory=dict)
+    """Parameter name -> (the columns of this rank, the number of columns on all ranks), for
+    parameters whose columns are split"""
+    elsewhere: frozenset[str] = frozenset()
+    """The parameters that this rank does not write, since another rank writes the same rows"""
 
 
 def write_part(folder: Path, stem: str, tensors: "Mapping[str, Tensor]", share: Share) -> None:
     """Write one rank's rows as <stem>-00001-of-00004.safetensors.
 
-    A tensor is named by its parameter, or <parameter>/<moment>. Single numbers are the same on
-    every rank: the first one's file has them.
+    A tensor is named by its parameter, or <parameter>/<moment>. Scalars are the same on every
+    rank and are only in the first file.
     """
-    rows, held = {}, {}
+    rows, written = {}, {}
     for name, tensor in tensors.items():
-        if tensor.dim():
-            own, total = share.rows[name if name in share.rows else name.rpartition("/")[0]]
-            rows[name] = [own.start, total]
-        if tensor.dim() or share.rank == 0:
-            held[name] = tensor
+        parameter = name if name in share.rows else name.rpartition("/")[0]
+        if tensor.dim() and parameter not in share.elsewhere:
+            parts = [part[parameter] for part in (share.rows, share.columns) if parameter in part]
+            rows[name] = [number for held, total in parts for number in (held.start, total)]
+            written[name] = tensor
+        if not tensor.dim() and share.rank == 0:
+            written[name] = tensor
     number = f"{share.rank + 1:05d}-of-{share.world_size:05d}"
     path = folder / f"{stem}-{number}.safetensors"
-    files.write_tensors(path, held, {ROWS: json.dumps(rows)})
+    files.write_tensors(path, written, {ROWS: json.dumps(rows)})
 
 
-def read_tensors(folder: Path, stem: str, rows: Mapping[str, range]) -> "dict[str, Tensor]":
+def read_tensors(
+    folder: Path,
+    stem: str,
+    rows: Mapping[str, range],
+    columns: Mapping[str, range] = MappingProxyType({}),
+) -> "dict[str, Tensor]":
     """The tensors of <stem>.safetensors or of its parts, on the CPU, by name.
 
-    Of a parameter in `rows` only these, however many ranks have written it. Raises
-    CorruptCheckpoint naming the file.
+    `rows` and `columns` (parameter name -> range) restrict what is read. The number of ranks that
+    wrote the files may differ from the present one. Raises CorruptCheckpoint naming the file.
     """
-    pieces: dict[str, list[tuple[int, int | None, Tensor]]] = {}
+    pieces: dict[str, list[_Piece]] = {}
     paths = _paths(folder, stem)
     for path in paths:
-        for name, *piece in _pieces(path):
-            pieces.setdefault(name, []).append(tuple(piece))  # type: ignore[arg-type]
+        for name, piece in _pieces(path):
+            pieces.setdefault(name, []).append(piece)
     found = {}
     for name, parts in pieces.items():
-        tensor = _joined(parts, rows.get(name, rows.get(name.rpartition("/")[0])))
+        parameter = name if name in rows else name.rpartition("/")[0]
+        tensor = _joined(parts, rows.get(parameter), columns.get(parameter))
         if tensor is None:
             raise CorruptCheckpoint(paths[0], f"the parts of {name} do not make a whole")
         found[name] = tensor
@@ -74,7 +91,7 @@ def read_tensors(folder: Path, stem: str, rows: Mapping[str, range]) -> "dict[st
 
 
 def exist(folder: Path, stem: str) -> bool:
-    """Whether there are such tensors."""
+    """Whether the folder has tensors that were written with this stem."""
     return any(folder.glob(f"{stem}.safetensors")) or any(folder.glob(f"{stem}-*.safetensors"))
 
 
@@ -89,36 +106,71 @@ def _paths(folder: Path, stem: str) -> list[Path]:
     return parts
 
 
-def _pieces(path: Path) -> "Iterator[tuple[str, int, int | None, Tensor]]":
-    """(name, first row, rows of the whole or None, tensor) of every tensor in a file."""
+@dataclass(frozen=True)
+class _Piece:
+    """A tensor in one file, which is a part of a whole tensor."""
+
+    tensor: "Tensor"
+    first_row: int = 0
+    rows: int | None = None
+    """The number of rows of the whole tensor; None if this piece is the whole."""
+    first_column: int = 0
+    columns: int | None = None
+    """The number of columns of the whole tensor; None if this piece has all of them."""
+
+
+def _pieces(path: Path) -> "Iterator[tuple[str, _Piece]]":
+    """The tensors in a file by name."""
     try:
         with safe_open(path, "pt") as opened:
             rows = json.loads((opened.metadata() or {}).get(ROWS, "{}"))
             for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                first, total = rows.get(name, (0, None))
-                if not all(type(n) is int and n >= 0 for n in (first, total or 0)):
+                place = rows.get(name, ())
+                if len(place) not in (0, 2, 4) or not all(type(n) is int and n >= 0 for n in place):
                     raise ValueError(f"rows of {name}: {rows[name]!r:.60}")
-                yield name, first, total, opened.get_tensor(name)
+                yield name, _Piece(opened.get_tensor(name), *place)
     except FAULTS as error:
         raise CorruptCheckpoint(path, f"not a whole safetensors file ({error})") from None
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _joined(parts: "list[tuple[int, int | None, Tensor]]", wanted: range | None) -> "Tensor | None":
-    """The wanted rows (None: all), copied out of the parts; None where some are missing."""
-    import torch
-
-    _, total, tensor = parts[0]
+def _joined(parts: "list[_Piece]", rows: range | None, columns: range | None) -> "Tensor | None":
+    """The wanted rows and columns (None: all), copied from the parts; None if some are missing."""
+    tensor, total = parts[0].tensor, parts[0].rows
     if tensor.dim() == 0:
         return tensor
     if total is None:
-        return tensor if wanted is None else tensor[wanted.start : wanted.stop].clone()
-    wanted = range(total) if wanted is None else wanted
+        whole = tensor if rows is None else tensor[rows.start : rows.stop].clone()
+        return whole if columns is None else whole[:, columns.start : columns.stop].clone()
+    rows = range(total) if rows is None else rows
+    by_columns: dict[int, list[_Piece]] = {}
+    for part in parts:
+        by_columns.setdefault(part.first_column, []).append(part)
     slices, reached = [], 0
-    for first, _, tensor in parts:
-        if first != reached:
+    for first, same in sorted(by_columns.items()):
+        joined = _rows_of(sorted(same, key=lambda part: part.first_row), total, rows)
+        if joined is None or first != reached:
             return None
-        reached += tensor.shape[0]
-        slices.append(tensor[max(wanted.start - first, 0) : max(wanted.stop - first, 0)])
+        if parts[0].columns is None:
+            return joined if columns is None else joined[:, columns.start : columns.stop].clone()
+        columns = range(parts[0].columns) if columns is None else columns
+        reached += joined.shape[1]
+        slices.append(joined[:, max(columns.start - first, 0) : max(columns.stop - first, 0)])
+    import torch
+
+    return torch.cat(slices, 1) if reached == parts[0].columns else None
+
+
+def _rows_of(parts: "list[_Piece]", total: int, wanted: range) -> "Tensor | None":
+    """The wanted rows of parts with the same columns, in order; None if some are missing."""
+    import torch
+
+    slices, reached = [], 0
+    for part in parts:
+        if part.first_row != reached:
+            return None
+        reached += part.tensor.shape[0]
+        start = part.first_row
+        slices.append(part.tensor[max(wanted.start - start, 0) : max(wanted.stop - start, 0)])
     return torch.cat(slices) if reached == total else None

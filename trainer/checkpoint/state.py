@@ -1,4 +1,4 @@
-"""What resuming needs beside the weights: progress, optimizer and EMA tensors, callbacks' state."""
+"""The state that resuming needs besides the weights: progress, optimizer, EMA and callbacks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,7 +10,7 @@ from trainer.checkpoint.shards import Share
 from trainer.checkpoint.state_checks import check_moments, moment_layouts
 from trainer.checkpoint.verify import CorruptCheckpoint, check_format, check_step, read_json
 from trainer.errors import InputError
-from trainer.foreign_numbers import is_number
+from trainer.foreign.numbers import is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +28,13 @@ CALLBACKS = "callbacks.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, and under which settings it came there: what trainer.json holds."""
+    """trainer.json: the progress of a run, and the settings that it ran with."""
 
     step: int
     samples_consumed: int
-    """The whole data position."""
-    epoch: float
+    """The number of samples trained on, from which a resumed run finds its position in the data."""
+    epoch: float | None
+    """Passes over the data; None if the data has no end."""
     seed: int
     global_batch_size: int
     micro_batch_size: int | None
@@ -42,7 +43,7 @@ class Progress:
     precision: str
     data_fingerprint: str
     config_fingerprint: dict[str, str]
-    """What a resumed run must repeat, by its name in the config -> its value in a few words."""
+    """Name of a setting that a resumed run must repeat -> its value as a short text."""
     best_metric: float | None
     best_step: int | None
     evaluations_without_improvement: int
@@ -54,11 +55,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `read_state` found."""
+    """A checkpoint's state, as `read_state` returns it."""
 
     progress: Progress
     optimizer: "dict[str, dict[str, Tensor]]"
-    """Parameter name -> moment name -> tensor."""
+    """The moments of each parameter: {parameter name: {moment name: tensor}}."""
     optimizer_facts: Any
     ema: "dict[str, Tensor] | None"
     callbacks: dict[str, Any]
@@ -68,14 +69,14 @@ def write_state(
     folder: Path,
     progress: Progress,
     optimizer: "Moments",
-    optimizer_facts: Any = None,
+    optimizer_facts: object = None,
     ema: "Mapping[str, Tensor] | None" = None,
     callbacks: Mapping[str, Any] | None = None,
     share: Share | None = None,
 ) -> None:
-    """Write `folder` (a checkpoint's state/) as safetensors and JSON; rank 0 does.
+    """Write `folder` (a checkpoint's state/) as safetensors and JSON. Rank 0 calls it.
 
-    Where training is sharded every rank does, each its `share` of the tensors.
+    In sharded training every rank calls it, each with its `share` of the tensors.
     """
     files.make_folder(folder)
     flat = {
@@ -95,16 +96,22 @@ def write_state(
     files.write_json(folder / PROGRESS, asdict(progress))
 
 
-def read_state(folder: Path, rows: Mapping[str, range] | None = None) -> SavedState:
-    """What `write_state` wrote, on the CPU. Raises CorruptCheckpoint naming file and reason.
+def read_state(
+    folder: Path,
+    rows: Mapping[str, range] | None = None,
+    columns: Mapping[str, range] | None = None,
+) -> SavedState:
+    """Read the files of `write_state` to the CPU. Raises CorruptCheckpoint naming file and reason.
 
-    Of the tensors of a parameter in `rows` only these; it does not matter who wrote them.
+    `rows` and `columns` (parameter name -> range) restrict what is read. The number of ranks that
+    wrote the files may differ from the present one.
     """
     callbacks = read_json(folder / CALLBACKS)
     if not isinstance(callbacks, dict):
         raise CorruptCheckpoint(folder / CALLBACKS, "not a JSON object")
-    optimizer, facts = _read_optimizer(folder, rows or {})
-    ema = shards.read_tensors(folder, EMA, rows or {}) if shards.exist(folder, EMA) else None
+    ranges = rows or {}, columns or {}
+    optimizer, facts = _read_optimizer(folder, *ranges)
+    ema = shards.read_tensors(folder, EMA, *ranges) if shards.exist(folder, EMA) else None
     return SavedState(read_progress(folder), optimizer, facts, ema, callbacks)
 
 
@@ -120,8 +127,8 @@ def read_progress(folder: Path) -> Progress:
     if value.keys() != names:
         odd = ", ".join(sorted(value.keys() ^ names))
         raise CorruptCheckpoint(path, f"missing or unknown: {odd}")
-    for name, (holds, accepted) in _ACCEPTED.items():
-        if not holds(value[name]):
+    for name, (is_valid, accepted) in _ACCEPTED.items():
+        if not is_valid(value[name]):
             raise CorruptCheckpoint(path, f"{name} is {value[name]!r}, not {accepted}")
     if not value["step"] <= value["total_steps"]:
         raise CorruptCheckpoint(path, f"step {value['step']} of {value['total_steps']}")
@@ -140,9 +147,9 @@ def _write_tensors(
 def optimizer_tensors(
     optimizer: "Optimizer", names: "Mapping[str, Tensor]"
 ) -> "dict[str, dict[str, Tensor]]":
-    """Parameter name -> moment name -> tensor, for every parameter that the optimizer has.
+    """The moments of every parameter of the optimizer: {parameter name: {moment name: tensor}}.
 
-    `names` is all that is trained, by name; the tensors are the optimizer's own. Raises
+    `names` are the trained parameters by name; the tensors are not copied. Raises
     InputError for an optimizer whose state is not all tensors (LBFGS, SparseAdam).
     """
     found: dict[str, dict[str, Tensor]] = {}
@@ -160,20 +167,22 @@ def optimizer_tensors(
 def load_optimizer_tensors(
     optimizer: "Optimizer", names: "Mapping[str, Tensor]", tensors: "Moments"
 ) -> None:
-    """Give an optimizer the state that `optimizer_tensors` took, bit for bit.
+    """Restore the state that `optimizer_tensors` returned, bit for bit.
 
-    Moments go to their parameter's device, except a step counter, which stays on the CPU where
-    torch keeps it there (unless fused or capturable). Raises InputError, and changes nothing,
-    unless each has the name, shape and type that this optimizer gives it, and is finite: fused
-    kernels would read and write past a smaller one.
+    Moments are moved to their parameter's device. A step counter stays on the CPU, as in torch,
+    unless the optimizer is fused or capturable. Raises InputError, and changes nothing, unless each
+    moment is finite and has the name, shape and type that this optimizer uses: fused kernels would
+    read and write beyond a smaller tensor.
     """
     trained = _named(optimizer, names)
     _check_names({name for name, _, _ in trained}, set(tensors))
     layout = moment_layouts(optimizer)
     for name, parameter, group in trained:
+        expected = layout(parameter, group)
         for moment, tensor in tensors[name].items():
-            _check_shape(name, moment, tensor, parameter)
-        check_moments(name, tensors[name], parameter, layout(parameter, group))
+            if (expected or {}).get(moment, ((), None))[0] != tuple(tensor.shape):
+                _check_shape(name, moment, tensor, parameter)
+        check_moments(name, tensors[name], parameter, expected)
     for name, parameter, group in trained:
         on_device = group.get("fused") or group.get("capturable")
         state = {
@@ -206,7 +215,10 @@ def _check_names(trained: set[str], saved: set[str]) -> None:
 
 
 def _check_shape(name: str, moment: str, tensor: "Tensor", parameter: "Tensor") -> None:
-    """A moment is a number, of the parameter's shape, or (Adafactor) 1 in some dimensions."""
+    """Raise InputError unless a moment is a scalar or has the parameter's shape.
+
+    Adafactor's moments have size 1 along some axes.
+    """
     same_rank = tensor.dim() == parameter.dim()
     fits = same_rank and all(
         a in (1, b) for a, b in zip(tensor.shape, parameter.shape, strict=True)
@@ -217,10 +229,10 @@ def _check_shape(name: str, moment: str, tensor: "Tensor", parameter: "Tensor") 
 
 
 def _read_optimizer(
-    folder: Path, rows: Mapping[str, range]
+    folder: Path, rows: Mapping[str, range], columns: Mapping[str, range]
 ) -> "tuple[dict[str, dict[str, Tensor]], Any]":
     value = read_json(folder / OPTIMIZER_FACTS)
-    flat = shards.read_tensors(folder, OPTIMIZER, rows)
+    flat = shards.read_tensors(folder, OPTIMIZER, rows, columns)
     try:
         optimizer = {
             name: {moment: flat.pop(f"{name}/{moment}") for moment in moments}
@@ -236,23 +248,23 @@ def _read_optimizer(
     return optimizer, facts
 
 
-def _whole(value: Any, least: int) -> bool:
+def _whole(value: object, least: int) -> bool:
     return type(value) is int and least <= value < 2**63
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
-_NATURAL = (lambda v: _whole(v, 0), "a whole number from 0")
-_POSITIVE = (lambda v: _whole(v, 1), "a whole number from 1")
-_POSITIVE_OR_NULL = (lambda v: v is None or _whole(v, 1), "a whole number from 1, or null")
+_NATURAL = (lambda v: _whole(v, 0), "a whole number of at least 0")
+_POSITIVE = (lambda v: _whole(v, 1), "a whole number of at least 1")
+_POSITIVE_OR_NULL = (lambda v: v is None or _whole(v, 1), "a whole number of at least 1, or null")
 _TEXT = (lambda v: isinstance(v, str), "a text")
 _TEXTS = (_texts, "an object of texts")
 
 _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples_consumed": _NATURAL,
-    "epoch": (lambda v: is_number(v) and v >= 0, "a number from 0"),
+    "epoch": (lambda v: v is None or (is_number(v) and v >= 0), "a number of at least 0, or null"),
     "seed": (lambda v: type(v) is int, "a whole number"),
     "global_batch_size": _POSITIVE,
     "micro_batch_size": _POSITIVE_OR_NULL,
@@ -262,10 +274,10 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data_fingerprint": _TEXT,
     "config_fingerprint": _TEXTS,
     "best_metric": (lambda v: v is None or is_number(v), "a number, or null"),
-    "best_step": (lambda v: v is None or _whole(v, 0), "a whole number from 0, or null"),
+    "best_step": (lambda v: v is None or _whole(v, 0), "a whole number of at least 0, or null"),
     "evaluations_without_improvement": _NATURAL,
     "total_steps": _NATURAL,
     "finished": (lambda v: isinstance(v, bool), "true or false"),
     "versions": _TEXTS,
 }
-"""Key of trainer.json -> (what its value must hold, in words)."""
+"""Key of trainer.json -> (check of its value, description of the accepted values)."""

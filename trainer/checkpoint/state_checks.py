@@ -1,22 +1,25 @@
-"""What a checkpoint's state/ says, checked against the run that is about to use it.
+"""Checks of a checkpoint's state/ against the run that is about to use it.
 
-A checkpoint may come from a stranger, and its manifest then verifies whatever it holds. Fused
-kernels trust the shapes and types of an optimizer's moments, so all of it is checked before use.
+A checkpoint may come from an untrusted source, which can also write a matching manifest. Fused
+kernels trust the shapes and types of an optimizer's moments, so everything is checked before use.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.verify import CorruptCheckpoint
 from trainer.errors import InputError
-from trainer.foreign_numbers import is_number
+from trainer.foreign.numbers import is_number
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.optim import Optimizer
 
-    Layout = dict[str, tuple[tuple[int, ...], Any]]
+Layout = dict[str, tuple[tuple[int, ...], Any]]
+"""Name of an optimizer's moment (such as exp_avg) -> its shape and dtype for one parameter."""
 
 MAX_COUNT = 2**63
 
@@ -27,10 +30,10 @@ def check_moments(
     parameter: "Tensor",
     layout: "Layout | None",
 ) -> None:
-    """Refuse moments that the optimizer does not keep for this parameter, or that are not finite.
+    """Refuse moments that the optimizer does not have for this parameter, or that are not finite.
 
-    `layout` is what `moment_layout` found; None skips the check of names and types. Moments are
-    absent before the first step. Raises InputError naming the moment.
+    `layout` is a result of `moment_layouts`; None skips the check of names and types. Before the
+    first step, there are no moments, which is accepted. Raises InputError naming the moment.
     """
     for moment, tensor in moments.items():
         least = 0 if moment == "step" else None
@@ -50,23 +53,25 @@ def check_moments(
 def moment_layouts(
     optimizer: "Optimizer",
 ) -> "Callable[[Tensor, Mapping[str, Any]], Layout | None]":
-    """A function of a parameter and its group: moment name -> (shape, dtype) after one step.
+    """Return a function from (parameter, group) to the layout of the moments after one step.
 
-    It steps an optimizer of the same class on a parameter of at most 2 entries along each axis,
-    once for each kind of parameter. It returns None for an optimizer that does not take such a
-    step; then only the shapes are known.
+    To find the layout, an optimizer of the same class takes one step with a small parameter, which
+    has at most 2 entries along each axis. The parameter has full size if the optimizer's state
+    depends on it (`state_depends_on_size`). The function returns None if the optimizer cannot take
+    this step.
     """
     known: dict[Any, Any] = {}
+    most = sys.maxsize if getattr(optimizer, "state_depends_on_size", False) else 2
 
     def layout(parameter: "Tensor", group: Mapping[str, Any]) -> "Layout | None":
-        small = tuple(min(size, 2) for size in parameter.shape)
-        key = (small, parameter.dtype, id(group))
+        reduced = tuple(min(size, most) for size in parameter.shape)
+        key = (reduced, parameter.dtype, id(group))
         if key not in known:
-            known[key] = _stepped(type(optimizer), small, parameter.dtype, group)
+            known[key] = _stepped(type(optimizer), reduced, parameter.dtype, group)
         if known[key] is None:
             return None
         return {
-            moment: (_scaled(shape, small, tuple(parameter.shape)), dtype)
+            moment: (_scaled(shape, reduced, tuple(parameter.shape)), dtype)
             for moment, (shape, dtype) in known[key].items()
         }
 
@@ -76,7 +81,7 @@ def moment_layouts(
 def check_average(
     tensors: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]", stem: str
 ) -> None:
-    """Refuse an average that has not exactly the names, shapes and types of what is trained."""
+    """Refuse averaged weights whose names, shapes or types differ from those of trained weights."""
     check_weights(Path(f"{stem}.safetensors"), tensors, wanted)
 
 
@@ -89,36 +94,37 @@ def check_weights(
     """
     if found.keys() != wanted.keys():
         odd = min(found.keys() ^ wanted.keys())
-        told = f"found {len(found)} tensors for {len(wanted)} weights ({odd})"
-        raise InputError(f"{path}: {told}; accepted: one for each weight")
+        shown = f"found {len(found)} tensors for {len(wanted)} weights ({odd})"
+        raise InputError(f"{path}: {shown}; accepted: one for each weight")
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
-            told = f"found {list(tensor.shape)} {tensor.dtype}"
+            shown = f"found {list(tensor.shape)} {tensor.dtype}"
             accepted = f"{list(wanted[name].shape)} {wanted[name].dtype}"
-            raise InputError(f"{path}: {name}: {told}; accepted: {accepted}")
+            raise InputError(f"{path}: {name}: {shown}; accepted: {accepted}")
         _check_numbers(path, name, tensor)
 
 
-def check_facts(path: Path, facts: Any) -> dict[str, Any]:
+def check_facts(path: Path, facts: object) -> dict[str, Any]:
     """The counters of optimizer.json, each of its type and range. Raises CorruptCheckpoint."""
     if not isinstance(facts, dict):
         raise CorruptCheckpoint(path, "facts is not an object")
-    for name, (holds, accepted) in FACTS.items():
+    facts = {**MISSING_IN_EARLIER_VERSIONS, **facts}
+    for name, (is_valid, accepted) in FACTS.items():
         if name not in facts:
             raise CorruptCheckpoint(path, f"facts has no {name}")
-        if not holds(facts[name]):
+        if not is_valid(facts[name]):
             raise CorruptCheckpoint(path, f"{name} is {facts[name]!r:.60}, not {accepted}")
     return facts
 
 
 def check_best(path: Path, facts: Mapping[str, Any], best_step: int | None) -> None:
-    """Raise CorruptCheckpoint where trainer.json has a best step and no metric is named."""
+    """Raise CorruptCheckpoint if trainer.json has a best step, but `facts` names no metric."""
     if best_step is not None and facts["best"] is None:
         raise CorruptCheckpoint(path, f"best is null, but trainer.json has best_step {best_step}")
 
 
-def load_callback_state(path: Path, name: str, load: Callable[[Any], None], state: Any) -> None:
-    """Give a callback its saved state. Raises CorruptCheckpoint where it cannot read it."""
+def load_callback_state(path: Path, name: str, load: Callable[[Any], None], state: object) -> None:
+    """Restore a callback's state. Raises CorruptCheckpoint if the state cannot be read."""
     if not isinstance(state, dict):
         raise CorruptCheckpoint(path, f"the state of {name} is not an object")
     try:
@@ -129,9 +135,9 @@ def load_callback_state(path: Path, name: str, load: Callable[[Any], None], stat
 
 
 def _stepped(
-    kind: "type[Optimizer]", shape: tuple[int, ...], dtype: Any, group: Mapping[str, Any]
+    kind: "type[Optimizer]", shape: tuple[int, ...], dtype: "torch.dtype", group: Mapping[str, Any]
 ) -> "Layout | None":
-    """What one step makes an optimizer of this kind keep; None where it takes no such step."""
+    """The layout of an optimizer's state after one step; None if it cannot take the step."""
     import torch
 
     parameter = torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
@@ -164,34 +170,43 @@ def _check_numbers(path: Path, where: str, tensor: "Tensor", least: float | None
     if tensor.is_floating_point() and not tensor.isfinite().all():
         raise InputError(f"{path}: {where}: found numbers that are not finite")
     if least is not None and tensor.numel() and tensor.min().item() < least:
-        raise InputError(f"{path}: {where}: found {tensor.min().item()}; accepted: from 0")
+        raise InputError(f"{path}: {where}: found {tensor.min().item()}; accepted: 0 or more")
 
 
 def _refused(text: str) -> InputError:
     return InputError(f"optimizer.safetensors: {text}")
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < MAX_COUNT
 
 
-def _seconds(value: Any) -> bool:
+def _is_seconds(value: Any) -> bool:
     return is_number(value) and value >= 0
 
 
-def _window(value: Any) -> bool:
-    """What `Throughput.state` gives."""
+def _is_window(value: object) -> bool:
+    """Whether this is a valid result of `Throughput.state`."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("losses"), list)
         and all(loss is None or is_number(loss) for loss in value["losses"])
-        and all(_count(value.get(name)) for name in ("samples", "tokens"))
-        and all(_seconds(value.get(name)) for name in ("seconds", "before"))
+        and _are_figures(value.get("figures", {}))
+        and all(_is_count(value.get(name)) for name in ("samples", "tokens"))
+        and all(_is_seconds(value.get(name)) for name in ("seconds", "before"))
     )
 
 
-def _scaler(value: Any) -> bool:
-    """What torch's GradScaler keeps, or nothing."""
+def _are_figures(value: object) -> bool:
+    """Whether this has a list of numbers and nulls for each name."""
+    return isinstance(value, dict) and all(
+        isinstance(numbers, list) and all(each is None or is_number(each) for each in numbers)
+        for numbers in value.values()
+    )
+
+
+def _is_scaler(value: object) -> bool:
+    """Whether this is the state of torch's GradScaler, or empty."""
     if value is None or value == {}:
         return True
     factors = ("scale", "growth_factor", "backoff_factor")
@@ -204,13 +219,21 @@ def _scaler(value: Any) -> bool:
     )
 
 
+def _are_losses(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+    return bool(numbers) and value[1] >= 0
+
+
+MISSING_IN_EARLIER_VERSIONS = {"losses": [0.0, 0.0]}
+"""The values of entries that checkpoints of earlier versions do not have."""
 FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "tokens": (_count, "a whole number from 0"),
-    "skipped": (_count, "a whole number from 0"),
-    "skipped_in_a_row": (_count, "a whole number from 0"),
+    "tokens": (_is_count, "a whole number of at least 0"),
+    "skipped": (_is_count, "a whole number of at least 0"),
+    "skipped_in_a_row": (_is_count, "a whole number of at least 0"),
     "stopped": (lambda v: isinstance(v, str), "a text"),
-    "throughput": (_window, "the losses, samples, tokens and seconds of a window"),
+    "throughput": (_is_window, "the losses, figures, samples, tokens and seconds of a window"),
+    "losses": (_are_losses, "the sum of the losses, and their number"),
     "best": (lambda v: v is None or isinstance(v, str), "the name of a metric, or null"),
-    "scaler": (_scaler, "the state of a gradient scaler, or null"),
+    "scaler": (_is_scaler, "the state of a gradient scaler, or null"),
 }
-"""Entry of optimizer.json's facts -> (what it must hold, in words)."""
+"""Entry of optimizer.json -> (check of its value, description of the accepted values)."""

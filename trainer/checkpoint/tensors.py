@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a safetensors file, one tensor in memory at a time."""
+"""Tensors as the bytes of a safetensors file, with one tensor in memory at a time."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trainer.errors import NumericsError
 
-# Why not safetensors.torch.save_file: its I/O errors are texts without an errno, its files are
-# readable by their owner alone, and a test could not stop it half way.
+# safetensors.torch.save_file is not used: its I/O errors have no errno, its files are only
+# readable by their owner, and a test could not interrupt it half way.
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -31,7 +31,10 @@ DTYPES = {
 def pieces(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[int, Iterator[bytes | memoryview]]:
-    """(size, pieces) of a safetensors file, in the library's own order: widest type first."""
+    """The size of a safetensors file, and its bytes in pieces.
+
+    Tensors are ordered as by the safetensors library: those with the widest dtype first.
+    """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -47,9 +50,10 @@ def pieces(
 
 
 def host_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:
-    """Copies in host memory that later steps do not change, and what waits until they are made.
+    """Copy tensors to host memory; also returns a function that waits for the copies.
 
-    Those of a GPU's tensors are page-locked and only queued: the caller goes on at once.
+    Later steps do not change the copies. GPU tensors are copied asynchronously to page-locked
+    memory, so that the caller need not wait.
     """
     copies = {name: _host_copy(tensor.detach()) for name, tensor in tensors.items()}
     on_gpu = [tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"]
@@ -69,10 +73,10 @@ def _host_copy(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def all_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise NumericsError, naming the file and the tensor, where a value is NaN or infinite."""
+def require_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise NumericsError, naming the file and the tensor, if a value is NaN or infinite."""
     for name, tensor in tensors.items():
-        if bad := not_finite(tensor.detach()):
+        if bad := count_not_finite(tensor.detach()):
             raise NumericsError(f"{file}: {bad} values of {name} are not finite; not saved")
 
 
@@ -82,12 +86,12 @@ EXPONENTS: dict[torch.dtype, np.integer] = {
     torch.float32: np.int32(0x7F80_0000),
     torch.float64: np.int64(0x7FF0_0000_0000_0000),
 }
-"""The bits of the exponent: all are set in what is NaN or infinite, and only there."""
+"""Dtype -> the bits of the exponent, all of which are set only in NaN and infinities."""
 CHUNK = 1 << 18
 
 
-def not_finite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite."""
+def count_not_finite(tensor: Tensor) -> int:
+    """The number of values that are NaN or infinite."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0
     if tensor.device.type != "cpu" or tensor.dtype not in EXPONENTS:
@@ -95,7 +99,7 @@ def not_finite(tensor: Tensor) -> int:
         return int((~wide.isfinite()).sum())
     exponent = EXPONENTS[tensor.dtype]
     values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().view(exponent.dtype)
-    # numpy's passes take one core and no lock: a thread does this while training goes on
+    # numpy uses one core and releases the GIL, so that training continues meanwhile
     masked = np.empty(min(CHUNK, len(values)), exponent.dtype)
     found = 0
     for start in range(0, len(values), CHUNK):

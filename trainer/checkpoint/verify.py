@@ -1,11 +1,11 @@
-"""Is this checkpoint exactly what was published? Its manifest, checked against what lies there."""
+"""Verification: checks that a checkpoint's files are exactly those that its manifest lists."""
 
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,45 +21,48 @@ CHANGED = "its content changed since it was saved (sha256 differs)"
 
 
 class CorruptCheckpoint(EnvironmentFault):
-    """A checkpoint is not what was saved; the message names the file and the reason."""
+    """Raised if a checkpoint's content is not what was saved; names the file and the reason."""
 
-    def __init__(self, file: Path, reason: str) -> None:
+    def __init__(self, file: Path | str, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a published folder holds: size and SHA-256 of every file, and facts such as the step."""
+    """The content of a folder: each file's size and SHA-256, and facts such as the step."""
 
     files: Mapping[str, tuple[int, str]]
-    """Relative path -> (bytes, hexadecimal SHA-256)."""
+    """The size in bytes and the hexadecimal SHA-256 of each file, by relative path."""
     facts: Mapping[str, Any]
     format_version: int = MANIFEST_FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """As manifest.json has it, a digest of itself included."""
+        """The content of manifest.json, including a digest of itself."""
         entries = {name: {"bytes": n, "sha256": digest} for name, (n, digest) in self.files.items()}
         body = {"format_version": self.format_version, "facts": dict(self.facts), "files": entries}
         return body | {"sha256": _digest(body)}
 
 
 class NewerFormat(EnvironmentFault):
-    """A checkpoint is of a later version of this program: whole, but not ours to judge."""
+    """Raised for a checkpoint of a later version of this program, which may be intact."""
 
 
-def verify(checkpoint: Path) -> Manifest:
-    """The manifest of a folder of which every file is there, whole, unchanged, and no other is.
+def verify(checkpoint: Path, among: Collection[str] | None = None) -> Manifest:
+    """Check that a folder has exactly the files of its manifest, unchanged; return the manifest.
 
-    Raises CorruptCheckpoint naming the first file that is not, NewerFormat for one of a later
-    version, EnvironmentFault where the disk does not answer.
+    With `among`, only files of these names are compared with the manifest; others may be missing.
+    Raises CorruptCheckpoint naming the first file that differs, NewerFormat for the format of a
+    later version, EnvironmentFault if the disk cannot be read.
     """
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         raise CorruptCheckpoint(checkpoint, "not a folder")
     found = regular_files(checkpoint)
     if MANIFEST not in found:
         raise CorruptCheckpoint(checkpoint / MANIFEST, "missing")
-    manifest = _read_manifest(checkpoint / MANIFEST)
+    manifest = manifest_of(checkpoint / MANIFEST, _content(checkpoint / MANIFEST))
     names = sorted(manifest.files.keys() | found - {MANIFEST})
+    if among is not None:
+        names = sorted(set(among) - {MANIFEST})
     for name in names:
         if name not in found:
             raise CorruptCheckpoint(checkpoint / name, "missing")
@@ -72,7 +75,7 @@ def verify(checkpoint: Path) -> Manifest:
 
 
 def regular_files(folder: Path) -> set[str]:
-    """Relative paths of every file below a folder; links and devices are refused."""
+    """The relative paths of all files below a folder; links and devices are refused."""
     found = set()
     for where, folders, names in os.walk(folder, onerror=_unreadable):
         for name in folders + names:
@@ -88,49 +91,64 @@ def regular_files(folder: Path) -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a strict JSON file. Raises CorruptCheckpoint, EnvironmentFault where the disk
-    does not give it: that is not to be taken for damage."""
+    """The value of a strict JSON file. Raises CorruptCheckpoint, or EnvironmentFault if the disk
+    cannot be read."""
+    return _parsed(path, _content(path))
+
+
+def manifest_of(place: Path | str, content: bytes) -> Manifest:
+    """Parse the content of manifest.json.
+
+    Raises CorruptCheckpoint for invalid content; its message begins with `place`.
+    """
+    value = _parsed(place, content)
+    if not isinstance(value, dict):
+        raise CorruptCheckpoint(place, "not a JSON object")
+    if value.get("sha256") == _digest(value):  # otherwise its content may be damaged
+        check_format(place, value.get("format_version"), MANIFEST_FORMAT)
+    elif value.get("format_version") != MANIFEST_FORMAT:
+        raise CorruptCheckpoint(place, f"format_version is {value.get('format_version')!r}")
+    facts, entries = value.get("facts"), value.get("files")
+    if not isinstance(facts, dict) or not isinstance(entries, dict):
+        raise CorruptCheckpoint(place, "has no facts or no files")
+    if "step" in facts:
+        check_step(place, facts["step"])
+    manifest = Manifest({name: _read_entry(place, name, entries[name]) for name in entries}, facts)
+    if files.json_bytes(manifest.to_json()) != content:
+        raise CorruptCheckpoint(place, CHANGED)
+    return manifest
+
+
+def _parsed(place: Path | str, content: bytes) -> Any:
     try:
-        return json.loads(files.read_bytes(path), parse_constant=_not_json)
+        return json.loads(content, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
-        raise CorruptCheckpoint(path, f"not valid JSON ({error})") from None
+        raise CorruptCheckpoint(place, f"not valid JSON ({error})") from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return files.read_bytes(path)
     except FileNotFoundError:
         raise CorruptCheckpoint(path, "missing") from None
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def check_format(path: Path, found: Any, known: int) -> None:
-    """Raise CorruptCheckpoint unless `found` is a format version, NewerFormat if we know less."""
+def check_format(path: Path | str, found: object, known: int) -> None:
+    """Raise CorruptCheckpoint if `found` is no format version, NewerFormat for a later version."""
     if type(found) is not int or found < 1:
-        raise CorruptCheckpoint(path, f"format_version is {found!r}, not a whole number from 1")
+        raise CorruptCheckpoint(
+            path, f"format_version is {found!r}, not a whole number of at least 1"
+        )
     if found > known:
         raise NewerFormat(f"{path}: format {found} is newer than this program's ({known}); update")
 
 
-def check_step(path: Path, found: Any) -> None:
+def check_step(path: Path | str, found: object) -> None:
     """Raise CorruptCheckpoint unless `found` can be the number of a step."""
     if type(found) is not int or not 0 <= found <= MAX_STEP:
         raise CorruptCheckpoint(path, f"step is {found!r}, not a whole number from 0 to {MAX_STEP}")
-
-
-def _read_manifest(path: Path) -> Manifest:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CorruptCheckpoint(path, "not a JSON object")
-    if value.get("sha256") == _digest(value):  # else what it says may be damage
-        check_format(path, value.get("format_version"), MANIFEST_FORMAT)
-    elif value.get("format_version") != MANIFEST_FORMAT:
-        raise CorruptCheckpoint(path, f"format_version is {value.get('format_version')!r}")
-    facts, entries = value.get("facts"), value.get("files")
-    if not isinstance(facts, dict) or not isinstance(entries, dict):
-        raise CorruptCheckpoint(path, "has no facts or no files")
-    if "step" in facts:
-        check_step(path, facts["step"])
-    manifest = Manifest({name: _read_entry(path, name, entries[name]) for name in entries}, facts)
-    if files.json_bytes(manifest.to_json()) != path.read_bytes():
-        raise CorruptCheckpoint(path, CHANGED)
-    return manifest
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
@@ -138,13 +156,13 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(files.json_bytes(body)).hexdigest()
 
 
-def _read_entry(manifest: Path, name: str, entry: Any) -> tuple[int, str]:
+def _read_entry(manifest: Path | str, name: str, entry: object) -> tuple[int, str]:
     plain = PurePosixPath(name)
     if plain.is_absolute() or ".." in plain.parts or plain.as_posix() != name or "\0" in name:
         raise CorruptCheckpoint(manifest, f"names {name!r}, not a plain path inside the folder")
     size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (0, 0)
     if not isinstance(size, int) or not re.fullmatch("[0-9a-f]{64}", str(digest)):
-        raise CorruptCheckpoint(manifest, f"size or sha256 of {name} cannot be understood")
+        raise CorruptCheckpoint(manifest, f"size or sha256 of {name} is not valid")
     return size, str(digest)
 
 
@@ -165,5 +183,5 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def unreadable(path: Path, error: OSError) -> EnvironmentFault:
-    """The disk does not give a file that is there."""
+    """The error for a file that exists and cannot be read."""
     return EnvironmentFault(f"{path}: cannot be read: {error.strerror}")

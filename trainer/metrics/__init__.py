@@ -1,1 +1,1 @@
-"""Metrics: `evaluate` modules that work offline, metrics from the hub, and the report by class."""
+"""Metrics: modules of `evaluate` that work offline, metrics from the hub, and reports by class."""

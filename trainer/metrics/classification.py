@@ -16,12 +16,11 @@ AVERAGES = ("macro", "micro", "weighted", "binary")
 
 @dataclass(frozen=True)
 class Accuracy(Score):
-    """Share of samples whose class, or whose whole label set, is predicted."""
+    """The share of samples whose class, or whole label set, was predicted."""
 
     name = "accuracy"
     greater_is_better = True
-    of_classes = True
-    of_label_sets = True
+    kinds = ("classes", "label_sets")
 
     def score(self, predictions: "np.ndarray", references: "np.ndarray") -> float:
         from sklearn.metrics import accuracy_score
@@ -31,38 +30,39 @@ class Accuracy(Score):
 
 @dataclass(frozen=True)
 class Matthews(Score):
-    """Matthews' correlation of class ids; 0 where either side has one class only.
+    """Matthews' correlation of class ids; 0 if either side has only one class.
 
-    Several classes: R_K of Gorodkin, Computational Biology and Chemistry 28 (2004).
+    For more than two classes it is R_K (Gorodkin, Computational Biology and Chemistry 28, 2004).
     """
 
     name = "matthews"
     greater_is_better = True
-    of_classes = True
+    kinds = ("classes",)
 
     def score(self, predictions: "np.ndarray", references: "np.ndarray") -> float:
         from sklearn.metrics import matthews_corrcoef
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "a single label was found" is an answer: 0
+            warnings.simplefilter(
+                "ignore"
+            )  # a single class needs no warning, since the result is 0
             return matthews_corrcoef(references, predictions)
 
 
 @dataclass(frozen=True)
 class _Averaged(Score):
-    """A score of each class, averaged.
+    """A score of each class, averaged over classes.
 
-    As in scikit-learn, the classes are those that occur in the references or the predictions
-    (label sets: all C), and 0/0 of one class, say the precision of one that was never predicted,
-    counts as 0. Where no class that counts occurs on either side, the result is nan.
+    As in scikit-learn, the average is over the classes that occur in the references or predictions,
+    or for label sets over all C classes. A score of 0/0, such as the precision of a class that was
+    never predicted, counts as 0. The result is nan if no class occurs on either side.
     """
 
     average: str = "macro"
-    """macro (plain mean of the classes), micro (all decisions alike), weighted (by samples of the
+    """macro (plain mean of the classes), micro (over all decisions), weighted (by samples of the
     class), or binary (class 1 alone)."""
 
-    of_classes = True
-    of_label_sets = True
+    kinds = ("classes", "label_sets")
     greater_is_better = True
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class _Averaged(Score):
 
 @dataclass(frozen=True)
 class Precision(_Averaged):
-    """Share of what was predicted to be a class that is of it."""
+    """The share of samples predicted as a class that belong to it."""
 
     name = "precision"
 
@@ -104,7 +104,7 @@ class Precision(_Averaged):
 
 @dataclass(frozen=True)
 class Recall(_Averaged):
-    """Share of what is of a class that was predicted to be."""
+    """The share of a class's samples that were predicted as that class."""
 
     name = "recall"
 
@@ -116,7 +116,7 @@ class Recall(_Averaged):
 
 @dataclass(frozen=True)
 class F1(_Averaged):
-    """Harmonic mean of precision and recall."""
+    """The harmonic mean of precision and recall."""
 
     name = "f1"
 

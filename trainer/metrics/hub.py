@@ -1,14 +1,14 @@
-"""HubMetric: a metric of the Hugging Face hub, which is code that somebody else wrote."""
+"""HubMetric: a metric from the Hugging Face Hub, whose code is downloaded and run."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.errors import InputError
 from trainer.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    import numpy as np
+    from trainer.tasks.comparison import Compared
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,19 @@ class HubMetric(Metric):
     """A metric that `evaluate.load` fetches and runs; refused without `trust_remote_code`."""
 
     name: str
-    """Its name on the hub, such as "rouge", or the folder of its script."""
+    """The metric's name on the hub, such as "rouge", or the folder of its script."""
     greater_is_better: bool
-    """Whether a greater result is the better one."""
+    """Whether a greater result is better."""
     results: list[str] = field(default_factory=list)
-    """Which of its results to keep; empty: the one that bears its name."""
+    """The results to keep; empty to keep the result with the metric's name."""
     config_name: str | None = None
-    """Its configuration, such as "mrpc" of "glue"."""
+    """The metric's configuration, such as "mrpc" for "glue"."""
     trust_remote_code: bool = False
-    """Let the hub's code run on this machine."""
+    """Whether the hub's code may run on this machine."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of its `compute`."""
+    """Further arguments of the metric's `compute`."""
+
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not self.trust_remote_code:
@@ -39,11 +41,11 @@ class HubMetric(Metric):
         return tuple(self.results) or (self.name.rstrip("/").rsplit("/", 1)[-1],)
 
     def prepare(self) -> None:
-        """Load the code; raises InputError where it cannot be loaded."""
+        """Load the code; raises InputError if it cannot be loaded."""
         _ = self._module
 
-    def compute(self, predictions: "np.ndarray", references: "np.ndarray") -> dict[str, float]:
-        """The kept results; raises InputError where the metric does not give one of them."""
+    def compute(self, predictions: "Compared", references: "Compared") -> dict[str, float]:
+        """The kept results; raises InputError if the metric does not return one of them."""
         found = self._module.compute(
             predictions=predictions, references=references, **self.arguments
         )

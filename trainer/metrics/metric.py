@@ -1,24 +1,30 @@
-"""Metric: what a measure of predictions promises."""
+"""Metric: the interface of all metrics."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    import numpy as np
+    from trainer.tasks.comparison import Compared
 
 
 class Metric:
-    """Compares predictions with references. Subclasses are dataclasses of what a user may set."""
+    """Compares predictions with references. Subclasses are dataclasses of options."""
 
     greater_is_better: bool
-    """Whether a greater result is the better one; holds for every result of this metric."""
+    """Whether a greater value is better, for every result of this metric."""
+    kinds: ClassVar[tuple[str, ...]] = ("classes", "label_sets", "numbers")
+    """The kinds of comparison (trainer/tasks/comparison.py) that `compute` takes; empty for any."""
 
     def names(self) -> tuple[str, ...]:
-        """The keys of what `compute` returns, known before it is called."""
+        """The keys of the mapping that `compute` returns, known before it is called."""
         raise AssertionError(f"{type(self).__name__} names no results")
 
     def prepare(self) -> None:
-        """Fetch what `compute` needs, so that what cannot work fails before the training."""
+        """Load the packages that `compute` needs, so that missing ones are reported early."""
 
-    def compute(self, predictions: "np.ndarray", references: "np.ndarray") -> dict[str, float]:
-        """The results by name, over the whole data set ([N] or [N, C] each); nan: undefined."""
+    def compute(self, predictions: "Compared", references: "Compared") -> dict[str, float]:
+        """The results by name, over the whole data set; nan for undefined results.
+
+        Both arguments have equal lengths. They are arrays for classes, label sets and numbers, and
+        lists for other kinds.
+        """
         raise AssertionError(f"{type(self).__name__} computes nothing")

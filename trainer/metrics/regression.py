@@ -1,4 +1,4 @@
-"""Scores of numbers: Pearson's and Spearman's correlation, and the mean squared error."""
+"""Scores of numbers: Pearson's and Spearman's correlation and the mean squared error."""
 
 import math
 import warnings
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pearson(Score):
-    """Linear correlation; nan where a side is constant or there are fewer than two samples."""
+    """Linear correlation; nan for constant values or fewer than two samples."""
 
     name = "pearson"
     greater_is_better = True
-    of_classes = False
+    kinds = ("numbers",)
 
     def score(self, predictions: "np.ndarray", references: "np.ndarray") -> float:
         from scipy.stats import pearsonr
@@ -28,11 +28,11 @@ class Pearson(Score):
 
 @dataclass(frozen=True)
 class Spearman(Score):
-    """Correlation of ranks, ties at their mean rank; nan where Pearson's would be."""
+    """Correlation of ranks, with the mean rank for ties; nan when Pearson's correlation is nan."""
 
     name = "spearman"
     greater_is_better = True
-    of_classes = False
+    kinds = ("numbers",)
 
     def score(self, predictions: "np.ndarray", references: "np.ndarray") -> float:
         from scipy.stats import spearmanr
@@ -46,7 +46,7 @@ class MeanSquaredError(Score):
 
     name = "mse"
     greater_is_better = False
-    of_classes = False
+    kinds = ("numbers",)
 
     def score(self, predictions: "np.ndarray", references: "np.ndarray") -> float:
         return ((predictions - references) ** 2).mean()
@@ -58,5 +58,5 @@ def _correlation(
     if len(references) < 2:
         return math.nan
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant side is an answer: nan
+        warnings.simplefilter("ignore")  # constant values need no warning, since the result is nan
         return function(predictions, references).statistic

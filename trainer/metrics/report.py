@@ -1,4 +1,4 @@
-"""ClassReport: precision, recall, F1 and support by class, and what was taken for what."""
+"""ClassReport: precision, recall, F1 and support by class, and the confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassReport:
-    """The numbers of every class, in the order of the labels; nan where one is 0/0."""
+    """The figures of every class, in the order of `labels`; nan if the divisor is 0."""
 
     labels: list[str]
     precision: list[float]
     recall: list[float]
     f1: list[float]
     support: list[int]
-    """Samples that are of the class."""
+    """The number of samples of each class."""
     confusion: list[list[int]] | None
-    """[true class][predicted class] samples; None for label sets."""
+    """The number of samples by [true class][predicted class]; None for label sets."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, one entry per class; what is undefined is None."""
+        """JSON values with one entry per class; undefined values are None."""
         columns = (self.labels, self.precision, self.recall, self.f1, self.support)
         keys = ("label", "precision", "recall", "f1", "support")
         rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]

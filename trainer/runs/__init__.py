@@ -1,0 +1,1 @@
+"""Runs: the run folder, the state needed to resume, and the results of a run."""

@@ -1,0 +1,1 @@
+"""Training: the optimizer step, and the memory, schedules and evaluation around it."""
