@@ -1,20 +1,22 @@
-"""Secrets: what counts as one, and texts, configs and results without them."""
+"""Redaction: finds the secrets in configs, logs and results, and replaces them."""
 
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 REDACTED = "<redacted>"
 MARK = "<redacted"
-"""How every text begins that stands for a secret."""
+"""The beginning of every text that replaces a secret."""
 INTERPOLATED = "TEMPERING_INTERPOLATED"
-"""The variable that tells our own processes which variables a config has read."""
+"""An environment variable that lists the names of the environment variables in a config."""
 _WORDS = {"token", "secret", "password", "passwd", "passphrase", "credentials", "credential"}
+"""A name with one of these words, such as `hub_token`, is that of a secret."""
 _PARTS = ("apikey", "api_key", "access_key", "private_key", "password", "passwd", "secret")
-"""What the name of a secret holds, however it is written: PGPASSWORD, AWS_SECRET_ACCESS_KEY."""
+"""A name that contains one of these parts, such as PGPASSWORD, is that of a secret, too."""
 _VOCABULARY = re.compile(r"^(pad|eos|bos|unk|sep|cls|mask|image|audio)_token$", re.IGNORECASE)
 _PATTERNS = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
@@ -29,30 +31,44 @@ _PATTERNS = re.compile(
 _BEARER = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"\b([a-z][a-z0-9+.-]*://[^/\s:@]*:)[^/\s@]+(@)", re.IGNORECASE)
 LEAST = 6
-"""Characters of a variable's value that is looked for in longer texts."""
+"""The minimum number of characters in a variable's value that is searched for in texts."""
 
 
-def redacted(value: Any, key: str = "") -> Any:
-    """`value`, with every secret below it replaced by REDACTED.
+def redacted(value: object, key: str = "") -> Any:
+    """`value`, with every secret in it replaced by REDACTED.
 
-    A secret is a text under a key that names one; a token of a known service, the password of a
-    URL or what follows Bearer, anywhere; and the value of an environment variable that names one,
-    or that the config has read (`${oc.env:NAME}`), also inside of a longer text.
+    Secrets are:
+    - a text whose key is the name of a secret, such as `hub_token`;
+    - a token of a known service, the password in a URL, and the word after `Bearer` or `Basic`,
+      anywhere in a text;
+    - the value of an environment variable that has the name of a secret or that the config has
+      read (`${oc.env:NAME}`), anywhere in a text.
     """
-    if isinstance(value, Mapping):
-        return {_text(k): redacted(v, str(k)) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redacted(entry, key) for entry in value]
-    if not isinstance(value, str) or not value:
-        return value
-    if names_secret(key) or value in environment_secrets():
-        return REDACTED
-    return redacted_text(value)
+    return _redacted(value, key, environment_secrets())
 
 
 def redacted_text(text: str) -> str:
-    """A text without the secrets that stand in it."""
-    text = without_environment(text)
+    """A text without the secrets in it."""
+    return _redacted_text(text, environment_secrets())
+
+
+def _redacted(value: object, key: str, known: Mapping[str, str]) -> object:
+    if isinstance(value, Mapping):
+        return {
+            _redacted_text(k, known) if isinstance(k, str) else k: _redacted(v, str(k), known)
+            for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_redacted(entry, key, known) for entry in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if names_secret(key) or value in known:
+        return REDACTED
+    return _redacted_text(value, known)
+
+
+def _redacted_text(text: str, known: Mapping[str, str]) -> str:
+    text = _replaced(text, known)
     text = _URL_PASSWORD.sub(rf"\1{REDACTED}\2", text)
     text = _BEARER.sub(rf"\1\2{REDACTED}", text)
     return _PATTERNS.sub(REDACTED, text)
@@ -61,20 +77,21 @@ def redacted_text(text: str) -> str:
 def without_environment(value: T) -> T:
     """A text, or nested lists and mappings, without the values of secret environment variables.
 
-    What a model or a row says is otherwise left as it is.
+    Nothing else is replaced, since texts of models and rows may look like tokens of a service.
     """
     found = environment_secrets()
     return _replaced(value, found) if found else value
 
 
 def redacted_override(override: str) -> str:
-    """A `key=value` of the command line, without the value if that is a secret."""
+    """A `key=value` of the command line, with the secrets in its value replaced by REDACTED."""
     key, equals, value = override.partition("=")
     return f"{key}{equals}{redacted(value, key.rpartition('.')[2])}"
 
 
+@lru_cache(maxsize=4096)
 def names_secret(key: str) -> bool:
-    """Whether a key's name says that its value is a secret; `pad_token` and its like are none."""
+    """Whether a key has the name of a secret; `pad_token` and similar keys do not."""
     key = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()  # hubToken
     words = set(re.split(r"[^a-z0-9]+", key))
     named = bool(words & _WORDS) or any(part in key for part in _PARTS)
@@ -82,14 +99,14 @@ def names_secret(key: str) -> bool:
 
 
 def note_interpolated(name: str) -> None:
-    """A config has read this environment variable: from now on its value is a secret."""
+    """Record that a config has read this environment variable: its value counts as a secret."""
     names = os.environ.get(INTERPOLATED, "").split(",")
     if name not in names and re.fullmatch(r"\w+", name):
         os.environ[INTERPOLATED] = ",".join(filter(None, [*names, name]))
 
 
 def environment_secrets() -> dict[str, str]:
-    """The values to look for, the longest first, and the name of the variable of each."""
+    """Secret value -> the name of its variable, the longest value first."""
     read = set(os.environ.get(INTERPOLATED, "").split(","))
     values = {
         value: name
@@ -101,15 +118,15 @@ def environment_secrets() -> dict[str, str]:
 
 
 def _is_plain(value: str) -> bool:
-    """A number, or a place on this machine, which runs are repeated with."""
+    """Whether a value is a number or an existing path, which running a saved config needs."""
     if re.fullmatch(r"[0-9.]+", value):
         return True
-    return value.startswith(("/", "~", "./")) and Path(value).expanduser().exists()
+    return value.startswith(("/", "~", "./")) and Path(os.path.expanduser(value)).exists()
 
 
-def _replaced(value: Any, found: Mapping[str, str]) -> Any:
+def _replaced(value: object, found: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        for secret, name in found.items():  # the name tells two of them apart: labels must differ
+        for secret, name in found.items():  # the name keeps redacted labels distinct
             value = value.replace(secret, f"{MARK} {name}>")
         return value
     if isinstance(value, Mapping):
@@ -117,7 +134,3 @@ def _replaced(value: Any, found: Mapping[str, str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_replaced(entry, found) for entry in value]
     return value
-
-
-def _text(key: Any) -> Any:
-    return redacted_text(key) if isinstance(key, str) else key

@@ -1,1 +1,1 @@
-"""Generation: texts that a causal language model goes on with."""
+"""Generation: text generation with causal language models and encoder-decoders."""

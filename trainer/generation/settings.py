@@ -1,49 +1,148 @@
-"""GenerationSettings: how a model goes on with a text, with one sentence under each field."""
+"""GenerationSettings: the settings of text generation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from trainer.errors import InputError
-from trainer.foreign_numbers import is_number
+from trainer.foreign.numbers import is_number
+
+SAMPLING_SETTINGS = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Settings that have no effect with a temperature of 0."""
+BEAM_SETTINGS = ("length_penalty", "early_stopping")
+"""Settings that have no effect without a beam search."""
+WHOLE_TEXT_SETTINGS = (
+    *("num_beams", "no_repeat_ngram_size", "min_new_tokens"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff"),
+)
+"""Settings that `Decoding` does not support. Texts cannot be streamed with them."""
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How to generate. Refuses what makes no sense when it is made; imports nothing heavy."""
+    """The settings of text generation, with causal language models and with encoder-decoders.
+
+    Raises InputError for invalid values, and for settings that have no effect because of others.
+    """
 
     max_new_tokens: int = 128
-    """Tokens after which a text ends in any case; so it does where the model has no positions."""
+    """The maximum number of tokens to generate; the model's number of positions limits it, too."""
+    min_new_tokens: int = 0
+    """The minimum number of tokens to generate."""
     temperature: float = 0.0
-    """What the logits are divided by before one is drawn; 0: the most probable token, always."""
+    """The divisor of the logits before sampling; 0 always chooses the most probable token."""
     top_k: int | None = None
-    """Draw from so many most probable tokens; null: from all."""
+    """Sample from this number of most probable tokens; null: from all tokens."""
     top_p: float = 1.0
-    """Draw from the fewest most probable tokens that have this much probability together."""
+    """Sample from the smallest set of tokens with at least this total probability."""
     min_p: float = 0.0
-    """Draw from tokens that are at least so many times as probable as the most probable one."""
+    """Sample from tokens whose probability is at least this fraction of the highest probability."""
+    typical_p: float = 1.0
+    """Sample from the most typical tokens with this total probability (Meister et al., 2022)."""
+    epsilon_cutoff: float = 0.0
+    """Sample from tokens with at least this probability."""
+    eta_cutoff: float = 0.0
+    """The same as epsilon_cutoff, with a threshold that decreases with the entropy (Hewitt et al.,
+    2022).
+    """
     repetition_penalty: float = 1.0
-    """Above 1, makes tokens that are in the text less probable."""
+    """Values above 1 make tokens that are already in the text less probable."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of this number of tokens may occur twice in a text; 0 sets no limit."""
+    num_beams: int = 1
+    """The number of beams; above 1, texts are found by a beam search."""
+    length_penalty: float = 1.0
+    """A beam search divides the log-probability of a text by the text's length to this power."""
+    early_stopping: bool | Literal["never"] = False
+    """When a beam search stops. true: when num_beams texts have ended; false: when a better text is
+    unlikely; never: when a better text is impossible.
+    """
+    num_return_sequences: int = 1
+    """The number of texts for each prompt; above 1, it requires beams or a temperature above 0."""
     stop: list[str] = field(default_factory=list)
-    """Texts that end a generation; they are not part of it."""
+    """Strings that end a text when they are generated; they are removed from the output."""
     seed: int = 0
-    """What the draws are a function of, with the row and the place in it."""
+    """The seed of sampling, which also depends on the prompt's number and the token's position."""
     batch_size: int = 32
-    """Prompts that are gone on with at a time; what comes out does not depend on it."""
+    """The number of prompts in a batch; the output does not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "top_k"):
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy or torch
+                object.__setattr__(self, each.name, value.item())
+        for name in ("max_new_tokens", "batch_size", "top_k", "num_beams", "num_return_sequences"):
             self._require(name, lambda v: v > 0 and v == int(v), "a whole number above 0")
+        for name in ("min_new_tokens", "no_repeat_ngram_size"):
+            self._require(name, lambda v: v >= 0 and v == int(v), "a whole number from 0")
         self._require("temperature", lambda v: v >= 0, "a number of 0 or more")
-        self._require("top_p", lambda v: 0 < v <= 1, "a number above 0, up to 1")
-        self._require("min_p", lambda v: 0 <= v <= 1, "a number from 0 to 1")
+        self._require("length_penalty", lambda v: True, "a number")
+        for name in ("top_p", "typical_p"):
+            self._require(name, lambda v: 0 < v <= 1, "a number above 0, up to 1")
+        for name in ("min_p", "epsilon_cutoff", "eta_cutoff"):
+            self._require(name, lambda v: 0 <= v <= 1, "a number from 0 to 1")
         self._require("repetition_penalty", lambda v: v > 0, "a number above 0")
-        for name, idle in (("top_k", None), ("top_p", 1), ("min_p", 0)):
-            value = getattr(self, name)
-            if self.temperature == 0 and value != idle:
-                found = f"found {value!r} with temperature=0, which draws nothing"
-                raise InputError(f"generation.{name}: {found}; accepted: a temperature above 0")
+        if self.early_stopping not in (True, False, "never"):
+            found = f"found {self.early_stopping!r}"
+            raise InputError(f"generation.early_stopping: {found}; accepted: true, false, never")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InputError(f"generation.stop: found {self.stop!r}; accepted: texts, none empty")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Raise InputError for settings that have no effect, or that contradict each other."""
+        samples = self.temperature > 0
+        if not samples:
+            self._require_unset(
+                SAMPLING_SETTINGS, "temperature=0, which draws nothing", "a temperature > 0"
+            )
+        if self.num_beams == 1:
+            self._require_unset(BEAM_SETTINGS, "num_beams=1", "with num_beams above 1")
+        limit = self.num_beams if self.num_beams > 1 else None if samples else 1
+        if limit is not None and self.num_return_sequences > limit:
+            found = f"found {self.num_return_sequences} with num_beams={self.num_beams}"
+            accepted = f"up to {limit}" + (", or a temperature above 0" if limit == 1 else "")
+            raise InputError(f"generation.num_return_sequences: {found}; accepted: {accepted}")
+        if self.min_new_tokens > self.max_new_tokens:
+            found = f"found {self.min_new_tokens} with max_new_tokens={self.max_new_tokens}"
+            raise InputError(
+                f"generation.min_new_tokens: {found}; accepted: up to {self.max_new_tokens}"
+            )
+
+    @property
+    def copies(self) -> int:
+        """The number of times that each prompt is in the batch.
+
+        It is 1 for a beam search, which itself finds several texts for a prompt.
+        """
+        return 1 if self.num_beams > 1 else self.num_return_sequences
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `Decoding` supports these settings, so that texts can be streamed."""
+        return all(getattr(self, name) == DEFAULTS[name] for name in WHOLE_TEXT_SETTINGS)
+
+    def hub_options(self) -> dict[str, Any]:
+        """The settings with transformers' names, for prompts that occur `copies` times.
+
+        `stop` is left out. None means no limit, as in `HubSettings`.
+        """
+        samples = self.temperature > 0
+        others = {"temperature", "stop", "batch_size", "seed"} | (
+            set() if samples else {*SAMPLING_SETTINGS}
+        )
+        found = {name: getattr(self, name) for name in DEFAULTS if name not in others}
+        found["num_return_sequences"] //= self.copies
+        if samples:
+            found |= {"do_sample": True, "temperature": self.temperature}
+        return found
+
+    def _require_unset(self, names: tuple[str, ...], beside: str, accepted: str) -> None:
+        for name in names:
+            if (value := getattr(self, name)) != DEFAULTS[name]:
+                raise InputError(
+                    f"generation.{name}: found {value!r} with {beside}; accepted: {accepted}"
+                )
 
     def _require(self, name: str, holds: Callable[[float], bool], accepted: str) -> None:
         value = getattr(self, name)
@@ -51,3 +150,6 @@ class GenerationSettings:
             return
         if not is_number(value) or not holds(value):
             raise InputError(f"generation.{name}: found {value!r}; accepted: {accepted}")
+
+
+DEFAULTS = {each.name: each.default for each in fields(GenerationSettings)}

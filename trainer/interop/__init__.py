@@ -1,1 +1,1 @@
-"""Other people's formats: models read from them and written to them."""
+"""Interoperability: reads and writes models in the formats of other tools."""

@@ -1,4 +1,4 @@
-"""The metadata keys of GGUF files: read, without effect, or refused by name."""
+"""The metadata keys of GGUF files: decides which keys are read, ignored or refused."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.interop.gguf_families import MIXTURES, OWN_KEYS, PARTIAL
 
 if TYPE_CHECKING:
     from trainer.interop.gguf import GGUF
@@ -48,7 +49,7 @@ NO_EFFECT = (
     r"tokenizer\.huggingface\.json|tokenizer\.rwkv\.world|(quantize\.)?imatrix\..*",
     r"split\.(no|count|tensors\.count)",
 )
-"""Patterns of keys that say nothing about what dense models of this package compute."""
+"""Patterns of keys that do not affect the outputs of a model without experts."""
 SAME = {
     "general.type": "model",
     "split.count": (0, 1),
@@ -71,12 +72,17 @@ SAME = {
     "{arch}.rope.scaling.alpha": 0.0,
     "tokenizer.ggml.add_sep_token": False,
 }
-"""Keys that may have one of these values alone: with others a model computes something else."""
+"""Key -> the accepted value or values; other values change the outputs in unsupported ways."""
 
 
-def fate(key: str, architecture: str) -> str:
-    """What becomes of a key: read, no effect, one value, or refused."""
+def treatment(key: str, architecture: str) -> str:
+    """How to treat a key: "read", "no effect", "one value" (must be as in SAME) or "refused"."""
     plain = key.replace(f"{architecture}.", "{arch}.", 1) if _is_own(key, architecture) else key
+    own = OWN_KEYS.get(architecture, ())
+    if plain.startswith("{arch}.") and plain.removeprefix("{arch}.") in own:
+        return "read"
+    if architecture in MIXTURES and plain.startswith("{arch}.expert"):
+        return "refused"
     if plain in SAME:
         return "one value"
     if plain in READ or plain.startswith("tokenizer.chat_template."):
@@ -87,23 +93,23 @@ def fate(key: str, architecture: str) -> str:
 
 
 def check_keys(gguf: "GGUF") -> None:
-    """Raise InputError naming a key that would make another model of the same tensors."""
+    """Raise InputError for a key that changes the model's outputs in an unsupported way."""
     architecture = gguf.architecture
     for key in gguf.keys:
-        found = fate(key, architecture)
+        found = treatment(key, architecture)
         if found == "refused" and (value := gguf.get(key)) not in (None, 0, False, ""):
-            raise _refusal(gguf, key, value, "a file without it, since it is not known here")
+            raise _refusal(gguf, key, value, "a file without this unknown key")
         if found == "one value":
             own = key.replace(f"{architecture}.", "{arch}.", 1)
             accepted = SAME.get(own, SAME.get(key))
             accepted = accepted if isinstance(accepted, tuple) else (accepted,)
-            if not _among(value := gguf.get(key), accepted):
+            if not _is_among(value := gguf.get(key), accepted):
                 raise _refusal(gguf, key, value, " or ".join(map(str, accepted)))
     _check_head_sizes(gguf)
 
 
 def _check_head_sizes(gguf: "GGUF") -> None:
-    """Refuse heads that turn in a part alone, and values of another size than keys."""
+    """Refuse partial rotary embeddings, and attention values and keys of different sizes."""
     sizes = {
         name: int(value)
         for name in ("attention.key_length", "attention.value_length", "rope.dimension_count")
@@ -114,6 +120,8 @@ def _check_head_sizes(gguf: "GGUF") -> None:
     if whole is None and isinstance(heads, int) and isinstance(width, int) and heads > 0:
         whole = width // heads
     for name, size in sizes.items():
+        if name == "rope.dimension_count" and gguf.architecture in PARTIAL:
+            continue
         if whole is not None and size != whole:
             key = f"{gguf.architecture}.{name}"
             raise _refusal(gguf, key, size, f"{whole}, the size of a head")
@@ -123,11 +131,11 @@ def _is_own(key: str, architecture: str) -> bool:
     return bool(architecture) and key.startswith(f"{architecture}.")
 
 
-def _among(value: Any, accepted: tuple[Any, ...]) -> bool:
+def _is_among(value: object, accepted: tuple[Any, ...]) -> bool:
     return any(
         value == each or (isinstance(value, float) and np.isclose(value, each)) for each in accepted
     )
 
 
-def _refusal(gguf: "GGUF", key: str, found: Any, accepted: str) -> InputError:
+def _refusal(gguf: "GGUF", key: str, found: object, accepted: str) -> InputError:
     return InputError(f"{gguf.file}: {key}: found {found!r:.60}; accepted: {accepted}")

@@ -1,14 +1,8 @@
-"""Names of tensors in GGUF files: llama.cpp's -> the hub's, and what it does to their numbers."""
+"""Tensors in GGUF files: maps llama.cpp's names to the hub's, and restores the order of rows."""
 
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-from trainer.errors import InputError
-
-if TYPE_CHECKING:
-    from trainer.interop.gguf import GGUF
 
 LLAMA = {
     "token_embd": "model.embed_tokens",
@@ -26,6 +20,34 @@ LLAMA = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+ROUTER = "mlp.gate"
+QWEN3_MOE = {
+    **LLAMA,
+    "ffn_gate_inp": ROUTER,
+    "ffn_gate_exps": "mlp.experts.*.gate_proj",
+    "ffn_up_exps": "mlp.experts.*.up_proj",
+    "ffn_down_exps": "mlp.experts.*.down_proj",
+}
+"""A * stands for the number of an expert; in the file, all experts are in one tensor."""
+MIXTRAL = {
+    **LLAMA,
+    "ffn_gate_inp": ROUTER,
+    "ffn_gate_exps": "mlp.experts.*.w1",
+    "ffn_up_exps": "mlp.experts.*.w3",
+    "ffn_down_exps": "mlp.experts.*.w2",
+}
+GEMMA2 = {
+    **LLAMA,
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+JOINED = {**LLAMA, "attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+GLM4 = {
+    **JOINED,
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+}
 GPT2 = {
     "token_embd": "transformer.wte",
     "position_embd": "transformer.wpe",
@@ -39,27 +61,40 @@ GPT2 = {
     "ffn_down": "mlp.c_proj",
 }
 TABLES = {
-    "llama": (LLAMA, "model.layers"),
+    "llama": (MIXTRAL, "model.layers"),  # a file with experts contains a Mixtral model
     "qwen2": (LLAMA, "model.layers"),
     "qwen3": (LLAMA, "model.layers"),
+    "qwen3moe": (QWEN3_MOE, "model.layers"),
+    "gemma": (LLAMA, "model.layers"),
+    "gemma2": (GEMMA2, "model.layers"),
+    "gemma3": (GEMMA2, "model.layers"),
+    "phi3": (JOINED, "model.layers"),
+    "olmo2": (GEMMA2, "model.layers"),
+    "granite": (LLAMA, "model.layers"),
+    "smollm3": (LLAMA, "model.layers"),
+    "glm4": (GLM4, "model.layers"),
+    "cohere2": (LLAMA, "model.layers"),
     "gpt2": (GPT2, "transformer.h"),
 }
-"""Architecture -> the names of its modules, and of its list of layers."""
+"""Architecture -> (llama.cpp's module name -> the hub's, the hub's name of the list of layers)."""
 
 
-def hub_name(name: str, gguf: "GGUF") -> str:
-    """The hub's name of a tensor; raises InputError for one that the architecture does not have."""
-    table, layers = TABLES[gguf.architecture]
+def hub_name(name: str, architecture: str) -> str | None:
+    """The hub's name for a tensor, or None if the architecture has no such tensor.
+
+    A * in the hub's name stands for the index of an expert.
+    """
+    table, layers = TABLES[architecture]
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if found is None or found[2] not in table:
-        raise InputError(f"{gguf.file}: tensor {name} is no part of a {gguf.architecture} model")
+        return None
     layer, module, leaf = found.groups()
     place = f"{layers}.{layer}." if layer is not None else ""
     return f"{place}{table[module]}.{leaf}"
 
 
 def is_transposed(name: str, architecture: str) -> bool:
-    """Whether the hub keeps a matrix the other way round: GPT-2's were convolutions once."""
+    """Whether the hub stores this matrix transposed, which it does for Conv1D modules of GPT-2."""
     module, _, leaf = name.rpartition(".")
     stem = module.rpartition(".")[2]
     return (
@@ -75,19 +110,23 @@ def is_transposed(name: str, architecture: str) -> bool:
     )
 
 
-def rotated_heads(name: str, gguf: "GGUF") -> int:
-    """The heads whose rows llama.cpp has rearranged; 0 for a tensor that it leaves as it is.
+def is_reordered(name: str, architecture: str) -> bool:
+    """Whether llama.cpp reorders this tensor's rows for its rotary embeddings.
 
-    Its llama turns neighbouring numbers of a query or key, the hub's those half a head apart.
+    Rotary embeddings rotate pairs of rows of a query or key. For Llama, llama.cpp pairs
+    neighbouring rows, but the hub pairs rows that are half a head apart. Some families (GLM,
+    Cohere) pair neighbours on the hub too, so their rows are not reordered.
     """
     module = name.rpartition(".")[0].rpartition(".")[2]
-    if gguf.architecture != "llama" or module not in ("attn_q", "attn_k"):
-        return 0
-    heads = int(gguf.model("attention.head_count"))
-    return heads if module == "attn_q" else int(gguf.model("attention.head_count_kv", heads))
+    return architecture in ("llama", "granite", "smollm3") and module in ("attn_q", "attn_k")
+
+
+def is_offset(name: str, architecture: str) -> bool:
+    """Whether the file stores the weight plus one, as for Gemma, whose norms use 1 + weight."""
+    return architecture in ("gemma", "gemma2", "gemma3") and name.endswith("norm.weight")
 
 
 def unrotated(array: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [heads * D, ...] in pairs (0, D/2), (1, D/2 + 1), ... back in their order."""
+    """Restore rows [heads * D, ...]; each head's are stored in the order 0, D/2, 1, D/2 + 1, ..."""
     pairs = array.reshape(heads, -1, 2, *array.shape[1:])
     return pairs.swapaxes(1, 2).reshape(array.shape)

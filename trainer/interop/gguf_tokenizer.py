@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file: byte-level BPE, or SentencePiece, as `tokenizers` runs them."""
+"""The tokenizer of a GGUF file: converts byte-level BPE or SentencePiece for `tokenizers`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +19,10 @@ from trainer.errors import InputError, nearest
 from trainer.interop.gguf import GGUF, entries_of, opened
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-"""Types of tokens that are more than pieces of text."""
+"""llama.cpp's numbers of the token types that are added to the tokenizer as whole tokens."""
 ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator"}
 ROLES |= {"cls": "cls", "mask": "mask"}
-"""A special token's role, and llama.cpp's (misspelled) name of it."""
+"""Role of a special token -> llama.cpp's name for it; "seperator" is misspelled there."""
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -41,15 +41,19 @@ SPLITS: Mapping[str, str | None] = {
     "qwen2": QWEN2,
     "deepseek-r1-qwen": QWEN2,
 }
-"""How byte-level BPE cuts a text before its merges: as GPT-2, digits alone too, or by a pattern."""
+"""Pre-tokenizer of byte-level BPE -> how it splits texts: by a regular expression; None: like
+GPT-2; "digits": like GPT-2, but every digit is a token.
+"""
 BY_ARCHITECTURE = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
-"""What files without tokenizer.ggml.pre are cut by; Llama's relatives cut in several ways."""
+"""Architecture -> the pre-tokenizer of files without tokenizer.ggml.pre. Llama is not listed,
+because its models have different pre-tokenizers.
+"""
 
 
 def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer and the entries of its tokenizer_config.json.
+    """Read the tokenizer and the entries of its tokenizer_config.json.
 
-    Raises InputError for a kind that is not known here.
+    Raises InputError for an unsupported kind of tokenizer.
     """
     gguf = opened(file)
     kind = gguf.get("tokenizer.ggml.model")
@@ -60,13 +64,13 @@ def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     types = gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     vocab = {token: number for number, token in enumerate(tokens)}
     if not tokens or len(types) != len(tokens) or len(vocab) != len(tokens):
-        raise InputError(f"{file}: tokenizer.ggml.tokens: found {len(tokens)}, not all told apart")
+        raise InputError(f"{file}: tokenizer.ggml.tokens: found {len(tokens)}, with duplicates")
     config = _config(gguf, tokens)
     try:
         backend = _MAKERS[kind](gguf, vocab, config)
     except InputError:
         raise
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower exception
         raise InputError(f"{file}: tokenizer: {error}") from error
     special = (UNKNOWN, CONTROL)
     backend.add_tokens(
@@ -76,7 +80,7 @@ def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             if kind in (*special, USER_DEFINED)
         ]
     )
-    _surround(backend, gguf, config)
+    _add_special_tokens(backend, gguf, config)
     return backend, config
 
 
@@ -101,7 +105,7 @@ def _config(gguf: GGUF, tokens: list[str]) -> dict[str, Any]:
 
 
 def _templates(gguf: GGUF) -> str | dict[str, str] | None:
-    """The chat template, or several by name."""
+    """The chat template, or a mapping of names to templates."""
     default = gguf.get("tokenizer.chat_template")
     prefix = "tokenizer.chat_template."
     named = {key.removeprefix(prefix): gguf.get(key) for key in gguf.keys if key.startswith(prefix)}
@@ -116,7 +120,7 @@ def _byte_level(gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]) -> to
         pre = BY_ARCHITECTURE[gguf.architecture]
     if pre not in SPLITS:
         accepted = f"{', '.join(SPLITS)}{nearest(pre, SPLITS)}"
-        found = "none that tells how texts are cut" if pre == "default" else pre
+        found = "no pre-tokenizer" if pre == "default" else pre
         raise InputError(
             f"{gguf.file}: tokenizer.ggml.pre: found {found}; accepted: {accepted}, or the model's "
             "original tokenizer (tokenizer.path)"
@@ -144,11 +148,13 @@ def _byte_level(gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]) -> to
 def _sentencepiece(
     gguf: GGUF, vocab: dict[str, int], config: dict[str, Any]
 ) -> tokenizers.Tokenizer:
-    """SentencePiece's BPE, whose merges are told by the scores of what they make."""
+    """Build SentencePiece's BPE, in which a merge's priority is the score of the merged token."""
     scores = gguf.get("tokenizer.ggml.scores") or []
     if len(scores) != len(vocab):
         found = f"{len(scores)} for {len(vocab)} tokens"
-        raise InputError(f"{gguf.file}: tokenizer.ggml.scores: found {found}; accepted: one each")
+        raise InputError(
+            f"{gguf.file}: tokenizer.ggml.scores: found {found}; accepted: one per token"
+        )
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab,
@@ -169,7 +175,7 @@ def _sentencepiece(
 
 
 def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a token, the best first; of one token in their order."""
+    """All pairs of tokens that join to a token, ordered by that token's score, highest first."""
     found = []
     for token, number in vocab.items():
         pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -180,15 +186,17 @@ def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]
     return [pair for _, pair in found]
 
 
-def _surround(backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, Any]) -> None:
-    """Have the backend put the special tokens around each text that the file asks for."""
+def _add_special_tokens(
+    backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, Any]
+) -> None:
+    """Make the backend add the file's beginning and end tokens to each text."""
     by_default = gguf.get("tokenizer.ggml.model") == "llama"
     by_default = by_default or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
     bos = config.get("bos_token") if gguf.get("tokenizer.ggml.add_bos_token", by_default) else None
     eos = config.get("eos_token") if gguf.get("tokenizer.ggml.add_eos_token", False) else None
     if not bos and not eos:
         return
-    around = [token for token in (bos, eos) if token]
+    added = [token for token in (bos, eos) if token]
     one, two = (
         [f"{bos}:{n}"] * bool(bos) + [f"${text}:{n}"] + [f"{eos}:{n}"] * bool(eos)
         for n, text in enumerate("AB")
@@ -196,7 +204,7 @@ def _surround(backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, An
     backend.post_processor = processors.TemplateProcessing(
         single=one,
         pair=[*one, *two],
-        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(around)],
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys(added)],
     )
 
 

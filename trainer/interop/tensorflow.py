@@ -1,4 +1,4 @@
-"""The hub's names for our TensorFlow models: the task is the class, as in `trainer.models.auto`."""
+"""The TFAutoModel classes: one Keras class for each task, like the classes in `models.auto`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -7,15 +7,16 @@ from trainer import hub
 from trainer.errors import InputError
 from trainer.models.auto import TASKS
 from trainer.models.config import ModelConfig
+from trainer.models.family import Family
+from trainer.models.formats.weight_files import WeightFiles
 from trainer.models.pretrained import PretrainedModel
-from trainer.models.weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from trainer.interop.tensorflow_models import TFPretrainedModel
 
 
 class TFAutoModel:
-    """Makes Keras models of the bare encoders; TensorFlow is imported when one is made."""
+    """Creates Keras models of encoders without a head. TensorFlow is imported on first use."""
 
     task: ClassVar[str] = "base"
 
@@ -32,11 +33,10 @@ class TFAutoModel:
         new_head: bool = False,
         **config_overrides: Any,
     ) -> "TFPretrainedModel":
-        """The model of a local directory, a hub id or a pkg:// path.
+        """Load the model from a local directory, a hub id or a pkg:// path.
 
-        The weights are those of model.safetensors, or where there are none (and `from_pt` does
-        not ask for them) of tf_model.h5. Raises InputError as the torch models do, and where
-        TensorFlow is not installed.
+        Reads model.safetensors, or if that is missing tf_model.h5, whatever the value of `from_pt`.
+        Raises the same errors as the torch models, and InputError if TensorFlow is not installed.
         """
         require_tensorflow()
         options: dict[str, Any] = {
@@ -45,61 +45,95 @@ class TFAutoModel:
             "local_files_only": local_files_only,
             "token": token,
         }
-        folder = hub.find(str(path), **options)
+        folder = hub.find(str(path), **options, subfolder=config_overrides.get("subfolder") or "")
         source = TASKS[cls.task].from_pretrained(
             path,
-            from_tf=not from_pt and not list(folder.glob(WeightFiles.pattern)),
+            from_tf=not list(folder.glob(WeightFiles.pattern)),
             new_head=new_head,
             **options,
             **config_overrides,
         )
-        return cls._twin(source)
+        return cls._converted(source)
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "TFPretrainedModel":
-        """The model of a config with random weights, drawn from torch's global generator."""
+        """Create the model from a config, with random weights from torch's global generator."""
         require_tensorflow()
-        return cls._twin(TASKS[cls.task].from_config(config))
+        return cls._converted(TASKS[cls.task].from_config(config))
 
     @classmethod
-    def _twin(cls, source: PretrainedModel) -> "TFPretrainedModel":
+    def _converted(cls, source: PretrainedModel) -> "TFPretrainedModel":
         from trainer.interop.tensorflow_models import MODELS
 
         return MODELS[cls.task](source)
 
 
 class TFAutoModelForMaskedLM(TFAutoModel):
-    """Makes Keras models that score every word at every token."""
+    """Creates Keras models that score the whole vocabulary at every token."""
 
     task = "masked_lm"
 
 
 class TFAutoModelForMultipleChoice(TFAutoModel):
-    """Makes Keras models that score the choices of a question."""
+    """Creates Keras models that score the choices of a question."""
 
     task = "multiple_choice"
 
 
 class TFAutoModelForQuestionAnswering(TFAutoModel):
-    """Makes Keras models that score tokens as starts and ends of an answer."""
+    """Creates Keras models that score tokens as starts and ends of an answer."""
 
     task = "question_answering"
 
 
 class TFAutoModelForSequenceClassification(TFAutoModel):
-    """Makes Keras models that label sequences."""
+    """Creates Keras models that label sequences."""
 
     task = "sequence_classification"
 
 
 class TFAutoModelForTokenClassification(TFAutoModel):
-    """Makes Keras models that label tokens."""
+    """Creates Keras models that label tokens."""
 
     task = "token_classification"
 
 
+GENERIC = (
+    TFAutoModel,
+    TFAutoModelForMaskedLM,
+    TFAutoModelForMultipleChoice,
+    TFAutoModelForQuestionAnswering,
+    TFAutoModelForSequenceClassification,
+    TFAutoModelForTokenClassification,
+)
+"""The classes above, one for each task."""
+
+
+def keras_class(task: str, family: Family) -> type[TFAutoModel] | None:
+    """Make the class for a family and a task, such as TFBertModel; None without such a head."""
+    generic = next((cls for cls in GENERIC if cls.task == task), None)
+    if generic is None:
+        return None
+    name = "TF" + family.name + family.heads[task].class_suffix
+    return type(name, (_OfFamily, generic), {"only_family": family})
+
+
+class _OfFamily(TFAutoModel):
+    """Creates Keras models of one family. The class can also be called with a config."""
+
+    only_family: ClassVar[Family]
+
+    def __new__(cls, config: ModelConfig) -> "TFPretrainedModel":  # type: ignore[misc]
+        return cls.from_config(config)
+
+    @classmethod
+    def _converted(cls, source: PretrainedModel) -> "TFPretrainedModel":
+        cls.only_family.require(source.config.model_type, cls.__name__, "config")
+        return super()._converted(source)
+
+
 def require_tensorflow() -> None:
-    """Raises InputError where TensorFlow is not installed, or is not what Keras runs on."""
+    """Raise InputError if TensorFlow is not installed, or Keras runs on another backend."""
     try:
         import keras
         import tensorflow  # noqa: F401

@@ -1,4 +1,4 @@
-"""What a Keras model was called with: names, types and shapes; values where they are known."""
+"""Checks the inputs of a Keras model: names, types, shapes and, in eager mode, values."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.errors import InputError, nearest
-from trainer.losses import IGNORED
+from trainer.interop.tensorflow_types import TfTensor
 from trainer.models.config import ModelConfig
+from trainer.tasks.losses import IGNORED
 
 INTEGERS = (tf.int64, tf.int32)
 
@@ -15,15 +16,16 @@ INTEGERS = (tf.int64, tf.int32)
 def check_inputs(
     inputs: dict[str, Any], config: ModelConfig, labels: tuple[str, ...], choices: bool
 ) -> None:
-    """Raises InputError, naming the argument, for tensors that no model of this config can read.
+    """Raise InputError, which names the argument, for inputs that do not fit this config.
 
-    Values are looked at in eager mode alone.
+    `labels` are the names of the inputs with labels. `choices` says whether the inputs have an axis
+    of choices. Values are checked only in eager mode.
     """
     known = ("input_ids", "attention_mask", "token_type_ids", "position_ids", *labels)
     for name in inputs:
         if name not in known:
             accepted = f"{', '.join(known)}{nearest(name, known)}"
-            raise InputError(f"{name}: no input of this model; accepted: {accepted}")
+            raise InputError(f"{name}: not an input of this model; accepted: {accepted}")
     needed = ("input_ids", *(labels if set(labels) & inputs.keys() else ()))
     for name in needed:
         if name not in inputs:
@@ -36,10 +38,10 @@ def check_inputs(
         _check_values(inputs, config)
 
 
-def check_integers(name: str, labels: Any, shape: tuple[Any, ...], size: int | None) -> None:
-    """Raises InputError unless labels are -100, or from 0 to below `size`, of this shape.
+def check_integers(name: str, labels: TfTensor, shape: tuple[Any, ...], size: int | None) -> None:
+    """Raise InputError unless labels have this shape, and each is -100 or in [0, size).
 
-    Those of one axis may have a second one of length 1.
+    If the shape is [B], labels [B, 1] are accepted too. If `size` is None, there is no upper limit.
     """
     shapes = (shape, (*shape, 1)) if len(shape) == 1 else (shape,)
     if labels.dtype not in INTEGERS or not _fits(labels, *shapes):
@@ -57,13 +59,13 @@ def check_integers(name: str, labels: Any, shape: tuple[Any, ...], size: int | N
         raise InputError(f"{name}: found {outside[0]}; accepted: {accepted}, or {IGNORED}")
 
 
-def check_numbers(labels: Any, shape: tuple[Any, ...]) -> None:
-    """Raises InputError unless labels have the shape [B, C]; or [B], where C is 1."""
+def check_numbers(labels: TfTensor, shape: tuple[Any, ...]) -> None:
+    """Raise InputError unless labels have the shape [B, C], or [B] if C is 1."""
     if not _fits(labels, shape, *([shape[:1]] if shape[1] == 1 else [])):
         raise InputError(f"labels: found shape {tuple(labels.shape)}; accepted: {shape}")
 
 
-def _fits(tensor: Any, *shapes: tuple[Any, ...]) -> bool:
+def _fits(tensor: TfTensor, *shapes: tuple[Any, ...]) -> bool:
     return any(tensor.shape.is_compatible_with(shape) for shape in shapes)
 
 
@@ -78,11 +80,11 @@ def _check_shapes(inputs: dict[str, Any], choices: bool) -> None:
         if name in inputs and not _fits(inputs[name], ids.shape):
             raise InputError(
                 f"{name}: found shape {tuple(inputs[name].shape)}; "
-                f"accepted: that of input_ids, {tuple(ids.shape)}"
+                f"accepted: the shape of input_ids, {tuple(ids.shape)}"
             )
 
 
-def _check_length(ids: Any, config: ModelConfig, own_positions: bool) -> None:
+def _check_length(ids: TfTensor, config: ModelConfig, own_positions: bool) -> None:
     after_pad = config.family.positions_after_pad
     if own_positions or (after_pad and not tf.executing_eagerly()):
         return
@@ -93,7 +95,7 @@ def _check_length(ids: Any, config: ModelConfig, own_positions: bool) -> None:
     if length is not None and length > most:
         raise InputError(
             f"input_ids: found a sequence of {length} tokens; accepted: up to {most} "
-            "(the tokenizer's truncation=True cuts there)"
+            "(truncation=True makes the tokenizer cut longer texts)"
         )
 
 

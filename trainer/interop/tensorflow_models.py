@@ -1,4 +1,7 @@
-"""Keras models made after our torch models: called, trained and saved as TensorFlow users do."""
+"""Keras models that are equivalent to this package's torch models.
+
+Dimensions: B examples of L tokens, C labels.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +14,9 @@ from keras import ops
 from torch import nn
 
 from trainer.errors import InputError
+from trainer.interop import tensorflow_outputs as outputs
 from trainer.interop.tensorflow_inputs import check_inputs, check_integers, check_numbers
-from trainer.interop.tensorflow_layers import Encoded, Maker, twin
+from trainer.interop.tensorflow_layers import Encoded, LayerMaker, keras_layer
 from trainer.interop.tensorflow_losses import (
     class_losses,
     classification_losses,
@@ -20,52 +24,56 @@ from trainer.interop.tensorflow_losses import (
     span_losses,
     token_losses,
 )
-from trainer.models import outputs
+from trainer.interop.tensorflow_types import KerasData, KerasLayer, TfTensor
 from trainer.models.auto import TASKS
-from trainer.models.loading import materialize
+from trainer.models.formats.loading import materialize
+from trainer.models.outputs import ModelOutput
 from trainer.models.pretrained import PretrainedModel
+from trainer.models.without_values import without_values
 
+FORMATS = ("safetensors", "tf", "both")
 FLAGS = ("output_hidden_states", "output_attentions", "return_dict", "training")
 
 _Inputs = dict[str, Any]
 
 
 class TFPretrainedModel(keras.Model):
-    """A Keras model that computes what a torch model does, with the same weights.
+    """A Keras model that is equivalent to a torch model and has the same weights.
 
-    It is called with a dict of tensors, or with named ones, and answers with the torch model's
-    outputs, but a loss for each example [B]; [1] where labels are per token. `compile` without a
-    loss trains on that loss, whose labels may be among the inputs or the targets. A loss or metric
-    that is given to `compile` gets the targets and the logits.
+    It takes a dict of tensors or keyword arguments, and returns the outputs of the torch model.
+    Only the loss differs: it is [B], one value for each example, or [1] if each token has a label.
+    If `compile` is called without a loss, `fit` minimizes this loss; labels may then be among the
+    inputs or the targets. A loss or metric that is passed to `compile` receives the targets and the
+    logits.
     """
 
-    output_class: ClassVar[type[outputs.ModelOutput]]
+    output_class: ClassVar[type[ModelOutput]]
     labels: ClassVar[tuple[str, ...]] = ("labels",)
     """The names of the inputs that hold labels."""
     choices: ClassVar[bool] = False
-    """Whether inputs have an axis for choices: [B, choices, L]."""
+    """Whether inputs have an axis of choices: [B, choices, L]."""
 
     def __init__(self, source: PretrainedModel) -> None:
         super().__init__()
-        make = Maker(source)
+        make = LayerMaker(source)
         self.config, self.task = source.config, source.task
-        self.body: Any = twin(make, source.body)
-        self.head: Any = None if source.head is None else twin(make, source.head)
+        self.body: KerasLayer = keras_layer(make, source.body)
+        self.head: KerasLayer = None if source.head is None else keras_layer(make, source.head)
         self._by_torch_name = make.variables
         self.built = True
 
     def __call__(self, inputs: Any = None, /, **named: Any) -> Any:
-        """The outputs, or a tuple of those that are set with `return_dict=False`.
+        """Compute the outputs; `return_dict=False` gives a tuple of the outputs that are not None.
 
-        Raises InputError, naming the argument, for inputs that do not fit.
+        Raises InputError, which names the argument, for inputs that do not fit.
         """
         if isinstance(inputs, Mapping):
             named = {**inputs, **named}
         elif inputs is not None:
             named["input_ids"] = inputs
         flags = {name: named.pop(name) for name in FLAGS if name in named}
-        given = {name: value for name, value in named.items() if value is not None}
-        tensors = {name: tf.convert_to_tensor(value) for name, value in given.items()}
+        present = {name: value for name, value in named.items() if value is not None}
+        tensors = {name: tf.convert_to_tensor(value) for name, value in present.items()}
         check_inputs(tensors, self.config, self.labels, self.choices)
         if set(self.labels) & tensors.keys():
             self._check_labels(tensors)
@@ -79,7 +87,7 @@ class TFPretrainedModel(keras.Model):
         return_dict: bool = True,
         training: bool = False,
     ) -> Any:
-        """The computation behind a call, on checked tensors."""
+        """Compute the outputs from tensors that `__call__` has checked."""
         rows = {name: x for name, x in inputs.items() if name not in self.labels}
         if self.choices:
             rows = {name: ops.reshape(x, (-1, x.shape[-1])) for name, x in rows.items()}
@@ -95,8 +103,8 @@ class TFPretrainedModel(keras.Model):
         return answer if return_dict else answer.to_tuple()
 
     def to_torch(self) -> PretrainedModel:
-        """A torch model with these weights, in eval mode."""
-        with torch.device("meta"):
+        """Create a torch model with the same weights, in eval mode."""
+        with without_values():
             model = TASKS[self.task](self.config)
         tensors = {}
         for name, variable in self._by_torch_name.items():
@@ -110,49 +118,62 @@ class TFPretrainedModel(keras.Model):
         self,
         directory: str | Path,
         max_shard_size: int | str = "5GB",
-        format: Literal["safetensors", "tf"] = "safetensors",
+        format: Literal["safetensors", "tf", "both"] = "safetensors",
+        safe_serialization: bool | None = None,
     ) -> None:
-        """As the torch model's: config.json and model.safetensors, or tf_model.h5 for "tf"."""
-        self.to_torch().save_pretrained(directory, max_shard_size, format)
+        """Save config.json and model.safetensors, or tf_model.h5 if `format` is "tf".
+
+        "both" writes both files. `safe_serialization` is transformers' argument for the format:
+        True means "safetensors", and False means "tf". Raises InputError for another format.
+        """
+        if safe_serialization is not None:
+            format = "safetensors" if safe_serialization else "tf"
+        if format not in FORMATS:
+            raise InputError(f"format: found {format!r}; accepted: {', '.join(FORMATS)}")
+        model = self.to_torch()
+        for written in ("safetensors", "tf") if format == "both" else (format,):
+            model.save_pretrained(directory, max_shard_size, written)  # type: ignore[arg-type]
 
     def compile(self, *arguments: Any, jit_compile: bool = False, **options: Any) -> None:
-        """As Keras', but without XLA unless asked for: it compiles anew for each length."""
+        """As in Keras, but by default without XLA, which would recompile for each length."""
         super().compile(*arguments, jit_compile=jit_compile, **options)
 
-    def train_step(self, data: Any) -> Any:
+    def train_step(self, data: KerasData) -> Any:
         return super().train_step(self._labels_in_place(data))
 
-    def test_step(self, data: Any) -> Any:
+    def test_step(self, data: KerasData) -> Any:
         return super().test_step(self._labels_in_place(data))
 
-    def predict_step(self, data: Any) -> dict[str, Any]:
+    def predict_step(self, data: KerasData) -> dict[str, TfTensor]:
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return dict(self(inputs, training=False).items())
 
     def predict(self, *arguments: Any, **options: Any) -> Any:
-        """As Keras', with the model's outputs as numpy arrays."""
+        """As in Keras; returns the model's outputs as numpy arrays."""
         return self.output_class(**super().predict(*arguments, **options))
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: TfTensor = None,
+        y: TfTensor = None,
+        y_pred: TfTensor = None,
+        sample_weight: TfTensor = None,
         training: bool = True,
     ) -> Any:
-        """What `fit` minimizes: the compiled loss of the logits, or the mean of the model's own."""
+        """The loss that `fit` minimizes: the one passed to `compile`, or the model's mean loss."""
         if self.loss is not None:
             return super().compute_loss(x, y, self._scores(y_pred), sample_weight, training)
         losses = y_pred.loss if sample_weight is None else y_pred.loss * sample_weight
         return ops.mean(losses)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The compiled metrics of the logits."""
+    def compute_metrics(
+        self, x: TfTensor, y: TfTensor, y_pred: TfTensor, sample_weight: TfTensor = None
+    ) -> TfTensor:
+        """Compute the metrics of `compile` from the logits."""
         return super().compute_metrics(x, y, self._scores(y_pred), sample_weight)
 
     def _encode(self, rows: _Inputs, training: bool) -> tuple[Encoded, Any]:
-        """The body's answer, and which tokens [B, L] are there."""
+        """The body's outputs, and the mask [B, L] that is False at pads."""
         ids, mask = rows["input_ids"], rows.get("attention_mask")
         visible = tf.ones_like(ids, tf.bool) if mask is None else mask != 0
         types = rows.get("token_type_ids", tf.zeros_like(ids))
@@ -160,8 +181,8 @@ class TFPretrainedModel(keras.Model):
         positions = self._positions(ids) if positions is None else positions
         return self.body(ids, visible, types, positions, training=training), visible
 
-    def _positions(self, ids: Any) -> Any:
-        """[B, L]: the columns, or for RoBERTa's kind the places of real tokens after the pad's."""
+    def _positions(self, ids: TfTensor) -> TfTensor:
+        """The position ids [B, L]; in models like RoBERTa, the first token has the pad id + 1."""
         if not self.config.family.positions_after_pad:
             return tf.range(tf.shape(ids)[1])[None]
         pad = self.config.pad_token_id
@@ -169,20 +190,20 @@ class TFPretrainedModel(keras.Model):
         return tf.cumsum(real, axis=1) * real + pad
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
-        """The output's fields but for hidden states and attentions: each task's own."""
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
+        """The output fields of the task, without hidden states and attentions."""
         raise AssertionError
 
     def _check_labels(self, inputs: _Inputs) -> None:
-        """Raises InputError, naming the argument, for labels that do not fit."""
+        """Raise InputError, which names the argument, for labels with a wrong shape or value."""
 
-    def _scores(self, answer: Any) -> Any:
-        """What compiled losses and metrics are given."""
+    def _scores(self, answer: TfTensor) -> TfTensor:
+        """The tensors that are passed to the losses and metrics of `compile`."""
         return answer.logits
 
-    def _labels_in_place(self, data: Any) -> tuple[_Inputs, Any, Any]:
-        """Labels among the inputs for the model's own loss, and the targets for compiled ones."""
+    def _labels_in_place(self, data: KerasData) -> tuple[_Inputs, TfTensor, TfTensor]:
+        """Move labels to the inputs if the model's own loss is used, otherwise to the targets."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         inputs = dict(x) if isinstance(x, Mapping) else {"input_ids": x}
         labels = {name: inputs.pop(name) for name in self.labels if name in inputs}
@@ -197,32 +218,32 @@ class TFPretrainedModel(keras.Model):
 
 
 class TFBaseModel(TFPretrainedModel):
-    """As `trainer.models.heads.BaseModel`."""
+    """The Keras version of `trainer.models.heads.bare.BaseModel`."""
 
-    output_class = outputs.BaseModelOutput
+    output_class = outputs.TFBaseModelOutput
     labels = ()
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         pooled = None if self.body.pooler is None else encoded.pooled
         return {
             "last_hidden_state": _without_pads(encoded.tokens, visible),
             "pooler_output": pooled,
         }
 
-    def _scores(self, answer: Any) -> Any:
+    def _scores(self, answer: TfTensor) -> TfTensor:
         return answer.last_hidden_state
 
 
 class TFSequenceClassificationModel(TFPretrainedModel):
-    """As `trainer.models.heads.SequenceClassificationModel`."""
+    """The Keras version of `SequenceClassificationModel`."""
 
-    output_class = outputs.SequenceClassifierOutput
+    output_class = outputs.TFSequenceClassifierOutput
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         logits = self.head(encoded.pooled, training=training)
         if "labels" not in inputs:
             return {"logits": logits}
@@ -239,13 +260,13 @@ class TFSequenceClassificationModel(TFPretrainedModel):
 
 
 class TFTokenClassificationModel(TFPretrainedModel):
-    """As `trainer.models.heads.TokenClassificationModel`."""
+    """The Keras version of `TokenClassificationModel`."""
 
-    output_class = outputs.TokenClassifierOutput
+    output_class = outputs.TFTokenClassifierOutput
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         return _token_fields(self.head(encoded.tokens, training=training), visible, inputs)
 
     def _check_labels(self, inputs: _Inputs) -> None:
@@ -254,14 +275,14 @@ class TFTokenClassificationModel(TFPretrainedModel):
 
 
 class TFQuestionAnsweringModel(TFPretrainedModel):
-    """As `trainer.models.heads.QuestionAnsweringModel`."""
+    """The Keras version of `QuestionAnsweringModel`."""
 
-    output_class = outputs.QuestionAnsweringModelOutput
+    output_class = outputs.TFQuestionAnsweringModelOutput
     labels = ("start_positions", "end_positions")
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         logits = self.head(encoded.tokens, training=training)
         start, end = ops.unstack(_without_pads(logits, visible), axis=-1)
         fields = {"start_logits": start, "end_logits": end}
@@ -274,18 +295,18 @@ class TFQuestionAnsweringModel(TFPretrainedModel):
         for name in self.labels:
             check_integers(name, inputs[name], (inputs["input_ids"].shape[0],), None)
 
-    def _scores(self, answer: Any) -> Any:
+    def _scores(self, answer: TfTensor) -> TfTensor:
         return {"start_positions": answer.start_logits, "end_positions": answer.end_logits}
 
 
 class TFMaskedLMModel(TFPretrainedModel):
-    """As `trainer.models.heads.MaskedLMModel`."""
+    """The Keras version of `MaskedLMModel`."""
 
-    output_class = outputs.MaskedLMOutput
+    output_class = outputs.TFMaskedLMOutput
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         logits = self.head(encoded.tokens, self.body.embeddings.token.embeddings)
         return _token_fields(logits, visible, inputs)
 
@@ -295,14 +316,14 @@ class TFMaskedLMModel(TFPretrainedModel):
 
 
 class TFMultipleChoiceModel(TFPretrainedModel):
-    """As `trainer.models.heads.MultipleChoiceModel`."""
+    """The Keras version of `MultipleChoiceModel`."""
 
-    output_class = outputs.MultipleChoiceModelOutput
+    output_class = outputs.TFMultipleChoiceModelOutput
     choices = True
 
     def _fields(
-        self, encoded: Encoded, visible: Any, inputs: _Inputs, training: bool
-    ) -> dict[str, Any]:
+        self, encoded: Encoded, visible: TfTensor, inputs: _Inputs, training: bool
+    ) -> dict[str, TfTensor]:
         scores = self.head(encoded.pooled, training=training)
         logits = ops.reshape(scores, ops.shape(inputs["input_ids"])[:2])
         if "labels" not in inputs:
@@ -322,17 +343,17 @@ MODELS: dict[str, type[TFPretrainedModel]] = {
     "sequence_classification": TFSequenceClassificationModel,
     "token_classification": TFTokenClassificationModel,
 }
-"""Task -> Keras model."""
+"""Task -> class of the Keras model."""
 
 
-def _token_fields(logits: Any, visible: Any, inputs: _Inputs) -> dict[str, Any]:
-    """The output's fields of a task with a label for each token: logits [B, L, C]."""
+def _token_fields(logits: TfTensor, visible: TfTensor, inputs: _Inputs) -> dict[str, TfTensor]:
+    """The output fields of a task that labels each token, from its logits [B, L, C]."""
     fields = {"logits": _without_pads(logits, visible)}
     if "labels" in inputs:
         fields["loss"] = token_losses(logits, inputs["labels"], visible)
     return fields
 
 
-def _without_pads(x: Any, visible: Any) -> Any:
-    """x [B, (heads,) L, C] with zeros at pads, as our torch models give it."""
+def _without_pads(x: TfTensor, visible: TfTensor) -> TfTensor:
+    """Set x [B, (heads,) L, C] to zero at pads, as in the torch models."""
     return x * ops.cast(visible[..., None], x.dtype)

@@ -1,4 +1,4 @@
-"""Names of tensors in TensorFlow's h5 files: theirs <-> the hub's, by rule."""
+"""Converts tensor names in TensorFlow's h5 files to and from the names on the hub."""
 
 import re
 from collections.abc import Collection
@@ -6,17 +6,18 @@ from collections.abc import Collection
 from torch import nn
 
 LEAVES = {"kernel": "weight", "gamma": "weight", "embeddings": "weight", "beta": "bias"}
-"""What Keras calls a layer's variables -> what torch does; other names are the same."""
+"""Name of a variable in Keras -> name in torch, if they differ."""
 
 SCOPES = {"cls": "mlm___cls"}
-"""A module at the top of the hub's names -> the Keras layer that transformers put it in."""
+"""Top-level module on the hub -> Keras layer of transformers that contains the module."""
 
 
 def hub_name(path: str, layers: Collection[str] = ()) -> str:
-    """The hub's name of a variable, such as tf_bert_model/bert/pooler/dense/kernel:0.
+    """The hub's name for a variable such as tf_bert_model/bert/pooler/dense/kernel:0.
 
-    A first part that is none of the model's top `layers` is the model's own name, which is left
-    out. The last part of x___y is the module's name, and _._ precedes the number of a layer.
+    If the first part of the path is not in the top-level `layers`, it is the model's name and is
+    dropped. A part x___y becomes y, the module's name; a part x_._3 becomes x.3, where 3 is the
+    layer's index.
     """
     *modules, leaf = path.split(":")[0].split("/")
     if layers and modules and modules[0] not in layers:
@@ -26,14 +27,14 @@ def hub_name(path: str, layers: Collection[str] = ()) -> str:
 
 
 def is_transposed(path: str) -> bool:
-    """Whether a variable is the transpose of the hub's tensor: [in, out] for [out, in]."""
+    """Whether a variable is stored as [in, out], the transpose of the hub's [out, in]."""
     return path.split(":")[0].endswith("/kernel")
 
 
 def keras_path(hub_name: str, module: nn.Module) -> str:
-    """The variable's path below the model's name for the hub's `hub_name` of a tensor of `module`.
+    """The path of the variable for the tensor `hub_name` of `module`, without the model's name.
 
-    Such as bert/encoder/layer_._0/attention/self/query/kernel:0.
+    An example is bert/encoder/layer_._0/attention/self/query/kernel:0.
     """
     path = re.sub(r"/(\d+)/", r"_._\1/", hub_name.replace(".", "/"))
     modules, _, leaf = path.rpartition("/")
@@ -42,15 +43,15 @@ def keras_path(hub_name: str, module: nn.Module) -> str:
 
 
 def top_layer(hub_name: str) -> str:
-    """The Keras layer, at the top of the model, that a tensor or a module is in."""
+    """The top-level Keras layer that contains a tensor or a module."""
     top = hub_name.partition(".")[0]
     return SCOPES.get(top, top)
 
 
 def model_name(architecture: str) -> str:
-    """What Keras names a model of transformers' TensorFlow class for an architecture.
+    """The Keras name of a model of an architecture, as in transformers.
 
-    BertForMaskedLM -> tf_bert_for_masked_lm
+    For example, the name for BertForMaskedLM is tf_bert_for_masked_lm.
     """
     spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", f"TF{architecture}")
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
@@ -62,5 +63,5 @@ def _leaf(leaf: str, modules: str, module: nn.Module) -> str:
     if isinstance(module, nn.LayerNorm):
         return {"weight": "gamma", "bias": "beta"}[leaf]
     if isinstance(module, nn.Embedding) and not modules.endswith("word_embeddings"):
-        return "embeddings"  # transformers shares the words' variable and names it itself
+        return "embeddings"  # only word embeddings, which are shared, keep the name "weight"
     return leaf

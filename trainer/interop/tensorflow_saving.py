@@ -1,8 +1,8 @@
-"""tf_model.h5, written as transformers' TensorFlow classes read it, without TensorFlow."""
+"""Writes tf_model.h5 for transformers' TensorFlow classes, without TensorFlow."""
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,30 +11,34 @@ from torch import Tensor
 from trainer.checkpoint import files
 from trainer.errors import InputError
 from trainer.interop.tensorflow_names import is_transposed, keras_path, model_name, top_layer
+from trainer.interop.tensorflow_types import Hdf5
 from trainer.interop.tensorflow_weights import INDEX, SINGLE, import_h5py
-from trainer.models import saving
-from trainer.models.encoder import Encoder
-from trainer.models.keys import BODY
-
-if TYPE_CHECKING:
-    from trainer.models.pretrained import PretrainedModel
+from trainer.models.blocks.encoder import Encoder
+from trainer.models.family_model import FamilyModel
+from trainer.models.formats import saving
+from trainer.models.formats.keys import BODY
 
 ATTRIBUTE_BYTES = 60_000
-"""HDF5 keeps an attribute in a header of 64 KiB; Keras cuts longer ones, and so do we."""
+"""The maximum size of an attribute. HDF5 allows 64 KiB; longer attributes are split as in Keras."""
 
 _Tensors = dict[str, Tensor]
 
 
-def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | str) -> None:
-    """Writes config.json and tf_model.h5 in fp32 (in shards above `max_shard_size`).
+def save_model(model: FamilyModel, directory: Path, max_shard_size: int | str) -> None:
+    """Write config.json and tf_model.h5 in fp32, in several shards if `max_shard_size` requires it.
 
-    Then the h5 files of an earlier save are removed; those of other formats stay. Raises
-    InputError where h5py is not installed, and for a family that has no TensorFlow classes.
+    The h5 files of an earlier save are removed afterwards, but files of other formats are kept.
+    Raises InputError if h5py is not installed or the family has no TensorFlow classes.
     """
     import_h5py()
     if not isinstance(model.body, Encoder):
         raise InputError(
             f"format: found tf for {model.architecture}, which has no TensorFlow class; "
+            "accepted: safetensors"
+        )
+    if model.task == "masked_lm" and not model.config.tie_word_embeddings:
+        raise InputError(
+            "format: found tf for a masked language model with tie_word_embeddings=False; "
             "accepted: safetensors"
         )
     shards = saving.split(_tensors(model), saving.size_in_bytes(max_shard_size))
@@ -52,27 +56,30 @@ def save_model(model: "PretrainedModel", directory: Path, max_shard_size: int | 
             files.remove_file(old)
 
 
-def _tensors(model: "PretrainedModel") -> _Tensors:
-    """Path below the model's name -> tensor, the body's first: the bare model has a prefix too."""
+def _tensors(model: FamilyModel) -> _Tensors:
+    """Keras path without the model's name -> tensor; the tensors of the body come first.
+
+    The paths of a model without a head have the family's prefix too.
+    """
     tensors = {}
     for name, parameter in model.named_parameters():
         hub_name = model.hub_name(name)
         if name.startswith(BODY) and model.task == "base":
-            hub_name = f"{model.config.family.prefix}.{hub_name}"
+            hub_name = f"{model.family.prefix}.{hub_name}"
         path = keras_path(hub_name, model.get_submodule(name.rpartition(".")[0]))
         value = parameter.detach().to(torch.float32)
         tensors[path] = value.T if is_transposed(path) else value
     return tensors
 
 
-def _tied_layer(model: "PretrainedModel") -> str | None:
-    """The top layer whose output weights are the embeddings: Keras lists those there again."""
+def _tied_layer(model: FamilyModel) -> str | None:
+    """The top-level layer tied to the embeddings; Keras lists the embeddings under it, too."""
     module = model.family_head.keys.get("") if model.family_head.tied else None
     return None if module is None else top_layer(module)
 
 
 def _write_shards(directory: Path, shards: list[_Tensors], name: str) -> set[str]:
-    """Writes the shards and their index; returns the names of the files."""
+    """Write the shards and their index; returns the names of the files."""
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"tf_model-{number:05d}-of-{len(shards):05d}.h5"
@@ -86,7 +93,7 @@ def _write_shards(directory: Path, shards: list[_Tensors], name: str) -> set[str
 
 
 def _single(tensors: _Tensors, name: str, tied_layer: str | None) -> bytes:
-    """A file as Keras saves weights: a group for each of the model's top layers."""
+    """The bytes of a file in Keras' weight format, with one group for each top-level layer."""
     embeddings = [f"{name}/{path}" for path in tensors if path.split("/")[1] == "embeddings"]
     layers: dict[str, _Tensors] = {}
     for path, tensor in tensors.items():
@@ -97,17 +104,17 @@ def _single(tensors: _Tensors, name: str, tied_layer: str | None) -> bytes:
         _set_names(file, "layer_names", list(layers))
         for layer, variables in layers.items():
             group = file.create_group(layer)
-            again = embeddings if layer == tied_layer else []
-            _set_names(group, "weight_names", [*variables, *again])
+            tied = embeddings if layer == tied_layer else []
+            _set_names(group, "weight_names", [*variables, *tied])
             _add_arrays(group, variables)
-            for path in again:  # the same bytes under a second name
+            for path in tied:  # a second name for the same array
                 group[path] = file[f"{path.split('/')[1]}/{path}"]
 
     return _bytes_of(fill)
 
 
 def _shard(tensors: _Tensors) -> bytes:
-    """A shard as transformers saves it: the arrays by their paths, all named in layer_names."""
+    """The bytes of a shard in transformers' layout: arrays by path, all listed in layer_names."""
 
     def fill(file: Any) -> None:
         _set_names(file, "layer_names", list(tensors))
@@ -117,19 +124,19 @@ def _shard(tensors: _Tensors) -> bytes:
 
 
 def _bytes_of(fill: Any) -> bytes:
-    buffer = io.BytesIO()  # whole in memory, so that the disk is written in one place alone
+    buffer = io.BytesIO()  # because only trainer.checkpoint.files may write to the disk
     with import_h5py().File(buffer, "w") as file:
         fill(file)
     return buffer.getvalue()
 
 
-def _add_arrays(group: Any, tensors: _Tensors) -> None:
+def _add_arrays(group: Hdf5, tensors: _Tensors) -> None:
     for path, tensor in tensors.items():
         group.create_dataset(path, data=tensor.cpu().numpy())
 
 
-def _set_names(group: Any, attribute: str, names: list[str]) -> None:
-    """A list of names as an attribute, in as many pieces of equal length as it needs."""
+def _set_names(group: Hdf5, attribute: str, names: list[str]) -> None:
+    """Store a list of names as an attribute, split into equal pieces if it is too long."""
     whole = np.array([name.encode() for name in names])
     if whole.nbytes <= ATTRIBUTE_BYTES:
         group.attrs[attribute] = whole

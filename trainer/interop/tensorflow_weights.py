@@ -1,4 +1,4 @@
-"""tf_model.h5, single or sharded, read by the hub's names without TensorFlow."""
+"""Reads tf_model.h5, in one file or in shards, under the hub's names and without TensorFlow."""
 
 from collections.abc import Iterable, Iterator
 from itertools import count, takewhile
@@ -12,18 +12,20 @@ from torch import Tensor
 
 from trainer.errors import InputError
 from trainer.interop.tensorflow_names import hub_name, is_transposed
-from trainer.models.weight_files import WeightFiles, what_it_is
+from trainer.interop.tensorflow_types import Hdf5
+from trainer.models.formats.weight_files import WeightFiles, why_invalid
 
 SINGLE = "tf_model.h5"
 INDEX = "tf_model.h5.index.json"
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-"""What h5py raises where the structure of a file is damaged."""
+"""The exceptions that h5py raises for a damaged file."""
 
 
 class TensorFlowWeights(WeightFiles):
-    """As `WeightFiles`, over what transformers' TensorFlow classes wrote, in torch's orientation.
+    """`WeightFiles` for files of transformers' TensorFlow classes; matrices are transposed as in
+    torch.
 
-    Raises InputError where h5py is not installed, and for a file whose data lies in other files.
+    Raises InputError if h5py is not installed, or if a file refers to data in other files.
     """
 
     single, index, pattern, kind = SINGLE, INDEX, "tf_model*.h5", "HDF5"
@@ -52,17 +54,21 @@ class TensorFlowWeights(WeightFiles):
             reason = " ".join(str(error).split())
             raise InputError(f"{file}: damaged ({reason})") from None
 
-    def _found(self, file: Path, opened: Any) -> dict[str, Any]:
-        """The arrays of an opened file by the hub's names."""
+    def _found(self, file: Path, opened: Hdf5) -> dict[str, Any]:
+        """The hub's tensor name -> array, for all arrays in an opened file."""
         layers = _attribute(opened, "layer_names")
         if not layers:
-            raise InputError(f"{file}: has no layer_names; accepted: a file as Keras saves weights")
+            raise InputError(
+                f"{file}: has no layer_names; accepted: a file in Keras' weight format"
+            )
         found: dict[str, Any] = {}
         for path, name in _variables(opened, layers):
             dataset = opened.get(path)
             if not _is_plain(dataset, opened):
-                raise InputError(f"{file}: {path}: accepted: an array of floats in this very file")
-            found.setdefault(name, dataset)  # a tied layer lists the embeddings once more
+                raise InputError(
+                    f"{file}: {path}: accepted: an array of floats stored in this file"
+                )
+            found.setdefault(name, dataset)  # a layer with tied weights lists the embeddings again
         return found
 
     def _open(self, file: Path) -> Any:
@@ -70,13 +76,13 @@ class TensorFlowWeights(WeightFiles):
         try:
             return h5py.File(file, "r")
         except FileNotFoundError:
-            raise InputError(f"{file}: there is no such file, but {INDEX} names it") from None
+            raise InputError(f"{file}: missing, but {INDEX} lists it") from None
         except OSError as error:
-            raise InputError(f"{file}: {what_it_is(file, self.kind, error)}") from None
+            raise InputError(f"{file}: {why_invalid(file, self.kind, error)}") from None
 
 
 def import_h5py() -> ModuleType:
-    """The package h5py. Raises InputError naming the extra that installs it."""
+    """Import the package h5py. If it is missing, raises InputError, which names the extra."""
     try:
         import h5py
     except ImportError:
@@ -87,8 +93,11 @@ def import_h5py() -> ModuleType:
     return h5py
 
 
-def _variables(opened: Any, layers: list[str]) -> Iterator[tuple[str, str]]:
-    """(path in the file, hub's name) of every variable. A shard's layers are its variables."""
+def _variables(opened: Hdf5, layers: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (path in the file, hub's name) of every variable.
+
+    In a file that is one of several shards, `layers` are the paths of the variables themselves.
+    """
     for layer in layers:
         group = opened.get(layer)
         if hasattr(group, "shape"):
@@ -98,8 +107,8 @@ def _variables(opened: Any, layers: list[str]) -> Iterator[tuple[str, str]]:
                 yield f"{layer}/{path}", hub_name(path, layers)
 
 
-def _attribute(group: Any, name: str) -> list[str]:
-    """A list of names, which Keras cuts into name0, name1, ... where it is long."""
+def _attribute(group: Hdf5, name: str) -> list[str]:
+    """The list of names in an attribute; Keras splits long lists into name0, name1, ...."""
     attributes = group.attrs
     numbered = takewhile(attributes.__contains__, (f"{name}{number}" for number in count()))
     pieces = [name] if name in attributes else list(numbered)
@@ -107,8 +116,8 @@ def _attribute(group: Any, name: str) -> list[str]:
     return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
 
 
-def _is_plain(dataset: Any, opened: Any) -> bool:
-    """Whether this is an array whose numbers lie in the opened file itself."""
+def _is_plain(dataset: Hdf5, opened: Hdf5) -> bool:
+    """Whether `dataset` is an array of floats that is stored in the opened file itself."""
     if not hasattr(dataset, "shape") or dataset.file.filename != opened.filename:
         return False
     numbers = dataset.dtype.kind == "f" and dataset.dtype.itemsize <= 8

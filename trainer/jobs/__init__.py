@@ -1,1 +1,1 @@
-"""Jobs: what a command does with a checked run, one file each."""
+"""Jobs: the actions that a command can perform, such as train or predict; one file for each."""

@@ -1,4 +1,4 @@
-"""The chat job: a conversation in the terminal, or through a pipe, a message a line."""
+"""The chat job: a conversation in the terminal or through a pipe, one message per line."""
 
 import logging
 import os
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from trainer.console import shown
-from trainer.data.typed_texts import check_utf8
+from trainer.data.command_line_texts import check_utf8
 from trainer.errors import InputError
-from trainer.run import Run
+from trainer.runs.run import Run
+from trainer.terminal.activity import done
+from trainer.terminal.console import shown
 
 if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
@@ -21,59 +22,62 @@ EXIT = "/exit"
 
 
 def prepare(run: Run) -> bool:
-    """Nothing: one process talks."""
+    """Do nothing; the job runs in one process."""
     return True
 
 
 def run(run: Run) -> int:
-    """Answer message after message, each in view of all before it; /exit or Ctrl-D ends it."""
+    """Answer messages, with the conversation so far as context, until /exit or Ctrl-D."""
     _refuse_other_input(run)
-    from trainer.generation.asking import opening
+    from trainer.config.saved_recipe import prompt_style
     from trainer.generation.decoding import Past
+    from trainer.generation.prompts import initial_messages
     from trainer.generation.text import stream
-    from trainer.jobs.parts import load_generator
-    from trainer.launching.saved_recipe import manner_of_asking
-    from trainer.models.pretrained import max_sequence_length
+    from trainer.jobs.parts.model import load_generator
 
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     model, tokenizer, ends = load_generator(run)
-    manner = manner_of_asking(run)
-    if manner.chat is False:
+    style = prompt_style(run)
+    if style.chat is False:
         found = "false, or the model was trained without a chat template"
         raise InputError(f"input.chat: {found}; accepted: input.chat=true, or job=generate")
-    messages = opening(manner.system)
-    past, positions = Past(), max_sequence_length(model.config)
-    for turn, text in enumerate(_said()):
+    done()
+    messages = initial_messages(style.system)
+    past, positions = Past(), model.longest_sequence
+    for turn, text in enumerate(_user_messages()):
         messages.append({"role": "user", "content": text})
         room = positions - min(run.generation.max_new_tokens, positions // 2)
-        messages, asked = _fitting(tokenizer, messages, manner.date, positions, room)
-        if not asked:
+        messages, prompt_ids = _fitting(tokenizer, messages, style.date, positions, room)
+        if not prompt_ids:
             continue
-        # the draws depend on the prompt's number: it tells the turns apart
-        pieces = stream(model, tokenizer, [asked], run.generation, ends, turn, past)
-        messages.append({"role": "assistant", "content": _shown(pieces)})
+        # the random numbers depend on the prompt's number, so each turn passes another one
+        pieces = stream(model, tokenizer, [prompt_ids], run.generation, ends, turn, past)
+        messages.append({"role": "assistant", "content": _print_pieces(pieces)})
     return 0
 
 
 def _refuse_other_input(run: Run) -> None:
+    if (count := run.generation.num_return_sequences) > 1:
+        found = f"found {count} with job=chat"
+        raise InputError(f"generation.num_return_sequences: {found}; accepted: 1, or job=generate")
     for name in ("text", "text_pair", "prompt", "file"):
         if getattr(run.input, name) is not None:
             raise InputError(f"input.{name}: job=chat has no such input; accepted: standard input")
 
 
-def _said() -> Iterator[str]:
-    """What the user says, line by line; empty lines say nothing."""
-    watched = sys.stdin.isatty()
-    if watched:
-        with suppress(ImportError):  # where there is one, lines can be edited and repeated
+def _user_messages() -> Iterator[str]:
+    """Yield the user's messages from standard input, one per line; empty lines are skipped."""
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        with suppress(ImportError):  # readline, if available, adds line editing and a history
             import readline  # noqa: F401
-        print(f"a line is a message; {EXIT} or Ctrl-D ends")
+        print(f"each line is a message; {EXIT} or Ctrl-D quits")
     while True:
         try:
-            line = input("> " if watched else "")
+            line = input("> " if is_terminal else "")
         except EOFError:
-            print(end="\n" * watched)
+            print(end="\n" * is_terminal)
             return
         check_utf8(line, "standard input")
         if line.strip() == EXIT:
@@ -89,30 +93,30 @@ def _fitting(
     positions: int,
     room: int,
 ) -> tuple[list[dict[str, str]], list[int]]:
-    """The conversation and its ids; the oldest turns leave it until it fits the `room`.
+    """The conversation and its token ids, without the oldest turns if it exceeds `room` tokens.
 
-    Without its last message, and no ids, where that alone takes more than all positions. Either is
-    told.
+    If the last message alone has more tokens than the model has positions, the message is dropped
+    and the ids are empty. Both cases log a warning.
     """
-    from trainer.generation.asking import awaiting_ids
+    from trainer.generation.prompts import encode_conversations
 
     kept = list(messages)
     while True:
-        (ids,) = awaiting_ids(tokenizer, [kept], date)
-        asked = [place for place, message in enumerate(kept) if message["role"] == "user"]
-        if len(ids) <= room or len(asked) == 1:
+        (ids,) = encode_conversations(tokenizer, [kept], date)
+        turn_starts = [i for i, message in enumerate(kept) if message["role"] == "user"]
+        if len(ids) <= room or len(turn_starts) == 1:
             break
-        del kept[asked[0] : asked[1]]
+        del kept[turn_starts[0] : turn_starts[1]]
     if len(ids) > positions:
         log.warning("chat: not answered: found %d tokens; accepted: %d", len(ids), positions)
         return messages[:-1], []
     if len(kept) < len(messages):
-        log.warning("chat: the oldest messages left; the model has %d positions", positions)
+        log.warning("chat: the oldest messages were dropped; the model has %d positions", positions)
     return kept, ids
 
 
-def _shown(pieces: Iterator[tuple[int, str]]) -> str:
-    """The answer, printed as it comes."""
+def _print_pieces(pieces: Iterator[tuple[int, str]]) -> str:
+    """Print the pieces of an answer as they are generated; returns the whole answer."""
     answer = ""
     for _, piece in pieces:
         print(shown(piece), end="", flush=True)

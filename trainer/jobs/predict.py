@@ -1,31 +1,38 @@
-"""The predict job: texts from the command line, standard input, a file or a data set to answers."""
+"""The predict job: predicts answers for texts from a command line or pipe, or for a data set."""
 
 import os
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainer.data.output_rows import print_rows, write_rows
-from trainer.data.typed_texts import typed_texts
+from trainer.data.output_rows import print_rows, print_written, write_rows
 from trainer.errors import InputError, NonFiniteSamples
-from trainer.recipe import Recipe
-from trainer.run import Run
-from trainer.standard_streams import require_output
+from trainer.jobs.parts.input_rows import InputSet, input_sets
+from trainer.plurals import plural
+from trainer.runs.run import Run
+from trainer.tasks.recipe import Recipe
+from trainer.terminal.activity import doing
+from trainer.terminal.standard_streams import require_output
+
+if TYPE_CHECKING:
+    from trainer.jobs.parts.neighbors import Corpus
+    from trainer.pipelines import Pipeline
+    from trainer.rendering.evaluation_progress import EvaluationProgress
 
 ROWS_AT_A_TIME = 4096
-"""Rows that are tokenized and held together, so that a file of any length takes little memory."""
+"""The number of rows that are predicted and written at once."""
 
 
 def prepare(run: Run) -> bool:
-    """Fetch the model, so that many processes find it there."""
-    from trainer.jobs.parts import fetch_model
+    """Download the model once, before several processes start."""
+    from trainer.jobs.parts.model import fetch_model
 
     fetch_model(run)
     return True
 
 
 def run(run: Run) -> int:
-    """Answer every row in the caller's order: JSON lines, or what output.file's name tells."""
+    """Write the answers in the order of the rows, in the format of output.file or as JSON lines."""
     if run.output.file is None:
         require_output()
     if run.recipe is None:
@@ -36,103 +43,87 @@ def run(run: Run) -> int:
         raise InputError(
             f"recipe: {found} has no answers for job=predict; accepted: {writes}job=evaluate"
         )
-    rows = _rows(run, run.recipe)
-    _check_rows(rows, run.recipe)
-    answers = _answers(run, run.recipe, rows)
+    sets = input_sets(run, run.recipe)
+    answers = _answers(run, sets)
     if int(os.environ.get("RANK", "0")) > 0:
-        deque(answers, maxlen=0)  # takes part, and leaves the writing to the main process
+        deque(answers, maxlen=0)  # computes this rank's share; the main process writes the answers
     elif run.output.file is None:
-        print_rows(answers)
+        from trainer.rendering.answers import answer_lines
+
+        print_rows(answers, None if run.output.json else answer_lines)
     else:
         write_rows(run.output.file, answers)
+        print_written(sum(len(each.rows) for each in sets), run.output.file)
     return 0
 
 
-def _rows(run: Run, recipe: Recipe) -> Any:
-    """The rows to answer: a table, or a list of dicts with the recipe's text columns."""
-    given = run.input
-    if given.prompt is not None:
-        raise InputError("input.prompt: job=predict takes input.text; accepted: job=generate")
-    if given.system is not None:
-        raise InputError(
-            "input.system: job=predict does not read it; accepted: job=generate, job=chat"
-        )
-    if given.chat != "auto":
-        raise InputError(
-            "input.chat: job=predict does not read it; accepted: job=generate, job=chat"
-        )
-    if given.file is not None and given.text is not None:
-        raise InputError("input: found both input.text and input.file; accepted: one of them")
-    if given.file is not None:
-        from trainer.data.sources import read_files
-
-        return read_files(given.file, "input.file")
-    if given.text is not None:
-        return _typed_rows(given.text, given.text_pair, recipe)
-    if run.dataset is None:
-        raise InputError("input: nothing to answer; give input.text, input.file or a dataset")
-    splits = run.dataset.load()
-    if splits.test is not None:
-        return splits.test
-    return next(iter(splits.validation.values()), splits.train)
-
-
-def _check_rows(rows: Any, recipe: Recipe) -> None:
-    if len(rows) == 0:
-        raise InputError("input: no rows")
-    columns = list(rows[0]) if isinstance(rows, list) else rows.column_names
-    for name in recipe.text_columns:
-        if name not in columns:
-            there = ", ".join(columns)
-            raise InputError(f"input: no column '{name}'; there are: {there}; recipe.text names it")
-    recipe.refuse_unread(columns)
-
-
-def _typed_rows(text: str, pair: str | None, recipe: Recipe) -> list[dict[str, str]]:
-    """Rows from the command line: a text, a JSON list of texts, or - for standard input's lines."""
-    names = recipe.text_columns
-    texts = typed_texts(text, "input.text")
-    if len(names) == 1:
-        if pair is not None:
-            raise InputError("input.text_pair: the model reads one text, not a pair")
-        return [{names[0]: one} for one in texts]
-    if pair is None:
-        raise InputError("input.text_pair: the model reads pairs; give the second text")
-    pairs = typed_texts(pair, "input.text_pair")
-    if len(pairs) != len(texts):
-        raise InputError(f"input.text_pair: found {len(pairs)} for {len(texts)} texts")
-    return [dict(zip(names, both, strict=True)) for both in zip(texts, pairs, strict=True)]
-
-
-def _answers(run: Run, recipe: Recipe, rows: Any) -> Iterator[dict[str, Any]]:
-    from trainer.console import make_console
-    from trainer.jobs.parts import load_model, load_tokenizer
+def _answers(run: Run, sets: list[InputSet]) -> Iterator[dict[str, Any]]:
+    """The rows of all sets with their answers; rows of named sets also have the name, as `set`."""
+    from trainer.jobs.parts.model import load_trained_model
+    from trainer.jobs.parts.processor import load_processor
     from trainer.pipelines import Pipeline
     from trainer.rendering.evaluation_progress import EvaluationProgress
+    from trainer.terminal.console import make_console
 
-    tokenizer = load_tokenizer(run)
-    model = load_model(run.model, recipe.head, run.seed)
-    progress = EvaluationProgress(make_console(stderr=True), total=len(rows))
-    pipeline = Pipeline(model, recipe, tokenizer, run.trainer, [progress])
-    for start in range(0, len(rows), ROWS_AT_A_TIME):
-        piece, progress.before = _piece(rows, start), start
-        try:
-            answers = pipeline.answers(piece)
-        except NonFiniteSamples as error:
-            samples = error.samples
-            raise NonFiniteSamples("input", samples, error.total, first=start) from error
-        finally:
-            progress.on_close()
-        for row, answer in zip(piece, answers, strict=True):
-            kept = {f"input_{k}" if k in answer else k: value for k, value in row.items()}
-            yield {**kept, **answer}
+    recipes = [each.recipe.for_prediction for each in sets]
+    searching = [_search_recipes(each) for each in recipes] if run.input.corpus else None
+    processor = load_processor(run, recipes[0])
+    model = load_trained_model(run.model, recipes[0].head, run.seed)
+    total, before = sum(len(each.rows) for each in sets), 0
+    doing(f"answering {plural(total, 'row')}")
+    corpus = None
+    if searching is not None:
+        corpus = _corpus(run, Pipeline(model, searching[0][1], processor, run.trainer))
+        recipes = [query for query, _ in searching]
+    progress = EvaluationProgress(make_console(stderr=True), total=total)
+    for each, recipe in zip(sets, recipes, strict=True):
+        pipeline = Pipeline(model, recipe, processor, run.trainer, [progress])
+        for start in range(0, len(each.rows), ROWS_AT_A_TIME):
+            piece, progress.before = _piece(each.rows, start), before + start
+            answers = _of_piece(pipeline, piece, each.where, start, progress)
+            if corpus is not None:
+                answers = list(corpus.nearest(answers, run.input.neighbors))
+            for row, answer in zip(piece, answers, strict=True):
+                added = {"set": each.name, **answer} if each.name else answer
+                kept = {f"input_{k}" if k in added else k: value for k, value in row.items()}
+                yield {**kept, **added}
+        before += len(each.rows)
+
+
+def _of_piece(
+    pipeline: "Pipeline", piece: Any, where: str, start: int, progress: "EvaluationProgress"
+) -> list[dict[str, Any]]:
+    """The answers to consecutive rows of a set; `start` is the number of the first one."""
+    try:
+        return pipeline.answers(piece)
+    except NonFiniteSamples as error:
+        raise NonFiniteSamples(where, error.samples, error.total, first=start) from error
+    finally:
+        progress.on_close()
+
+
+def _corpus(run: Run, pipeline: "Pipeline") -> "Corpus":
+    """The corpus to search, with its vectors, which `pipeline` computes if it has none."""
+    from trainer.jobs.parts.neighbors import load_corpus
+
+    assert run.input.corpus is not None
+    return load_corpus(run.input.corpus, run.input.neighbors, pipeline)
+
+
+def _search_recipes(recipe: Recipe) -> tuple[Recipe, Recipe]:
+    """The recipes that embed queries and the corpus. Raises InputError if there are none."""
+    query, document = recipe.for_search("query"), recipe.for_search("document")
+    if query is None or document is None:
+        found = f"{type(recipe).__name__} gives no vectors to search by"
+        raise InputError(f"input.corpus: {found}; accepted: recipe=sentence_embedding")
+    return query, document
 
 
 def _piece(rows: Any, start: int) -> Any:
-    """Some of the rows; those of a table know the lines of the files that they come from."""
+    """Up to ROWS_AT_A_TIME rows from `start` on; a table keeps the file and line of each row."""
     import numpy as np
 
-    from trainer.data.places import taken
+    from trainer.data.row_locations import select_rows
 
     stop = min(start + ROWS_AT_A_TIME, len(rows))
-    return rows[start:stop] if isinstance(rows, list) else taken(rows, np.arange(start, stop))
+    return rows[start:stop] if isinstance(rows, list) else select_rows(rows, np.arange(start, stop))

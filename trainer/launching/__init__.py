@@ -1,1 +1,1 @@
-"""From what the user typed to a checked Run: everything about it that needs no Hydra."""
+"""Launching: starts the ranks of a run, on one machine or several."""

@@ -1,4 +1,4 @@
-"""ModelConfig: config.json as attributes, checked, and written back as transformers reads it."""
+"""ModelConfig: config.json as checked attributes, saved so that transformers can read it."""
 
 import json
 import logging
@@ -8,10 +8,12 @@ from typing import Any, Self
 
 from trainer import hub
 from trainer.errors import InputError, nearest
-from trainer.foreign_json import parse_json
-from trainer.foreign_numbers import is_number
-from trainer.models.config_entries import COMMON, NO_EFFECT, REQUIRED, TOKEN_IDS
-from trainer.models.family import Family, find_family
+from trainer.foreign.json_values import parse_json
+from trainer.foreign.numbers import is_number
+from trainer.models.blocks.activations import ACTIVATIONS
+from trainer.models.config_names import ConfigNames
+from trainer.models.family_config import FamilyConfig, find_family_config, native_families
+from trainer.models.formats.config_entries import COMMON, NO_EFFECT, REQUIRED, TOKEN_IDS
 
 log = logging.getLogger("trainer")
 
@@ -31,23 +33,35 @@ LARGEST = {
     "num_key_value_heads": 4096,
     "head_dim": 1 << 14,
     "hidden_size": 1 << 17,
+    "embedding_size": 1 << 17,
     "intermediate_size": 1 << 20,
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 24,
+    "num_experts": 1 << 12,
+    "num_experts_per_tok": 1 << 12,
+    "moe_intermediate_size": 1 << 20,
+    "decoder_sparse_step": 1000,
     "type_vocab_size": 1 << 16,
+    "num_decoder_layers": 1000,
+    "num_hidden_groups": 1000,
+    "inner_group_num": 1000,
+    "decoder_attention_heads": 4096,
+    "decoder_intermediate_size": 1 << 20,
+    "relative_attention_num_buckets": 1 << 16,
+    "relative_attention_max_distance": 1 << 24,
 }
-"""Sizes beyond these are a mistake or an attack, and would be met with a crash."""
+"""The largest accepted sizes; larger ones are mistakes or attacks that would crash the process."""
 
 
-class ModelConfig:
-    """The entries of a config.json over its family's defaults, read and set as attributes.
+class ModelConfig(ConfigNames):
+    """The entries of a config.json and its family's defaults, as attributes to read and set.
 
     `id2label`, `label2id` and `num_labels` always agree. Entries that the family does not have are
-    kept for saving and change nothing; `unused` names them. Names are the family's own; the shared
-    blocks' names (`hidden_size` for DistilBERT's `dim`) work too.
+    kept for saving and have no effect; `unused` lists them. Both the family's names and those of
+    the shared blocks (`hidden_size` for DistilBERT's `dim`) work.
     """
 
-    family: Family
+    family: FamilyConfig
     id2label: dict[int, str]
 
     def __init__(
@@ -56,23 +70,20 @@ class ModelConfig:
         overrides: Mapping[str, Any] | None = None,
         where: str = "config.json",
     ) -> None:
-        """`entries` as in a file; `overrides` are the user's, so a key must be a known one.
+        """`entries` come from a file, `overrides` from the user; keys of `overrides` must be known.
 
-        What is wrong in `entries` and replaced by `overrides` is not looked at. Raises InputError,
-        which starts with `where` for what is wrong in `entries`.
+        Entries that `overrides` replace are not checked. Raises InputError; errors in `entries`
+        start with `where`.
         """
-        unsafe = [name for name in UNSAFE if name in entries]
-        if unsafe:
-            raise InputError(
-                f"{where}: found {unsafe[0]}, which points at remote code; accepted: a model whose "
-                "code is native here"
-            )
+        entries = _without_own_code(entries, where)
         overrides = dict(overrides or {})
-        set_here = self.__dict__
-        set_here["family"] = find_family(entries.get("model_type"))
-        mended = bool({"id2label", "label2id"} & overrides.keys())
-        set_here["id2label"] = _label_names({} if mended else entries, where)
-        set_here["_entries"] = {name: entries[name] for name in entries if name not in _LABELS}
+        attributes = self.__dict__
+        attributes["family"] = find_family_config(entries.get("model_type"))
+        renamed = attributes["family"].renamed
+        entries = {renamed.get(name, name): value for name, value in entries.items()}
+        labels_replaced = bool({"id2label", "label2id"} & overrides.keys())
+        attributes["id2label"] = _label_names({} if labels_replaced else entries, where)
+        attributes["_entries"] = {name: entries[name] for name in entries if name not in _LABELS}
         for name in TOKEN_IDS:
             if self._entries.get(name) == -1:
                 self._entries[name] = None
@@ -94,7 +105,8 @@ class ModelConfig:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         token: str | None = None,
-        **overrides: Any,
+        subfolder: str = "",
+        **overrides: object,
     ) -> Self:
         """The config of a local directory, a hub id or a pkg:// path, with entries replaced."""
         folder = hub.find(
@@ -103,14 +115,16 @@ class ModelConfig:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
             token=token,
+            subfolder=subfolder,
+            weights=None,
         )
         config = cls(read_config(folder), overrides, where=str(folder / "config.json"))
-        config.tell_unused(folder)
+        config.warn_of_unused(folder)
         return config
 
     @property
     def unused(self) -> list[str]:
-        """Entries of the file that this family does not have, and that say something."""
+        """Entries of the file that this family does not have, unless their values are empty."""
         known = {*self._known, *self.family.no_effect, *NO_EFFECT}
         return sorted(
             name
@@ -118,7 +132,7 @@ class ModelConfig:
             if name not in known and value not in (None, {}, [], "")
         )
 
-    def tell_unused(self, folder: Path) -> None:
+    def warn_of_unused(self, folder: Path) -> None:
         """Log the entries of the file that are not used."""
         if names := self.unused:
             kind = self.family.model_type
@@ -131,16 +145,23 @@ class ModelConfig:
 
     @property
     def num_labels(self) -> int:
-        """How many labels id2label names."""
+        """The number of labels in id2label."""
         return len(self.id2label)
 
     @property
     def label2id(self) -> dict[str, int]:
-        """id2label the other way round."""
+        """The inverse of id2label."""
         return _inverse(self.id2label)
 
+    def known(self, name: str) -> Any:
+        """The value of an entry, or None if this family has no such entry."""
+        family = self.family
+        entry = family.synonyms.get(name, name)
+        tables = (family.defaults, family.optional, family.constants, COMMON)
+        return getattr(self, name) if any(entry in table for table in tables) else None
+
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds: what was read or set, every default, and the label names."""
+        """The contents of config.json: defaults, overridden by other entries, and label names."""
         names = {str(index): name for index, name in self.id2label.items()}
         labels = {"id2label": names, "label2id": self.label2id}
         set_defaults = {k: v for k, v in self.family.defaults.items() if v is not None}
@@ -151,15 +172,18 @@ class ModelConfig:
             raise AttributeError(name)
         entry = self.family.synonyms.get(name, name)
         family = self.family
-        # An entry that the family does not have must change nothing, even if our code reads it.
+        # An entry that the family does not have must have no effect, even if shared code reads it.
         fixed = {} if entry in family.defaults else family.constants
-        for source in (fixed, self._entries, family.defaults, family.optional, COMMON):
+        for source in (fixed, self._entries, family.defaults, family.optional, COMMON, REQUIRED):
             if entry in source:
                 return source[entry]
         raise AttributeError(f"a config of model_type {self.model_type!r} has no {name!r}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._override({name: value}, "model.config")
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "_attn_implementation":
+            object.__setattr__(self, name, value)
+        else:
+            self._override({name: value}, "model.config")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelConfig) and self.to_dict() == other.to_dict()
@@ -171,13 +195,13 @@ class ModelConfig:
 
     @property
     def _known(self) -> set[str]:
-        """Every entry that changes something, or is checked."""
+        """Every entry that has an effect or is checked."""
         family = self.family
         tables = (family.defaults, family.optional, family.required, COMMON, REQUIRED)
         return {name for table in tables for name in table}
 
     def _override(self, overrides: dict[str, Any], where: str) -> None:
-        """Sets entries, all or, where one is refused, none; `where` starts the errors."""
+        """Set all entries, or none if one is refused; errors start with `where`."""
         entries, labels = dict(self._entries), self.id2label
         try:
             self._set(overrides)
@@ -200,7 +224,8 @@ class ModelConfig:
             self.__dict__["id2label"] = names
 
     def _check_known(self, name: str) -> None:
-        known = {*self._known, *self.family.synonyms}
+        without_effect = {*self.family.no_effect, *NO_EFFECT} - {"model_type"}
+        known = {*self._known, *self.family.synonyms, *without_effect}
         if name in (*UNSAFE, "model_type") or name not in known:
             hint = nearest(name, known)
             raise InputError(
@@ -218,10 +243,26 @@ class ModelConfig:
         _check_choices(self, where)
 
 
+def _without_own_code(entries: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the entries without auto_map, if this package implements the class that it names.
+
+    Raises InputError for any other entry that points at code.
+    """
+    unsafe = [name for name in UNSAFE if name in entries]
+    native = entries.get("model_type") in native_families() if unsafe else False
+    known = find_family_config(entries["model_type"]).no_effect if native else frozenset()
+    if refused := [name for name in unsafe if name not in known]:
+        raise InputError(
+            f"{where}: found {refused[0]}, which points at remote code; accepted: a model that "
+            "this package implements"
+        )
+    return {name: value for name, value in entries.items() if name not in unsafe}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The entries of `folder`/config.json, of another JSON file, or of a GGUF file's metadata.
 
-    Raises InputError unless it is a JSON object.
+    Raises InputError if the file is missing or does not hold a JSON object.
     """
     if folder.suffix == ".gguf" and folder.is_file():
         from trainer.interop.gguf_config import read_config as read_gguf
@@ -246,7 +287,7 @@ def config_file(place: Path) -> str:
 
 
 def saved_labels(entries: Mapping[str, Any]) -> dict[int, str] | None:
-    """id2label of the entries of a file, or None where they name no labels properly."""
+    """id2label from the entries of a file, or None if they hold no valid labels."""
     try:
         return _label_names(entries, "config.json")
     except InputError:
@@ -257,20 +298,22 @@ _LABELS = ("id2label", "label2id", "num_labels")
 
 
 def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
-    """id2label from any of the three entries; the two given together must have the same length."""
+    """Return id2label, from any of `_LABELS`; if several are given, their lengths must agree."""
     count = entries.get("num_labels")
-    names = _names_of(entries.get("id2label"), f"{where}: id2label")
+    names = _checked_names(entries.get("id2label"), f"{where}: id2label")
     if names is None and entries.get("label2id") is not None:
         label2id = entries["label2id"]
         _require_mapping(label2id, f"{where}: label2id")
         if not all(type(index) in (int, str) for index in label2id.values()):
             raise InputError(f"{where}: label2id: accepted: a number for each name")
         inverse = {index: name for name, index in label2id.items()}
-        names = _names_of(inverse, f"{where}: label2id")
+        names = _checked_names(inverse, f"{where}: label2id")
     if names is None:
         count = COMMON["num_labels"] if count is None else count
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 1 << 20:
-            raise InputError(f"{where}: num_labels: found {count!r}; accepted: an integer from 1")
+            raise InputError(
+                f"{where}: num_labels: found {count!r}; accepted: an integer of at least 1"
+            )
         return {index: f"LABEL_{index}" for index in range(count)}
     if count is not None and count != len(names):
         raise InputError(f"{where}: num_labels is {count!r}, but id2label has {len(names)} names")
@@ -281,7 +324,7 @@ def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
     return {name: index for index, name in id2label.items()}
 
 
-def _names_of(id2label: Any, where: str) -> dict[int, str] | None:
+def _checked_names(id2label: Any, where: str) -> dict[int, str] | None:
     if id2label is None:
         return None
     if isinstance(id2label, (list, tuple)):
@@ -298,17 +341,17 @@ def _names_of(id2label: Any, where: str) -> dict[int, str] | None:
     return {index: names[index] for index in range(len(names))}
 
 
-def _require_mapping(value: Any, where: str) -> None:
+def _require_mapping(value: object, where: str) -> None:
     if not isinstance(value, Mapping):
         raise InputError(f"{where}: found {type(value).__name__}; accepted: a mapping")
 
 
-def _typed(where: str, name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of `default`; where that is None, any type will do."""
+def _typed(where: str, name: str, value: object, default: object) -> Any:
+    """Return `value` in the type of `default`; if `default` is None, any type is accepted."""
     if default is None or (value is None and name in NULLABLE):
         return value
     if name == "eos_token_id" and isinstance(value, list) and all(type(x) is int for x in value):
-        return value  # any of several ends a text
+        return value  # a list: any of these ids ends a text
     if isinstance(default, float) and isinstance(value, int) and is_number(value):
         value = float(value)
     if type(value) is not type(default):
@@ -322,16 +365,19 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
         smallest = 0 if name == "type_vocab_size" else 1
         entry = config.family.synonyms.get(name, name)
         value = getattr(config, name) if entry in config.family.defaults else None
-        if value is None:  # follows from others, or the family does not have it
+        if value is None:  # derived from other entries, or not an entry of the family
             continue
         if not isinstance(value, int) or not smallest <= value <= largest:
             accepted = f"{smallest} to {largest}"
             raise InputError(f"{where}: {entry}: found {value!r}; accepted: {accepted}")
     _check_heads(config, where)
+    if (taken := config.known("num_experts_per_tok")) and taken > config.num_experts:
+        accepted = f"1 to {config.num_experts}, the number of experts"
+        raise InputError(f"{where}: num_experts_per_tok: found {taken}; accepted: {accepted}")
     pad = config.pad_token_id
     if pad is None and config.family.positions_after_pad:
         raise InputError(
-            f"{where}: pad_token_id: found None; accepted: an id, since positions follow it"
+            f"{where}: pad_token_id: found None; accepted: an id, from which positions are counted"
         )
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         accepted = f"null, or an id below vocab_size ({config.vocab_size})"
@@ -340,7 +386,8 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
 
 def _check_heads(config: ModelConfig, where: str) -> None:
     heads, entries = config.num_attention_heads, config.family.defaults
-    own_size = "head_dim" in entries and config.head_dim is not None
+    size_of_head = config.family.synonyms.get("head_dim", "head_dim")
+    own_size = size_of_head in entries and config.head_dim is not None
     if not own_size and config.hidden_size % heads:
         raise InputError(
             f"{where}: hidden size {config.hidden_size} is not divisible by the "
@@ -360,14 +407,12 @@ def _check_quantization(config: ModelConfig, where: str) -> None:
         method = found.get("quant_method") if isinstance(found, Mapping) else found
         raise InputError(
             f"{where}: quantization_config: found {method!r:.60}; accepted: weights in float32, "
-            "bfloat16 or float16 (load and dequantise the model with the tool that quantised it, "
-            "and save it again)"
+            "bfloat16 or float16 (a copy of the model that is not quantised, which "
+            "model.quantization packs in 4 or 8 bits)"
         )
 
 
 def _check_choices(config: ModelConfig, where: str) -> None:
-    from trainer.models.encoder import ACTIVATIONS
-
     choices = {"hidden_act": tuple(ACTIVATIONS), "problem_type": (None, *PROBLEM_TYPES)}
     choices |= config.family.choices
     required = {**REQUIRED, **config.family.required}

@@ -1,73 +1,150 @@
-"""PretrainedModel: what every model does: read and write the hub's format, pack its inputs."""
+"""PretrainedModel: the base class of models, which loads, saves and packs inputs.
+
+Dimensions: B sequences, padded to L tokens or with T tokens in total.
+"""
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from trainer import hub
 from trainer.errors import InputError
-from trainer.models import adapter_files, keys, loading, saving
+from trainer.models.adapters import adapter_files
+from trainer.models.adapters.adapter_saving import save_adapter
+from trainer.models.adapters.lora import (
+    add_lora,
+    resized_parameters,
+    train_whole,
+)
+from trainer.models.adapters.lora_settings import LoRASettings
+from trainer.models.adapters.merging import merge_lora
+from trainer.models.body import Encoded
 from trainer.models.cache import KeyValueCache
 from trainer.models.config import ModelConfig, config_file, read_config, saved_labels
-from trainer.models.dropout import number_sites
-from trainer.models.encoder import Encoded
-from trainer.models.family import FamilyHead
-from trainer.models.generation_config import read_generation_config
-from trainer.models.lora import Adapter, add_lora, merge_lora, resized_parameters, train_whole
-from trainer.models.lora_settings import LoRASettings
-from trainer.models.packing import FlatInputs, Layout, flat_inputs
+from trainer.models.encoding import Encoding
+from trainer.models.family import family_of
+from trainer.models.family_classes import of_family
+from trainer.models.formats import loading, saving
+from trainer.models.formats.generation_config import read_generation_config
+from trainer.models.formats.weight_files import WeightFiles
+from trainer.models.hub_options import LoadOptions, check_save_options, load_options
+from trainer.models.input_checks import (
+    check_values,
+    no_token_types,
+    require_tensors,
+    warn_of_pads,
+)
+from trainer.models.inputs import Call, FlatInputs, flat_inputs
+from trainer.models.known_parts import KnownParts
+from trainer.models.offloading import ActivationOffload
+from trainer.models.outputs import ModelOutput
+from trainer.models.quantization.quantize import read_quantized, refuse_quantization
 from trainer.models.resizing import resize_vocabulary
-from trainer.models.rope import read_rope
 from trainer.models.sequence_lengths import SequenceLengths
-from trainer.models.weight_files import WeightFiles
+from trainer.models.signatures import named_arguments, with_signature
+from trainer.models.without_values import without_values
+from trainer.pushing.saved_files import SavedOptions, push_saved
+from trainer.stores.url import local_folder
 
-log_pads = logging.getLogger("trainer.pads")
-"""Says once that pads are taken for tokens."""
+log = logging.getLogger("trainer")
+
+Given = dict[str, Any]
+"""The arguments of a call that only the head reads, such as labels, by name."""
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(KnownParts, ABC):
     """A body and, for a task, a head on it; an ordinary `nn.Module`.
 
-    Made by `from_pretrained` or `from_config`. Subclasses name their task and write `forward`.
+    Create it with `from_pretrained` or `from_config`. A subclass is a head, defined as HEAD in a
+    file of `trainer/models/heads`.
     """
 
-    task: ClassVar[str]
-    class_suffix: ClassVar[str]
-    """Completes the hub's class name: ForSequenceClassification."""
-    head_in_fp32: ClassVar[bool] = False
-    """Whether the head computes in fp32 under autocast, too."""
-    reads_first_token: ClassVar[bool] = False
-    """Whether the head reads one vector of each sequence, which is its first token's or pooled."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # the subclasses that `fully_shard` creates are the same heads and keep `forward`
+        if "forward" not in vars(cls) and {"task", "respond"} & vars(cls).keys():
+            cls.forward = with_signature(cls, PretrainedModel.forward)  # type: ignore[method-assign]
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.fresh: list[str] = []
-        """The modules whose weights were not in the files, and so are random."""
-        self.source: tuple[str, str | None] = ("", None)
-        """The path and revision that the weights were loaded from."""
-        self.resized = False
-        """Whether the vocabulary is another than that of the weights that were loaded."""
-        self.lora: Adapter | None = None
-        """What is known of the adapters, where the model has some (`trainer.models.lora`)."""
-        self.pending: loading.Pending | loading.Drawn | None = None
-        """Where weights that are still on the meta device come from."""
-        self.generation_config: dict[str, Any] = {}
-        """The entries of the file's generation_config.json, which a model that writes keeps."""
-        self.config = config
-        head = self.family_head
-        self.body: Any = config.family.body(config, head.pooler)
-        self.head: Any = None if head.build is None else head.build(config)
-        number_sites(self)
+        """Create a model with random weights, like `from_config`."""
+        if torch.get_default_device().type == "meta":
+            super().__init__(config)
+            return
+        with without_values():
+            super().__init__(config)
+        self._draw()
+
+    def arrange(self, call: Call, answers: Given) -> Call:
+        """Return the call to pass to the body. A head may override this method to check `answers`
+        (raising InputError) and to add to them."""
+        return call
+
+    @abstractmethod
+    def respond(self, encoding: Encoding, answers: Given) -> ModelOutput:
+        """Compute the outputs of a call: the head's results and the loss."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *positional: object,
+        sequence_lengths: Tensor | SequenceLengths | None = None,
+        dropout_keys: Tensor | None = None,
+        **named: object,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Run a padded call (ids and mask [B, L]) or a flat call (ids [T], sequence_lengths [B]).
+
+        sequence_lengths are on the CPU.
+        The head's TypedDict `Answers` lists the other arguments; `labels` and the flags may be
+        positional too. Under torch.export the outputs are a dictionary. Raises InputError, naming
+        the argument, for inputs that do not fit.
+        """
+        answers = named_arguments(type(self), positional, named)
+        require_tensors(
+            {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+                "position_ids": position_ids,
+                "inputs_embeds": answers.get("inputs_embeds"),
+                **{name: answers.get(name) for name in self.labels},
+            }
+        )
+        states = answers.pop("output_hidden_states", False)
+        attentions = answers.pop("output_attentions", False) or self.config.output_attentions
+        as_dict = answers.pop("return_dict", None) is not False
+        embeds = answers.pop("inputs_embeds", None)
+        if (input_ids is None) == (embeds is None):
+            found = "neither" if input_ids is None else "both"
+            raise InputError(f"input_ids, inputs_embeds: found {found}; accepted: one of them")
+        call = Call(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            sequence_lengths,
+            dropout_keys,
+            inputs_embeds=embeds,
+        )
+        call = self._with_cache(call, answers, bool(attentions))
+        encoding = self.encode(self.arrange(call, answers), states, attentions)
+        outputs = self.respond(encoding, answers)
+        if as_dict and torch.compiler.is_exporting():
+            return dict(outputs.items())  # type: ignore[return-value]  # torch.export knows these
+        return outputs if as_dict else outputs.to_tuple()
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -78,35 +155,36 @@ class PretrainedModel(nn.Module):
         new_head: bool = False,
         from_tf: bool = False,
         lazily: bool = False,
-        **config_overrides: Any,
+        quantization: str | None = None,
+        **config_overrides: object,
     ) -> Self:
         """The model of a local directory, a hub id or a pkg:// path, in eval mode.
 
-        `dtype` is float32 unless given ("auto": as in the file); `torch_dtype` is its old name. A
-        head that the file does not have, or with `new_head` any head, gets fresh random weights.
-        `from_tf` reads tf_model.h5 (without TensorFlow) instead of model.safetensors. An adapter's
-        folder (LoRA, as PEFT saves it) gives its base with the adapters, which alone are trained.
-        `lazily` reads names and shapes alone, where there are no adapters: `fill` reads the rest.
-        Raises InputError, one line, for anything wrong in the files or the overrides.
+        `dtype` is float32 by default ("auto": the file's dtype); `torch_dtype` is its old name. A
+        head that is missing from the file gets random weights; with `new_head` every head does.
+        `from_tf` reads tf_model.h5, if it exists, without TensorFlow. For an adapter's folder
+        (LoRA, as PEFT saves it) the base is loaded with the adapters, and only these are trained.
+        With `lazily`, only names and shapes of the files' weights are read; `fill` reads the
+        weights. Adapters, and weights that are missing from the files, get their values
+        immediately. `quantization` (int8, int4, nf4) packs the body's linear layers while they are
+        read. Other arguments replace entries of the config or are transformers' own
+        (`trainer/models/hub_options.py`). Raises InputError for wrong files or arguments.
         """
-        dtype = _one_dtype(dtype, torch_dtype)
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        source = _weight_files(from_tf)
-        options |= {"revision": revision, "weights": source.pattern}
-        folder = hub.find(str(path), **options)  # type: ignore[arg-type]
+        options["revision"] = revision
+        hub_options, dtype = _options(config_overrides, options), _one_dtype(dtype, torch_dtype)
+        if hub_options.state_dict is not None:
+            refuse_quantization(quantization, "state_dict")
+            return cls._from_state_dict(path, hub_options, options, dtype)
+        path = one_path(path, hub_options.overrides)
+        folder = _download(str(path), {**options, "subfolder": hub_options.subfolder}, from_tf)
         adapter = adapter_files.read_adapter(folder)
         home = folder if adapter is None else adapter.base_folder(**options)
-        if home.is_file():
-            from trainer.interop.gguf import GGUFWeights as source
-        described = home if adapter is None else adapter.described(home)
-        entries = read_config(described)
-        if adapter is not None:
-            config_overrides = {**adapter.vocabulary(entries), **config_overrides}
-        config = ModelConfig(entries, config_overrides, where=config_file(described))
-        config.tell_unused(described)
+        source = _format(home, from_tf)
+        config, entries = _config_of(home, adapter, hub_options)
         model = cls._on_meta(config)
-        whole = set() if adapter is None or new_head else adapter.whole(config.family.prefix)
-        named = saved_labels(entries) if "id2label" in config_overrides else None
+        whole = set() if adapter is None or new_head else adapter.whole(model)
+        named = saved_labels(entries) if "id2label" in hub_options.overrides else None
         model.pending = loading.pending_weights(
             model,
             home,
@@ -116,192 +194,260 @@ class PretrainedModel(nn.Module):
             architectures=entries.get("architectures"),
             source=source,
             elsewhere=whole,
+            ignore_mismatched=hub_options.ignore_mismatched_sizes,
         )
-        model.source = (str(path), revision)
+        model.set_source(path, revision, home, hub_options.subfolder)
         model.generation_config = read_generation_config(home)
-        if adapter is not None or not lazily:
-            model.fill(model)
-        if adapter is not None:
-            adapter.load_into(model, without_head=new_head)
-        return model.eval()
+        info, lazily = model.pending.info, lazily and hub_options.device is None
+        _read_weights(model, lazily, quantization, new_head, adapter)
+        model.eval().to(hub_options.device)
+        return (model, info) if hub_options.output_loading_info else model  # type: ignore[return-value]
 
     @classmethod
-    def from_config(cls, config: ModelConfig, *, lazily: bool = False) -> Self:
+    def from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        lazily: bool = False,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        **options: object,
+    ) -> Self:
         """The model of a config with random weights, drawn from torch's global generator.
 
-        `lazily` leaves them to `fill`, which draws the same ones.
+        With `lazily`, `fill` draws them later, with the same result. `dtype` is float32 by default,
+        and `torch_dtype` is its old name. `options` are those of `from_pretrained` that need no
+        files, such as attn_implementation and trust_remote_code. Raises InputError for others.
         """
+        hub_options = load_options(options)
+        if hub_options.overrides:
+            name = next(iter(hub_options.overrides))
+            raise InputError(f"from_config: found {name}; accepted: config.{name} = ... before")
+        config = _own(config, {})
+        if hub_options.attention is not None:
+            config._attn_implementation = hub_options.attention
         model = cls._on_meta(config)
-        model.pending = drawn = loading.Drawn()
-        if not lazily:
-            model.fill(model)
-            torch.set_rng_state(drawn.generator)
-        return model
+        named = _one_dtype(dtype, torch_dtype)
+        wanted = None if named in (None, "auto") else loading.known_dtype(named)
+        if lazily:
+            model.pending = loading.Drawn()
+            return model
+        model._draw()
+        return model.to(hub_options.device, wanted)
+
+    _from_config = from_config
+    """transformers' inner name of `from_config`."""
 
     def save_pretrained(
         self,
-        directory: str | Path,
+        directory: str | Path | None = None,
         max_shard_size: int | str = "5GB",
         format: Literal["safetensors", "tf"] = "safetensors",
         merge: bool = False,
         state_dict: Mapping[str, Tensor] | None = None,
+        **options: object,
     ) -> None:
-        """Writes config.json and model.safetensors (in shards above `max_shard_size`).
+        """Write config.json and model.safetensors (in shards above `max_shard_size`).
 
-        A model with adapters writes those alone, as PEFT does, or with `merge` its weights with
-        the adapters added to them. With `format="tf"` it is tf_model.h5, which transformers'
-        TensorFlow classes load. `state_dict` holds other weights to write, by the names that the
-        parameters have here.
+        For a model with adapters, only the adapters are written, in PEFT's format, or with `merge`
+        the merged weights. `format="tf"` writes tf_model.h5 for transformers' TensorFlow classes.
+        `state_dict` holds other weights to write, by parameter names of this model. `options` are
+        transformers' own (`trainer/models/hub_options.py`).
         """
+        named = one_path(directory, options, "save_directory", "directory")
+        if not check_save_options(options):
+            return
         if format not in ("safetensors", "tf"):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
         if format == "tf" and self.lora is not None:
             raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
+        folder = local_folder(named)
         if self.lora is not None and not merge:
-            adapter_files.save_adapter(self, Path(directory), state_dict)
+            save_adapter(self, folder, state_dict)
             return
         if format == "tf":
             from trainer.interop.tensorflow_saving import save_model
 
-            save_model(self, Path(directory), max_shard_size)
+            save_model(self, folder, max_shard_size)
             return
-        saving.save_model(self, Path(directory), max_shard_size, state_dict)
+        saving.save_model(self, folder, max_shard_size, state_dict)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        max_shard_size: int | str = "5GB",
+        **options: Unpack[SavedOptions],
+    ) -> str:
+        """Send the files that `save_pretrained` writes to a repository on the hub.
+
+        The options are those of `trainer.pushing.saved_files.push_saved`: commit_message, private
+        (true by default), token, revision, replace. Returns the address of the commit. This method
+        writes no model card; the Trainer's `push_to_hub` does.
+        """
+        return push_saved(lambda f: self.save_pretrained(f, max_shard_size), repo_id, **options)
 
     def add_lora(
         self, settings: LoRASettings, base: str | None = None, revision: str | None = None
     ) -> None:
-        """Freezes the weights and puts adapters beside them, which change nothing yet.
+        """Freeze the weights and add LoRA adapters, which start without effect.
 
-        The head of a task, and what started with random weights, is trained as it is; the output
-        weights of a language model are not. `base` is the path that an adapter's folder names its
-        base by: where the weights were loaded from, unless given. Raises InputError for a target
-        that is no linear layer of the body.
+        The task's head and modules that started with random weights are trained in full; the
+        output weights of a language model are frozen. `base` is the base model's path in the
+        adapter's files, by default the path that the weights were loaded from. Raises InputError
+        for a target that is not a linear layer of the body.
         """
-        path, revision = self.source if base is None else (base, revision)
+        path, revision = (self.base_path, self.source[1]) if base is None else (base, revision)
         add_lora(self, settings, path, revision)
 
     def merge_lora(self) -> None:
-        """Adds the adapters to the weights: a plain model with the same outputs."""
+        """Merge the adapters into the weights: the model then has no adapters, but equal
+        outputs."""
+        self.fill(self)
         merge_lora(self)
 
-    @property
-    def family_head(self) -> FamilyHead:
-        """What the family knows of this task's head. Raises InputError if it has none."""
-        family = self.config.family
-        if self.task not in family.heads:
-            tasks = ", ".join(task for task in family.heads if task != "base")
-            raise InputError(f"model: {family.name} has no head for {self.task}; accepted: {tasks}")
-        return family.heads[self.task]
-
-    @property
-    def tied(self) -> Mapping[str, str]:
-        """The hub's second names of tensors that are one with others -> their first names."""
-        return self.family_head.tied if self.config.tie_word_embeddings else {}
-
-    @property
-    def architecture(self) -> str:
-        """The hub's name of this class, such as BertForSequenceClassification."""
-        return self.config.family.name + (self.family_head.class_suffix or self.class_suffix)
-
-    def hub_name(self, parameter_name: str) -> str:
-        """The name that a parameter has in the saved file."""
-        return keys.hub_name(parameter_name, self.config.family, self.task)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The token embeddings [vocab_size, D]."""
-        return self.body.embeddings.token
-
     def resize_token_embeddings(
-        self, new_size: int | None = None, pad_to_multiple_of: int | None = None
+        self,
+        new_size: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+        **alias: int | None,
     ) -> nn.Embedding:
-        """Grows or cuts the vocabulary to `new_size` rows, rounded up to a multiple if asked for.
+        """Grow or cut the vocabulary to `new_size` rows, optionally rounded up to a multiple.
 
-        Rows that stay keep their bits, new ones are normal numbers as wide as initializer_range;
-        what is tied to the embeddings and config.vocab_size follow. Returns the embeddings.
-        Optimizers must be made after, since the parameters are new. Raises InputError for a size
-        that is none.
+        Old rows are unchanged. New rows are drawn close to the mean of the old rows, as in
+        transformers, or without `mean_resizing` from a normal distribution with std
+        initializer_range. Tied weights and config.vocab_size change too. Returns the embeddings.
+        Create optimizers afterwards, since the parameters are new. Raises InputError for an
+        invalid size.
         """
-        embeddings = resize_vocabulary(self, new_size, pad_to_multiple_of)
+        new_size = alias.pop("new_num_tokens", new_size)
+        if alias:
+            name = next(iter(alias))
+            raise TypeError(f"resize_token_embeddings() got an unexpected argument '{name}'")
+        embeddings = resize_vocabulary(self, new_size, pad_to_multiple_of, mean_resizing)
         if self.lora is not None:
             train_whole(self, resized_parameters(self))
         return embeddings
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Recompute each layer in the backward pass, with the forward pass's dropout masks.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Numbers in the parameters, each shared one counted once."""
-        parameters: Iterator[nn.Parameter] = self.parameters()
-        return sum(p.numel() for p in parameters if p.requires_grad or not only_trainable)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Recompute each layer in the backward pass, with the very masks of the forward pass."""
+        Always uses torch's non-reentrant checkpointing. Raises InputError for other options.
+        """
+        given = options.pop("activation_checkpointing_kwargs", gradient_checkpointing_kwargs)
+        for name, value in (given or {}).items():
+            if name not in ("use_reentrant", "preserve_rng_state"):
+                accepted = "accepted: use_reentrant, preserve_rng_state"
+                raise InputError(f"gradient_checkpointing_kwargs: found '{name}'; {accepted}")
+            if name == "use_reentrant" and value:
+                log.warning("use_reentrant=True has no effect: gradients are the same without it")
+        for name, value in options.items():
+            if value not in (None, False) and (name, value) != ("every_n_layers", 1):
+                raise InputError(f"{name}: found {value}; accepted: checkpointing of every layer")
         self.body.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep activations for the backward pass."""
+        """Keep all activations for the backward pass."""
         self.body.gradient_checkpointing = False
 
-    def compile(self, *arguments: Any, **options: Any) -> None:
-        """Compile the body, as `torch.compile` does with these options.
+    def activation_offload_enable(self) -> None:
+        """Move the tensors saved for the backward pass to host memory; results do not change."""
+        self.body.offload = ActivationOffload()
 
-        What a call must first learn about its batch, and the head, stay outside: so a model is one
-        graph in training and one in evaluation, whatever the lengths. Generation runs uncompiled.
+    activation_checkpointing_enable = gradient_checkpointing_enable
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+    def compile(self, *arguments: object, **options: object) -> None:
+        """Compile the body with `torch.compile` and these options.
+
+        The head and code that depends on the batch's lengths are not compiled. So training and
+        evaluation each need only one graph for all lengths. Generation runs uncompiled.
         """
         self.body.compile(*arguments, **options)
 
     def fill(self, part: nn.Module) -> None:
-        """Reads or draws what is not there yet of a module's weights, or of the whole model's."""
+        """Load or draw the missing weights of a module, or of the whole model."""
         if self.pending is not None:
             self.pending.fill(self, part)
 
     def load_weights(self, directory: str | Path) -> None:
-        """Overwrites the weights, head included, with those that a model of this shape saved."""
-        loading.overwrite_weights(self, Path(directory))
+        """Load all weights, including the head's, that a model with the same config saved."""
+        if self.lora is None:
+            loading.overwrite_weights(self, Path(directory))
+        else:
+            adapter_files.overwrite_adapter(self, Path(directory))
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        sequence_lengths: Tensor | SequenceLengths | None,
-        dropout_keys: Tensor | None,
-        output_hidden_states: bool,
-        output_attentions: bool,
-        cache: KeyValueCache | None = None,
-    ) -> "Encoding":
-        """Packs the inputs of a call and runs the body. Raises InputError naming an argument.
+    def encode(self, call: Call, states: bool = False, attentions: bool = False) -> Encoding:
+        """Pack the inputs of a call and run the body. Raises InputError, naming the argument.
 
-        Positions of a flat call count from 0 in each sequence, whatever the family; those of a
-        padded call are rows of the position embeddings, as in transformers.
+        position_ids of a flat call count from 0 in each sequence, for every family; those of a
+        padded call index rows of the position embeddings, as in transformers.
         """
-        family = self.config.family
-        pools = self.reads_first_token or self.body.pooler is not None
-        inputs = flat_inputs(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            sequence_lengths,
-            dropout_keys,
-            keep_first=self.body.keeps_first_column and pools,
-            pad_token_id=self.config.pad_token_id if family.positions_after_pad else None,
-            cache=cache,
-        )
-        if attention_mask is None and sequence_lengths is None:
-            _tell_pads(input_ids, self.config)
-        own_positions = position_ids is None or sequence_lengths is not None
-        _check_values(inputs, self.config, own_positions)
-        states = output_hidden_states or self.config.output_hidden_states
-        attentions = output_attentions or self.config.output_attentions
+        if call.cache is not None and attentions:
+            raise InputError("output_attentions: found True with a cache; accepted: one of them")
+        inputs = self._flat_inputs(call)
+        if call.attention_mask is None and not call.is_flat and call.input_ids is not None:
+            warn_of_pads(call.input_ids, self.config)
+        if call.decoder is not None:
+            inputs = replace(inputs, decoder=self._flat_inputs(call.decoder))
+        states = states or self.config.output_hidden_states
+        attentions = attentions or self.config.output_attentions
         encoded = self._run_body(inputs, states, attentions)
-        return Encoding(encoded, inputs.layout, inputs.dropout_keys)
+        if inputs.decoder is None:
+            shown = None if call.is_flat else inputs.cache
+            return Encoding(encoded, inputs.layout, inputs.dropout_keys, cache=shown)
+        written = inputs.decoder
+        return Encoding(encoded, written.layout, written.dropout_keys, inputs.layout)
+
+    @property
+    def num_token_types(self) -> int:
+        """The number of token types; 0 for a model that has none."""
+        of_tokens = self.body.types_are_tokens
+        return self.config.vocab_size if of_tokens else self.config.type_vocab_size or 0
+
+    def _flat_inputs(self, call: Call) -> FlatInputs:
+        """Check and pack the inputs of a call, except those of the decoder."""
+        config, num_types = self.config, self.num_token_types
+        if not num_types:
+            no_token_types(call.token_type_ids, config)
+            call = replace(call, token_type_ids=None)
+        pools = self.reads_first_token or self.body.pooler is not None
+        after_pad = config.family.positions_after_pad
+        inputs = flat_inputs(
+            call,
+            keep_first=self.body.keeps_first_column and pools,
+            keep_gaps=self.body.counts_gaps,
+            pad_token_id=config.pad_token_id if after_pad else None,
+            only_ids=self.body.only_ids,
+        )
+        own_positions = call.position_ids is None or call.is_flat
+        check_values(inputs, config, own_positions, num_types)
+        return inputs
+
+    def _with_cache(self, call: Call, answers: Given, attentions: bool) -> Call:
+        """Return the call with the cache that it continues, or with a new one to return.
+
+        Raises InputError for a cache of another class.
+        """
+        cache, wanted = answers.pop("past_key_values", None), answers.pop("use_cache", None)
+        if cache is not None and not isinstance(cache, KeyValueCache):
+            accepted = "past_key_values of this model's outputs"
+            raise InputError(f"past_key_values: found {type(cache).__name__}; accepted: {accepted}")
+        decodes = self.config.family.kind == "decoder" and self.returns_cache and not call.is_flat
+        if cache is not None and not decodes:
+            raise InputError("past_key_values: found some; accepted: in padded calls of a decoder")
+        if wanted is None:
+            quiet = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+            masked = call.attention_mask is not None and call.attention_mask.dim() == 4
+            wanted = self.config.use_cache and not (quiet or attentions or masked)
+        if cache is None and decodes and wanted:
+            cache = KeyValueCache(len(call.tokens))
+        return replace(call, cache=cache)
 
     def _run_body(self, inputs: FlatInputs, states: bool, attentions: bool) -> Encoded:
         if self.body._compiled_call_impl is None:
@@ -309,126 +455,161 @@ class PretrainedModel(nn.Module):
         if inputs.cache is not None:
             with torch.compiler.set_stance("force_eager"):
                 return self.body(inputs, states, attentions)
-        inputs.layout.settle()
+        inputs.layout.precompute()
         return self.body(inputs, states, attentions)
 
     @classmethod
+    def _from_state_dict(
+        cls, path: str | Path | None, hub_options: LoadOptions, options: Given, dtype: Any
+    ) -> Self:
+        """The model with a state_dict's weights, and with the config of `path` or the given one."""
+        given = hub_options.overrides.pop("pretrained_model_name_or_path", path)
+        if (given is None) == (hub_options.config is None):
+            raise InputError(
+                "state_dict: accepted: together with a path or a config, but not with both"
+            )
+        config = hub_options.config
+        if config is None:
+            config = ModelConfig.from_pretrained(given, **options, **hub_options.overrides)
+        model = cls._on_meta(config)
+        model.set_source(given or "", options["revision"])
+        info = loading.fill_from(model, hub_options.state_dict or {}, dtype)
+        model.eval().to(hub_options.device)
+        return (model, info) if hub_options.output_loading_info else model  # type: ignore[return-value]
+
+    def _draw(self) -> None:
+        """Draw new weights from torch's global generator, whose state advances."""
+        self.pending = drawn = loading.Drawn()
+        self.fill(self)
+        torch.set_rng_state(drawn.generator)
+
+    @classmethod
     def _on_meta(cls, config: ModelConfig) -> Self:
-        with torch.device("meta"):
-            return cls(config)
+        """A model of the family's class for this head, without weights."""
+        own = cast(type[Self], of_family(cls, family_of(config)))
+        with without_values():
+            return own(config)
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """The body's outputs, flat inside and unpacked where the caller sees them."""
+def _options(given: Given, options: Mapping[str, Any]) -> LoadOptions:
+    """The other arguments of from_pretrained; `options` say where files are found."""
+    found = load_options(given)
+    return found if found.config is None else replace(found, config=_own(found.config, options))
 
-    encoded: Encoded
-    layout: Layout
-    token_keys: Tensor | None
 
-    @property
-    def last_hidden_state(self) -> Tensor:
-        return self.layout.unpack(self.encoded.tokens)
+def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
+    """The config that an argument `config` gives: ours, transformers' or the path of one."""
+    if isinstance(given, ModelConfig):
+        return given
+    if isinstance(given, (str, Path)):
+        return ModelConfig.from_pretrained(given, **options)
+    if not hasattr(given, "to_dict"):
+        accepted = "a config, or the path of one"
+        raise InputError(f"config: found {type(given).__name__}; accepted: {accepted}")
+    return ModelConfig(given.to_dict())
 
-    @property
-    def sequence_keys(self) -> Tensor | None:
-        """[B], the dropout keys of the sequences: those of their first tokens."""
-        return None if self.token_keys is None else self.token_keys[self.layout.first_tokens]
 
-    @property
-    def traces(self) -> dict[str, tuple[Tensor, ...] | None]:
-        """hidden_states and attentions, where they were asked for."""
-        states, weights = self.encoded.hidden_states, self.encoded.attentions
-        unpack, unpack_attentions = self.layout.unpack, self.layout.unpack_attentions
-        return {
-            "hidden_states": states and tuple(unpack(state) for state in states),
-            "attentions": weights and tuple(unpack_attentions(each) for each in weights),
-        }
+def _config_of(
+    home: Path, adapter: adapter_files.SavedAdapter | None, hub_options: LoadOptions
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """The config with the user's overrides, and its entries without them.
+
+    The config is read from the folder, unless the user gave one.
+    """
+    described = home if adapter is None else adapter.described(home)
+    entries = read_config(described) if hub_options.config is None else hub_options.config.to_dict()
+    implied = {} if adapter is None else adapter.vocabulary(entries)
+    overrides = {**implied, **hub_options.overrides}
+    config = ModelConfig(entries, overrides, where=config_file(described))
+    config.warn_of_unused(described)
+    config._attn_implementation = hub_options.attention
+    return config, entries
+
+
+def _read_weights(
+    model: PretrainedModel,
+    lazily: bool,
+    quantization: str | None,
+    new_head: bool,
+    adapter: adapter_files.SavedAdapter | None,
+) -> None:
+    """Read the pending weights, quantised if requested, and the adapter.
+
+    With `lazily`, weights that are not quantised are not read: `fill` reads them later.
+    """
+    if quantization is not None:
+        if new_head:
+            refuse_quantization(quantization, "new_head=true")
+        read_quantized(model, quantization)
+    elif lazily:
+        assert isinstance(model.pending, loading.Pending)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(model.pending.dtype)
+        model.pending.draw(model)
+    else:
+        model.fill(model)
+    if adapter is not None:
+        adapter.load_into(model, without_head=new_head)
+
+
+def one_path(
+    path: str | Path | None,
+    named: dict[str, Any],
+    alias: str = "pretrained_model_name_or_path",
+    name: str = "path",
+) -> str | Path:
+    """Return `path`, or the argument named `alias`, which is removed from `named`."""
+    given = named.pop(alias, None)
+    if (path is None) == (given is None):
+        found = "nothing" if path is None else f"it with {alias}"
+        raise InputError(f"{name}: found {found}; accepted: one path")
+    found_path = given if path is None else path
+    if not str(found_path):
+        raise InputError(f"{name}: found an empty text; accepted: one path")
+    return found_path
 
 
 def _one_dtype(
     dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
 ) -> torch.dtype | str | None:
-    """`dtype`, or the one under its old name."""
+    """Return `dtype`, or the value of `torch_dtype`, its old name."""
     if dtype is not None and torch_dtype not in (None, dtype):
-        raise InputError(f"torch_dtype: found {torch_dtype} beside dtype {dtype}; accepted: one")
+        raise InputError(f"torch_dtype: found {torch_dtype} with dtype {dtype}; accepted: one")
     return torch_dtype if dtype is None else dtype
 
 
+def _download(path: str, options: dict[str, Any], from_tf: bool) -> Path:
+    """Find a model's folder; download its weights in the first requested format that it has."""
+    folder = Path()
+    for source in (_weight_files(True), WeightFiles) if from_tf else (WeightFiles,):
+        options["weights"] = source.pattern
+        folder = hub.find(path, **options)
+        if any(folder.glob(f"**/{source.pattern}")):
+            break
+    return folder
+
+
+def _format(home: Path, from_tf: bool) -> type[WeightFiles]:
+    """The reader of a folder's weights. With `from_tf`, safetensors files are read if there is no
+    tf_model.h5."""
+    if not home.is_dir():
+        return _gguf()
+    source = _weight_files(from_tf)
+    if not any(home.glob(source.pattern)) and any(home.glob(WeightFiles.pattern)):
+        return WeightFiles
+    return source
+
+
+def _gguf() -> type[WeightFiles]:
+    from trainer.interop.gguf import GGUFWeights
+
+    return GGUFWeights
+
+
 def _weight_files(from_tf: bool) -> type[WeightFiles]:
-    """The reader of the format that the weights are in."""
+    """The reader for the format of the weights."""
     if not from_tf:
         return WeightFiles
     from trainer.interop.tensorflow_weights import TensorFlowWeights
 
     return TensorFlowWeights
-
-
-def max_sequence_length(config: ModelConfig) -> int:
-    """Tokens of the longest sequence that a model has positions for."""
-    after_pad = config.family.positions_after_pad
-    return _num_positions(config) - (config.pad_token_id + 1 if after_pad else 0)
-
-
-def _num_positions(config: ModelConfig) -> int:
-    """Those that the model has embeddings for, or that its rotary scaling is meant for."""
-    if "rope_scaling" in config.family.defaults:
-        return max(read_rope(config).longest, config.max_position_embeddings)
-    return config.max_position_embeddings
-
-
-def _check_values(inputs: FlatInputs, config: ModelConfig, own_positions: bool) -> None:
-    """What would read beyond an embedding table; values are looked at on the CPU only."""
-    layout, types = inputs.layout, config.type_vocab_size
-    if inputs.token_type_ids is not None and not types:
-        raise InputError(f"token_type_ids: a {config.model_type} model has no token types")
-    after_pad = config.family.positions_after_pad
-    length = layout.longest if layout.width is None or after_pad else layout.width
-    most = max_sequence_length(config)
-    if own_positions and length > most:
-        raise InputError(
-            f"input_ids: found a sequence of {length} tokens; accepted: up to {most} "
-            "(the tokenizer's truncation=True cuts there)"
-        )
-    _check_range("input_ids", inputs.input_ids, config.vocab_size)
-    _check_range("position_ids", inputs.position_ids, _num_positions(config))
-    _check_range("token_type_ids", inputs.token_type_ids, types)
-
-
-def _tell_pads(input_ids: Tensor, config: ModelConfig) -> None:
-    """Warn where a call without a mask seems to be padded; values are looked at on the CPU only."""
-    pad = config.pad_token_id
-    if pad is None or input_ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    ends = input_ids[..., [0, -1]] if input_ids.ndim and input_ids.shape[-1] else input_ids
-    meant = (config.bos_token_id, config.eos_token_id)  # a pad may be one of these too
-    if pad not in meant and bool((ends == pad).any()):
-        log_pads.warning(
-            "input_ids: found pads (%d) and no attention_mask, so each counts as a token; "
-            "accepted: the attention_mask that the tokenizer gives",
-            pad,
-        )
-
-
-class _Once(logging.Filter):
-    """Lets the first record pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passed = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        first, self.passed = not self.passed, True
-        return first
-
-
-log_pads.addFilter(_Once())
-
-
-def _check_range(name: str, ids: Tensor | None, size: int) -> None:
-    if ids is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    lowest, highest = (int(bound) for bound in ids.aminmax())
-    if lowest < 0 or highest >= size:
-        found = lowest if lowest < 0 else highest
-        raise InputError(f"{name}: found {found}; accepted: 0 to {size - 1}")

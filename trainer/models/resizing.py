@@ -1,57 +1,90 @@
-"""A model's vocabulary grown or cut: rows that stay keep their bits."""
-
-from typing import TYPE_CHECKING
+"""Growing and cutting a model's vocabulary without changing the remaining rows."""
 
 import torch
 from torch import Tensor, nn
 
 from trainer.errors import InputError
-from trainer.models.head_layers import MaskedLMHead
-
-if TYPE_CHECKING:
-    from trainer.models.pretrained import PretrainedModel
+from trainer.foreign.counts import whole
+from trainer.models.adapters.token_rows import modules_with_rows, restore_plain_module
+from trainer.models.family_model import FamilyModel
+from trainer.models.formats import keys
+from trainer.models.lazy_values import read_now
+from trainer.models.model import Model
 
 
 def resize_vocabulary(
-    model: "PretrainedModel", new_size: int | None, pad_to_multiple_of: int | None
+    model: FamilyModel,
+    new_size: int | None,
+    pad_to_multiple_of: int | None,
+    near_mean: bool = False,
 ) -> nn.Embedding:
-    """What `PretrainedModel.resize_token_embeddings` promises."""
+    """Resize as described at `PretrainedModel.resize_token_embeddings`."""
+    read_now(model, vocabulary_parameters(model))
+    for module in modules_with_rows(model).values():
+        restore_plain_module(module)  # after a resize all rows are trained
     embeddings = model.get_input_embeddings()
     before = embeddings.num_embeddings
     size = _rounded(embeddings.num_embeddings if new_size is None else new_size, pad_to_multiple_of)
-    model.config.vocab_size = size  # refuses a size that no model has, or that drops the pad token
-    embeddings.weight = _resized(embeddings.weight, size, model.config.initializer_range)
+    model.config.vocab_size = size  # refuses an invalid size and one that drops the pad token
+    spread = model.config.initializer_range
+    embeddings.weight = _resized(embeddings.weight, size, None if near_mean else spread)
     embeddings.num_embeddings = size
-    if isinstance(model.head, MaskedLMHead):
-        model.head.bias = _resized(model.head.bias, size, 0.0)
-    elif model.task == "causal_lm" and model.head is not None:
-        model.head.weight = _resized(model.head.weight, size, model.config.initializer_range)
-        model.head.out_features = size
+    for name in model.output_parameters:
+        _resize_in_head(
+            model.head, name.removeprefix(keys.HEAD), size, None if near_mean else spread
+        )
     model.resized = model.resized or size != before
     return embeddings
 
 
-def vocabulary_parameters(model: "PretrainedModel") -> list[str]:
-    """The names of the parameters that have a row for each token."""
-    names = ["body.embeddings.token.weight"]
-    if isinstance(model.head, MaskedLMHead):
-        names.append("head.bias")
-    elif model.task == "causal_lm" and model.head is not None:
-        names.append("head.weight")
-    return names
+def _resize_in_head(head: nn.Module, name: str, size: int, spread: float | None) -> None:
+    """Resize a parameter with a row per token; `spread` as in `_resized`.
+
+    A bias on tied output weights is extended with zeros, as in transformers. The bias of untied
+    output weights is drawn around its mean if `spread` is None, and otherwise extended with zeros.
+    """
+    parent, _, leaf = name.rpartition(".")
+    owner = head.get_submodule(parent)
+    old = getattr(owner, leaf)
+    draws_bias = bool(parent) and spread is None
+    as_row = old.shape[0] == 1  # a bias [1, V]
+    of_bias = None if draws_bias else 0.0
+    new = _resized(old.T if as_row else old, size, of_bias if leaf == "bias" else spread)
+    if as_row:
+        new = nn.Parameter(new.detach().T.contiguous(), requires_grad=new.requires_grad)
+    setattr(owner, leaf, new)
+    if isinstance(owner, nn.Linear):
+        owner.out_features = size
+
+
+def vocabulary_parameters(model: Model) -> list[str]:
+    """The names of the parameters with a row per token."""
+    embeddings = model.get_input_embeddings().weight
+    name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
+    return [name, *model.output_parameters]
 
 
 def _rounded(size: int, multiple: int | None) -> int:
     for name, number in {"new_size": size, "pad_to_multiple_of": multiple}.items():
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise InputError(f"{name}: found {number!r}; accepted: an integer from 1")
-    return size if multiple is None else -(-size // multiple) * multiple
+        if number is not None and (whole(number) or 0) < 1:
+            raise InputError(f"{name}: found {number!r}; accepted: an integer of at least 1")
+    return int(size if multiple is None else -(-size // multiple) * multiple)
 
 
 @torch.no_grad()
-def _resized(old: Tensor, size: int, spread: float) -> nn.Parameter:
-    """The first `size` rows of a parameter; those that it lacks are normal of width `spread`."""
-    new = old.new_empty(size, *old.shape[1:]).normal_(0.0, spread)
+def _resized(old: Tensor, size: int, spread: float | None) -> nn.Parameter:
+    """Resize a parameter to `size` rows; new rows are normal with std `spread`.
+
+    If `spread` is None, new rows are drawn around the mean of the old rows with 1e-9 of their
+    covariance.
+    """
     kept = min(size, len(old))
+    new = old.new_empty(size, *old.shape[1:])
+    if spread is None:
+        mean = old.float().mean(0)
+        mixed = torch.randn(size - kept, len(old), device=old.device) @ (old.float() - mean)
+        new[kept:] = mean + mixed * (1e-9 / len(old)) ** 0.5
+    else:
+        new.normal_(0.0, spread)
     new[:kept] = old[:kept]
     return nn.Parameter(new, requires_grad=old.requires_grad)

@@ -1,1 +1,1 @@
-"""What people look at: facts to rich renderables, without a console and without state."""
+"""Rendering: formats the output of commands for the terminal, as stateless rich renderables."""

@@ -1,4 +1,4 @@
-"""End summary: what came out, where it is, and the commands that go on from here."""
+"""End summary: the results, their folder, and the commands to continue with."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,32 +6,41 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from trainer.plurals import plural
 from trainer.rendering.classes import class_report
-from trainer.rendering.figures import count, duration, measure, plural
+from trainer.rendering.figures import amount, duration, epochs_passed, measure, memory
 from trainer.rendering.layout import labelled
 
 
 def end_summary(summary: Mapping[str, Any], width: int, *, report: bool) -> RenderableType:
-    """What results.json holds, in `width` columns; `report`: the numbers by class as well."""
+    """Format the content of results.json for `width` columns.
+
+    With `report`, the metrics by class are included. Paths and commands are not wrapped, so that
+    they can be copied.
+    """
     by_class = class_report(summary["report"], width) if report and summary.get("report") else None
     results = {key: measure(value) for key, value in summary.get("metrics", {}).items()}
     if best := summary.get("best"):
         results["best"] = f"{best['metric']} {measure(best['value'])} at step {best['step']:,}"
-    places = {"model": summary["model_path"]} if summary.get("model_path") else {}
-    places |= summary.get("commands") or {}
+    if peak := memory(summary.get("peak_memory_gib")):
+        results["peak memory"] = peak
+    paths = {"model": summary["model_path"]} if summary.get("model_path") else {}
+    paths |= {"report": summary["report_path"]} if summary.get("report_path") else {}
+    paths |= summary.get("commands") or {}
     parts: list[RenderableType] = [] if by_class is None else [Text(), by_class]
     parts += [Text(), _headline(summary)]
-    for lines in (results, places):
-        parts += [labelled(lines), Text()] if lines else []
+    parts += [labelled(results, width), Text()] if results else []
+    parts += [labelled(paths), Text()] if paths else []
     return Group(*parts)
 
 
 def _headline(summary: Mapping[str, Any]) -> Text:
     steps = plural(summary["steps"], "step")
-    amount = f"{summary['epochs']:.4g} epochs, {count(summary['samples'])} samples"
-    said = f"{steps} ({amount}) in {duration(summary['seconds'])}"
+    epochs = "" if summary["epochs"] is None else f"{epochs_passed(summary['epochs'])}, "
+    size = f"{epochs}{amount(summary['samples'], 'sample')}"
+    facts = f"{steps} ({size}) in {duration(summary['seconds'])}"
     if summary.get("stopped"):
-        return Text(f"stopped after {said}", style="bold").append(
+        return Text(f"stopped after {facts}", style="bold").append(
             f"\n{summary['stopped']}", "not bold"
         )
-    return Text(f"finished {said}", style="bold")
+    return Text(f"finished {facts}", style="bold")

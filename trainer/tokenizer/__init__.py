@@ -1,4 +1,4 @@
-"""The tokenizer: text to ids and back, in the hub's files and under the hub's names."""
+"""Tokenizer: encodes and decodes text, with the file formats and API of the hub."""
 
 from trainer.tokenizer.encoding import BatchEncoding as BatchEncoding
 from trainer.tokenizer.tokenizer import Tokenizer as Tokenizer

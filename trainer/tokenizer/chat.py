@@ -1,17 +1,15 @@
-"""Chats: messages to text through the tokenizer's template, or through ChatML."""
+"""Chat: formats messages as text with the tokenizer's template, or with ChatML."""
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.errors import InputError, RowError, nearest
 from trainer.tokenizer.control_tokens import control_tokens, marked
-from trainer.tokenizer.templates import Rendering, Request, render
-
-if TYPE_CHECKING:
-    from trainer.tokenizer import Tokenizer
+from trainer.tokenizer.templates import Rendering, Request, Spent, render
+from trainer.tokenizer.vocabulary import Vocabulary
 
 log = logging.getLogger("trainer")
 
@@ -24,28 +22,46 @@ CHATML = """\
 {{- '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-"""The default: ChatML (OpenAI, 2023), with the token that ends a generation after each answer."""
+"""The default template: ChatML (OpenAI, 2023), with the eos token after each answer."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's reasoning: the first that a message has counts."""
+"""Keys for the reasoning of a message; the first one that the message has is used."""
 WRAPPERS = ("content", "tool_calls", "function")
-"""Entries of a message that hold more of it, and are no values of their own."""
-OPEN_END = "\x00the answer goes on here "
-"""After a message that is to be continued; its last space tells whether the template trims."""
+"""Entries of a message whose own null entries are removed, too."""
+ARGUMENTS = ("add_generation_prompt", "chat_template", "continue_final_message", "conversation") + (
+    "documents",
+    "max_length",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "sanitize_control_tokens",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
+)
+"""The arguments of `apply_chat_template`, for suggestions in error messages."""
+OPEN_END = "\x00the answer continues here "
+"""A mark that is put after the message to continue.
+
+The space at its end is missing from the output of a template that trims messages.
+"""
 
 
-def use_default_template(tokenizer: "Tokenizer") -> None:
-    """Give a tokenizer that has no chat template the default one, which is then saved with it."""
+def use_default_template(tokenizer: Vocabulary) -> None:
+    """Set the default chat template if the tokenizer has none; it is saved with the tokenizer."""
     if tokenizer.chat_template is None:
         log.warning("tokenizer: has no chat template; ChatML is used, and saved with it")
         tokenizer.chat_template = CHATML
 
 
 def chosen_template(
-    tokenizer: "Tokenizer", given: str | None = None, tools: Sequence[Any] | None = None
+    tokenizer: Vocabulary, given: str | None = None, tools: Sequence[Any] | None = None
 ) -> str:
-    """The template to use: `given` (Jinja, or the name of one of several), or the tokenizer's own.
+    """The template to use: `given` (Jinja, or a name), else the tokenizer's own.
 
-    Of several it is "tool_use" where there are tools, else "default".
+    Of several templates of the tokenizer, this is "tool_use" if there are tools, else "default".
+    Raises InputError for an unknown name.
     """
     use_default_template(tokenizer)
     own = tokenizer.chat_template
@@ -63,14 +79,14 @@ def chosen_template(
 
 
 def chat_text(
-    tokenizer: "Tokenizer", conversations: Sequence[Sequence[Message]], **options: Any
+    tokenizer: Vocabulary, conversations: Sequence[Sequence[Message]], **options: Any
 ) -> list[str]:
-    """The text of each conversation; options as of `rendered_chats`."""
+    """The text of each conversation; the options are those of `rendered_chats`."""
     return [chat.text for chat in rendered_chats(tokenizer, conversations, **options)]
 
 
 def rendered_chats(
-    tokenizer: "Tokenizer",
+    tokenizer: Vocabulary,
     conversations: Sequence[Sequence[Message]],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
@@ -82,18 +98,18 @@ def rendered_chats(
     today: str | None = None,
     sanitized: bool = False,
 ) -> list[Rendering]:
-    """The text of each conversation, as `Tokenizer.apply_chat_template` describes it.
+    """Render each conversation; `Tokenizer.apply_chat_template` documents the options.
 
-    `today` is as in `render`. With `sanitized` control tokens that a message contains are marked
+    `today` is the date for `render`. With `sanitized`, control tokens in messages are marked
     (`trainer.tokenizer.control_tokens`).
     """
     if add_generation_prompt and continue_final_message:
         raise InputError(
-            "add_generation_prompt: found beside continue_final_message; accepted: one of them"
+            "add_generation_prompt: found with continue_final_message; accepted: one of them"
         )
     plain = [messages_of(messages, row) for row, messages in enumerate(conversations)]
     template = chosen_template(tokenizer, chat_template, tools)
-    _tell_unread(template, variables)
+    _refuse_unread(template, variables)
     given = {"tools": tools, "documents": documents, **variables}
     if sanitized:
         tokens = control_tokens(tokenizer, template)
@@ -117,23 +133,24 @@ def rendered_chats(
 
 
 def renderings(
-    tokenizer: "Tokenizer",
+    tokenizer: Vocabulary,
     conversations: Sequence[Sequence[Request]],
     *,
     template: str,
     variables: Mapping[str, Any],
     today: str | None = None,
+    spent: Spent | None = None,
 ) -> list[list[Rendering]]:
-    """As `render`, with the special tokens among the variables."""
+    """Render conversations as `render` does, with the special tokens as additional variables."""
     special = tokenizer.special_tokens_map
-    return render(template, conversations, {**special, **variables}, today)
+    return render(template, conversations, {**special, **variables}, today, spent)
 
 
-def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
-    """A conversation's messages without their null entries: templates would print "None".
+def messages_of(found: object, row: int) -> list[dict[str, Any]]:
+    """The messages of a conversation, without null entries, which templates would print as "None".
 
-    The arguments of tool calls stay as they are, nulls included. Raises RowError where the
-    conversation is empty or no list of messages.
+    The arguments of tool calls are unchanged and may contain nulls. Raises RowError if the
+    conversation is empty or is not a list of messages.
     """
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise RowError(row, f"messages: found {found!r:.60}; accepted: a list of messages")
@@ -147,7 +164,7 @@ def messages_of(found: Any, row: int) -> list[dict[str, Any]]:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with its reasoning under every name that templates read, as in transformers."""
+    """A message with its reasoning under both keys that templates read, as in transformers."""
     found = next((message[name] for name in REASONING if message.get(name) is not None), None)
     if found is None:
         return message
@@ -155,7 +172,7 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nulls(found: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """A message, or a part of its content or of its tool calls, without its null entries."""
+    """A message, or a part of its content or tool calls, without null entries."""
     kept = {key: value for key, value in found.items() if value is not None}
     for key in WRAPPERS if depth else ():
         inner = kept.get(key)
@@ -168,23 +185,28 @@ def _without_nulls(found: Mapping[str, Any], depth: int) -> dict[str, Any]:
     return kept
 
 
-def _tell_unread(template: str, variables: Mapping[str, Any]) -> None:
-    """Log the variables that a template does not read."""
-    unread = [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", template)]
-    if unread:
-        log.warning("chat_template: does not read %s, which changes nothing", ", ".join(unread))
+def _refuse_unread(template: str, variables: Mapping[str, Any]) -> None:
+    """Raise InputError for a variable that the template does not read."""
+    for name in variables:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            hint = nearest(name, ARGUMENTS)
+            accepted = f"an argument of the method, or a variable of the template{hint}"
+            raise InputError(f"apply_chat_template: found {name}; accepted: {accepted}")
 
 
 def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[dict[str, Any]]:
-    """Messages whose last one has the mark OPEN_END after the text of a field."""
+    """The messages, with the mark OPEN_END after the text in a field of the last message."""
     last = messages[-1]
     text: Any = last.get(field)
-    places = [n for n, part in enumerate(text) if "text" in part] if _in_parts(text) else []
+    text_parts = [n for n, part in enumerate(text) if "text" in part] if _in_parts(text) else []
     if isinstance(text, str):
         opened: Any = text + OPEN_END
-    elif places:
+    elif text_parts:
         opened = [*text]
-        opened[places[-1]] = {**text[places[-1]], "text": text[places[-1]]["text"] + OPEN_END}
+        opened[text_parts[-1]] = {
+            **text[text_parts[-1]],
+            "text": text[text_parts[-1]]["text"] + OPEN_END,
+        }
     else:
         found = f"messages[{len(messages) - 1}]: has no text to continue"
         raise RowError(row, f"{found}; accepted: {field}, a text")
@@ -192,12 +214,15 @@ def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[di
     return [*messages[:-1], {**last, **dict.fromkeys((field, *names), opened)}]
 
 
-def _in_parts(content: Any) -> bool:
+def _in_parts(content: object) -> bool:
     return isinstance(content, list) and all(isinstance(part, Mapping) for part in content)
 
 
 def _cut_open(text: str, row: int) -> str:
-    """The text up to where its last message's content ends; trimmed where the template trims."""
+    """The text up to the mark OPEN_END; its end is trimmed if the template trims messages.
+
+    Raises RowError if the template does not print the last message.
+    """
     end = text.rfind(OPEN_END.rstrip())
     if end < 0:
         raise RowError(row, "chat_template: does not print the message that is to be continued")

@@ -1,23 +1,26 @@
-"""Control tokens in chats: those that a message contains are encoded as the text they look like."""
+"""Control tokens: encodes tokens such as <|im_end|> in a chat's messages as plain text."""
 
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.errors import InputError
-
-if TYPE_CHECKING:
-    from trainer.tokenizer import Tokenizer
+from trainer.tokenizer.encoder import Encoder
+from trainer.tokenizer.vocabulary import Vocabulary
 
 START, END = "\U0010fdd0", "\U0010fdd1"
-"""Around a control token that a message contains: private-use characters, removed from messages."""
+"""Marks around control tokens in messages. They are private-use characters.
+
+If a message contains such characters, they are removed first.
+"""
 
 
-def control_tokens(tokenizer: "Tokenizer", template: str) -> tuple[str, ...]:
-    """The tokens that only a template may write: special ones, and added ones that it names.
+def control_tokens(tokenizer: Vocabulary, template: str) -> tuple[str, ...]:
+    """The tokens that only a template may write.
 
-    `chat_control_tokens` of tokenizer_config.json replaces the latter.
+    These are the special tokens and some added tokens: those in the list `chat_control_tokens` of
+    tokenizer_config.json or, without this list, those that the template contains.
     """
     listed = tokenizer.config.get("chat_control_tokens")
     added = tokenizer.backend.get_added_tokens_decoder().values()
@@ -33,8 +36,8 @@ def control_tokens(tokenizer: "Tokenizer", template: str) -> tuple[str, ...]:
     )
 
 
-def marked(value: Any, tokens: tuple[str, ...]) -> Any:
-    """`value` with marks around each control token in its texts, at any depth; keys stay."""
+def marked(value: object, tokens: tuple[str, ...]) -> Any:
+    """A value with marks around control tokens in all its nested texts; keys are unchanged."""
     if isinstance(value, str):
         return _pattern(tokens).sub(rf"{START}\g<0>{END}", re.sub(f"[{START}{END}]", "", value))
     if isinstance(value, Mapping):
@@ -44,19 +47,20 @@ def marked(value: Any, tokens: tuple[str, ...]) -> Any:
     return value
 
 
-def encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
-    """The ids of a rendered chat: a marked control token as plain text, without its marks.
+def encoded(tokenizer: Encoder, text: str) -> list[int]:
+    """The ids of a rendered chat, with marked control tokens encoded as plain text.
 
-    A mark that a template has separated from its token is dropped, and still keeps the texts on its
-    two sides apart. Raises InputError where the plain text of a token gives that very token.
+    If the template has separated a mark from its token, the mark is dropped, and the texts before
+    and after it are encoded separately. Raises InputError if the tokenizer encodes the plain text
+    of a control token as the control token.
     """
     tokens = _pattern(tuple(tokenizer.get_added_vocab())).pattern
     first, *pieces = re.split(f"{START}({tokens}){END}|[{START}{END}]", text)
     ids = tokenizer.encode(first, add_special_tokens=False)
-    for place, piece in enumerate(pieces):
+    for index, piece in enumerate(pieces):
         if not piece:
             continue
-        if place % 2:
+        if index % 2:
             ids += _after_newline(tokenizer, piece, _as_tokens)
             continue
         plain = _after_newline(tokenizer, piece, _as_text)
@@ -71,24 +75,27 @@ def encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
 
 @lru_cache(maxsize=16)
 def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the tokens, the longest first; nothing where there are none."""
+    """A pattern that matches any of the tokens, longest first, or nothing without tokens."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
-def _after_newline(tokenizer: "Tokenizer", piece: str, encode: Any) -> list[int]:
-    """The ids of a text that is not the first: SentencePiece puts a space before a first one."""
+def _after_newline(tokenizer: Encoder, piece: str, encode: Any) -> list[int]:
+    """The ids of a text that follows another text.
+
+    It is encoded after a newline, since SentencePiece would add a space before a first text.
+    """
     newline = encode(tokenizer, "\n")
     ids = encode(tokenizer, f"\n{piece}")
     return ids[len(newline) :] if ids[: len(newline)] == newline else encode(tokenizer, piece)
 
 
-def _as_tokens(tokenizer: "Tokenizer", text: str) -> list[int]:
+def _as_tokens(tokenizer: Encoder, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _as_text(tokenizer: "Tokenizer", text: str) -> list[int]:
-    """The ids that the vocabulary gives, without looking for added tokens."""
+def _as_text(tokenizer: Encoder, text: str) -> list[int]:
+    """The ids of a text in which added tokens are not recognized."""
     backend = tokenizer.backend
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)

@@ -1,4 +1,4 @@
-"""A tokenizer's folder: tokenizer.json or a vocabulary, and the configs of all ages beside it."""
+"""Folder: reads a tokenizer from tokenizer.json or vocabulary files, with old or new configs."""
 
 import logging
 from collections.abc import Mapping
@@ -9,8 +9,10 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from trainer.errors import InputError, nearest
-from trainer.tokenizer import layouts, trial
+from trainer.tokenizer import layouts, load_check
 from trainer.tokenizer.lengths import SIDES, UNLIMITED
+from trainer.tokenizer.native_calls import native_call
+from trainer.tokenizer.sentencepiece_layouts import as_tokenizer_json, find_sentencepiece
 from trainer.tokenizer.special_tokens import (
     EXTRA,
     SPECIAL_TOKENS,
@@ -41,20 +43,23 @@ KINDS: dict[str, Any] = {
     "add_bos_token": bool,
     "add_eos_token": bool,
     "clean_up_tokenization_spaces": bool,
+    "split_special_tokens": bool,
+    "pad_token_type_id": int,
     "chat_template": str | dict,
 }
-"""What a config's entries must be; null stands for absent."""
+"""A config entry -> its type; null entries are treated as missing."""
 OPTIONS = (
     ("model_max_length", "model_input_names", "padding_side", "truncation_side", "chat_template")
     + ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space")
+    + ("split_special_tokens", "pad_token_type_id", "add_bos_token", "add_eos_token")
     + ("clean_up_tokenization_spaces", *SPECIAL_TOKENS, *EXTRA)
 )
-"""What a caller may say otherwise than the files."""
+"""Config entries that a caller may override."""
 SEGMENTED = ("albert", "bert", "convbert", "electra", "layoutlm", "lxmert", "mobilebert") + (
     "roformer",
     "squeezebert",
 )
-"""Families that tell a pair's texts apart by token_type_ids."""
+"""Families whose models have token_type_ids, which distinguish the two texts of a pair."""
 OFFSET_POSITIONS = ("camembert", "data2vectext", "esm", "ibert", "longformer", "luke", "mpnet") + (
     "roberta",
     "robertaprelayernorm",
@@ -62,17 +67,20 @@ OFFSET_POSITIONS = ("camembert", "data2vectext", "esm", "ibert", "longformer", "
     "xlmrobertaxl",
     "xmod",
 )
-"""Families whose first token has the position pad_token_id + 1: RoBERTa's 514 hold 512 tokens."""
+"""Families whose first token has the position pad_token_id + 1.
+
+So RoBERTa, with 514 positions, accepts 512 tokens.
+"""
 
 
 def read(
     folder: Path, options: Mapping[str, Any] | None = None
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer in a folder, and its config with what old folders leave unsaid.
+    """The tokenizer in a folder, and its config.
 
-    The config has special tokens, model_max_length, model_input_names and tokenizer_class;
-    `options` go above what the files say. Raises InputError where there is no tokenizer, or where
-    a file is not what its name says.
+    In the config, missing special tokens, model_max_length, model_input_names and tokenizer_class
+    are replaced by defaults. `options` override the files. Raises InputError if there is no
+    tokenizer, or if a file is malformed.
     """
     if folder.is_file():
         return _read_gguf(folder, _checked_options(options or {}))
@@ -80,14 +88,18 @@ def read(
     model_config = read_json(folder / "config.json") or read_json(folder / "model_config.json")
     family = layouts.family(config, model_config)
     file = folder / "tokenizer.json"
+    pieces = find_sentencepiece(folder)
     if file.is_file():
-        backend = _read_backend(file)
+        backend = _read_backend(file, read_text(file))
         layouts.adapt(backend, config)
+    elif pieces is not None:
+        backend = _read_backend(pieces, as_tokenizer_json(pieces, config, family))
     else:
         backend = layouts.from_vocabulary(folder, config, family)
     if config.get("added_tokens_decoder") is None:
-        config["added_tokens_decoder"] = _listed_apart(folder, config, backend)
+        config["added_tokens_decoder"] = _separately_added(folder, config, backend)
     config = _completed(config, model_config, backend, family)
+    config |= _disabled_tokens(options or {})
     register(backend, config)
     if not file.is_file():
         check_ids(backend, config["added_tokens_decoder"], str(folder))
@@ -104,9 +116,10 @@ def _read_gguf(file: Path, options: dict[str, Any]) -> tuple[tokenizers.Tokenize
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, complete where it lists added_tokens_decoder.
+    """The entries of tokenizer_config.json.
 
-    If not, it is of the time when special_tokens_map.json went above it.
+    A config without added_tokens_decoder was written by an old version of the hub's libraries. In
+    these versions, special_tokens_map.json took precedence over it.
     """
     config = read_json(folder / "tokenizer_config.json")
     special = read_json(folder / "special_tokens_map.json")
@@ -118,8 +131,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _chat_template(folder: Path, listed: Any) -> Any:
-    """The chat template, or several by name: files of their own go above what the config lists."""
+def _chat_template(folder: Path, listed: object) -> object:
+    """The chat template, or {name: template} if there are several.
+
+    Template files take precedence over `listed`, the entry of the config.
+    """
     if isinstance(listed, list):
         entries = [entry for entry in listed if isinstance(entry, dict)]
         listed = {str(e.get("name")): e.get("template") for e in entries}
@@ -134,10 +150,13 @@ def _chat_template(folder: Path, listed: Any) -> Any:
     return named or listed
 
 
-def _listed_apart(
+def _separately_added(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> dict[str, Any]:
-    """added_tokens.json as an added_tokens_decoder, without what tokenizer.json tells better."""
+    """The tokens of added_tokens.json, as an added_tokens_decoder.
+
+    Tokens that the backend already has are left out. Raises InputError for an invalid entry.
+    """
     file = folder / "added_tokens.json"
     added, known = read_json(file), backend.get_added_tokens_decoder()
     for token, number in added.items():
@@ -149,7 +168,7 @@ def _listed_apart(
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A caller's options as the files would say them."""
+    """The caller's options as config entries. Raises InputError."""
     for name in options:
         if name not in OPTIONS:
             accepted = f"{', '.join(OPTIONS)}{nearest(name, OPTIONS)}"
@@ -160,14 +179,19 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _as_written(value: Any) -> Any:
+def _disabled_tokens(options: Mapping[str, Any]) -> dict[str, None]:
+    """The special tokens that the caller sets to None, which override the family's defaults."""
+    return {name: None for name in SPECIAL_TOKENS if name in options and options[name] is None}
+
+
+def _as_written(value: object) -> object:
     if isinstance(value, AddedToken):
         return value.__getstate__()
     return [_as_written(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _wrong_entry(config: dict[str, Any]) -> str | None:
-    """What is wrong with the first entry that is not what it must be."""
+    """The error message for the first invalid entry; None if all entries are valid."""
     for name, kind in KINDS.items():
         if config.get(name) is not None and not isinstance(config[name], kind):
             accepted = "a number" if name in ("model_max_length", "max_len") else _named(kind)
@@ -186,32 +210,30 @@ def _wrong_entry(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _named(kind: Any) -> str:
+def _named(kind: object) -> str:
     return str(getattr(kind, "__name__", kind)).replace(" | ", " or ")
 
 
-def _read_backend(file: Path) -> tokenizers.Tokenizer:
-    text = read_text(file)
-    trial.check(file, text)
+def _read_backend(file: Path, text: str) -> tokenizers.Tokenizer:
+    """The tokenizer for the text of a tokenizer.json, which was read or converted from `file`."""
+    load_check.check(file, text)
     try:
-        backend = tokenizers.Tokenizer.from_str(text)
-        # MiniLM's tokenizer.json pads every text to 128; both are the caller's to ask for.
-        backend.no_padding()
-        backend.no_truncation()
-        # What the parts say of each other is only looked at in use: an unknown letter, a pair.
-        backend.encode("\U0010ffff")
-        backend.encode("", "")
+        with native_call():
+            backend = tokenizers.Tokenizer.from_str(text)
+            # some files, such as MiniLM's, pad every text; in this package callers decide
+            backend.no_padding()
+            backend.no_truncation()
+            # the library finds some errors only when an unknown character or a pair is encoded
+            backend.encode("\U0010ffff")
+            backend.encode("", "")
         _without_dropout(backend, file)
-    except BaseException as error:
-        # The library raises plain Exceptions, and panics are not even that.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise InputError(f"{file}: {error}; accepted: what `tokenizers` saves") from error
+    except Exception as error:  # the library raises plain Exceptions
+        raise InputError(f"{file}: {error}; accepted: a file that `tokenizers` saved") from error
     return backend
 
 
 def _without_dropout(backend: tokenizers.Tokenizer, file: Path) -> None:
-    """Have a text always give the same ids: BPE's dropout draws from what no seed reaches."""
+    """Disable BPE dropout: ids must be reproducible, but its random generator cannot be seeded."""
     model = backend.model
     if isinstance(model, models.BPE) and model.dropout:
         text = "%s: model.dropout %.3g is not applied: a text must always give the same ids"
@@ -225,7 +247,7 @@ def _completed(
     backend: tokenizers.Tokenizer,
     family: str,
 ) -> dict[str, Any]:
-    """The config with what old folders leave to be known of the family."""
+    """The config, in which missing entries have the family's defaults."""
     config = dict(config)
     named = {name for name in SPECIAL_TOKENS if config.get(name)}
     if family in layouts.MEMBERS or isinstance(backend.model, models.WordPiece) or not named:
@@ -237,12 +259,13 @@ def _completed(
         if _has_segments(family, model_config):
             config["model_input_names"].insert(1, "token_type_ids")
     if config.get("tokenizer_class") in (None, "TokenizersBackend"):
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # known to every transformers
+        # all versions of transformers have this class
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     return config
 
 
 def _model_max_length(config: dict[str, Any], model_config: dict[str, Any]) -> int:
-    """The tokenizer's maximum, else as many tokens as the model has positions."""
+    """The maximum length: that of the tokenizer's config, else the model's number of positions."""
     named = _length(config.get("model_max_length")) or _length(config.get("max_len"))
     positions = _length(model_config.get("max_position_embeddings"))
     positions = positions or _length(model_config.get("n_positions"))
@@ -253,13 +276,13 @@ def _model_max_length(config: dict[str, Any], model_config: dict[str, Any]) -> i
     return named or positions or UNLIMITED
 
 
-def _length(found: Any) -> int | None:
-    """A number of tokens; None for what stands for no limit."""
+def _length(found: object) -> int | None:
+    """A maximum number of tokens; None for values that mean no limit."""
     return int(found) if isinstance(found, (int, float)) and 0 < found < UNLIMITED else None
 
 
 def _has_segments(family: str, model_config: dict[str, Any]) -> bool:
-    """Whether the family has token_type_ids: its model says so best, then the tokenizer's class."""
+    """Whether the model has token_type_ids, from the model's config or, without one, the family."""
     if "model_type" in model_config:
         segments = model_config.get("type_vocab_size")
         return isinstance(segments, int) and segments > 1

@@ -1,4 +1,4 @@
-"""Inputs: what a caller passes as text, checked and brought into one shape."""
+"""Inputs: checks a caller's texts, and converts them to the form that the backend needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,35 +9,35 @@ import numpy as np
 from trainer.errors import InputError, RowError
 
 Text = str | Sequence[str]
-"""A text; where it is split already, its words."""
+"""A text, or the list of its words if it is already split."""
 MAX_CHARACTERS = 1 << 26
-"""Of one text."""
+"""The maximum number of characters in one text."""
 LISTS = (list, tuple, np.ndarray)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Texts or pairs of them, ready for the backend."""
+    """Texts, or pairs of texts, in the form that the backend needs."""
 
     texts: list[Text]
     pairs: list[Text] | None
     split: bool
     """Whether each text is a list of words."""
     single: bool
-    """Whether the caller passed one text, not a list of them."""
+    """Whether the caller passed a single text instead of a list."""
 
     def rows(self) -> list[Any]:
-        """What the backend encodes: texts, or (text, second text)."""
+        """The inputs for the backend: texts, or pairs (text, second text)."""
         if self.pairs is None:
             return self.texts
         return list(zip(self.texts, self.pairs, strict=True))
 
 
-def read_inputs(text: Any, text_pair: Any, split: bool) -> Inputs:
-    """One text or several, each a string or (where `split`) words; with second texts or without.
+def read_inputs(text: object, text_pair: object, split: bool) -> Inputs:
+    """Read one text or several; each is a string, or with `split` a list of words.
 
-    A list of two-element lists is a list of pairs. The second text of a single one is left out
-    where it is empty, as `transformers` does. Raises RowError for the first row that is no text.
+    A list of lists with two elements is a list of pairs. For a single text, an empty second text is
+    ignored, as in `transformers`. Raises RowError for the first row that is not a text.
     """
     if split:
         return _split_inputs(text, text_pair)
@@ -58,7 +58,7 @@ def read_inputs(text: Any, text_pair: Any, split: bool) -> Inputs:
 
 
 def refuse_too_long(inputs: Inputs) -> None:
-    """Raise RowError for a text that is too long for native code that no signal ends."""
+    """Raise RowError for a text that is too long, since signals cannot interrupt native code."""
     for texts in (inputs.texts, inputs.pairs or ()):
         for row, text in enumerate(texts):
             length = len(text) if isinstance(text, str) else sum(map(len, text))
@@ -67,14 +67,26 @@ def refuse_too_long(inputs: Inputs) -> None:
                 raise RowError(row, f"text: found {length:,} characters; {accepted}")
 
 
-def _split_inputs(text: Any, text_pair: Any) -> Inputs:
-    """As `read_inputs`, for texts that come as lists of words."""
+def _split_inputs(text: object, text_pair: object) -> Inputs:
+    """Read texts that are lists of words, as `read_inputs` documents."""
     rows = _listed("text", text)
     single = not (rows and isinstance(rows[0], LISTS))
+    if not single and text_pair is None and len(rows[0]) and isinstance(rows[0][0], LISTS):
+        return _split_pairs(rows)
     if single:
         rows = [rows]
         text_pair = [_listed("text_pair", text_pair)] if text_pair else None
     return Inputs(_words("text", rows), _pairs(rows, text_pair, _words), split=True, single=single)
+
+
+def _split_pairs(rows: list[Any]) -> Inputs:
+    """Read a list of pairs whose texts are lists of words."""
+    for row, pair in enumerate(rows):
+        if not isinstance(pair, LISTS) or len(pair) != 2:
+            accepted = "a pair of lists of words as the first row is"
+            raise RowError(row, f"text[{row}]: found {pair!r:.40}; accepted: {accepted}")
+    firsts, seconds = ([pair[index] for pair in rows] for index in (0, 1))
+    return Inputs(_words("text", firsts), _words("text", seconds), split=True, single=False)
 
 
 def _pairs(texts: list[Any], given: Any, check: Any) -> list[Text] | None:
@@ -86,7 +98,7 @@ def _pairs(texts: list[Any], given: Any, check: Any) -> list[Text] | None:
     return pairs
 
 
-def _listed(argument: str, given: Any) -> list[Any]:
+def _listed(argument: str, given: object) -> list[Any]:
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
         found = type(given).__name__
         accepted = "a string or a list of strings (of lists of words with is_split_into_words)"
@@ -107,15 +119,15 @@ def _words(argument: str, rows: list[Any]) -> list[Text]:
         if not isinstance(words, LISTS):
             found = f"{words!r:.40} ({type(words).__name__})"
             raise RowError(row, f"{argument}[{row}]: found {found}; accepted: a list of words")
-        for place, word in enumerate(words):
+        for index, word in enumerate(words):
             if not isinstance(word, str):
-                raise _no_text(row, f"{argument}[{row}][{place}]", word)
+                raise _no_text(row, f"{argument}[{row}][{index}]", word)
         texts.append([str(word) for word in words] if isinstance(words, np.ndarray) else words)
     return texts
 
 
 def _unzipped(rows: list[Any]) -> tuple[list[Text], list[Text]]:
-    """Texts and second texts of a list of pairs."""
+    """The first and the second texts of a list of pairs."""
     for row, pair in enumerate(rows):
         if not isinstance(pair, LISTS) or len(pair) != 2:
             accepted = "a pair of strings as the first row is (words: is_split_into_words=True)"
@@ -126,13 +138,13 @@ def _unzipped(rows: list[Any]) -> tuple[list[Text], list[Text]]:
     return [first for first, _ in rows], [second for _, second in rows]
 
 
-def _no_text(row: int, where: str, found: Any) -> RowError:
+def _no_text(row: int, where: str, found: object) -> RowError:
     kind = type(found).__name__
     return RowError(row, f"{where}: found {found!r:.40} ({kind}); accepted: a string")
 
 
 def surrogate_error(inputs: Inputs) -> InputError:
-    """Names the string with half a surrogate pair, the only kind that the backend refuses."""
+    """The error for a string with a lone surrogate; the backend rejects no other strings."""
     for argument, rows in (("text", inputs.texts), ("text_pair", inputs.pairs or [])):
         for row, text in enumerate(rows):
             try:

@@ -1,4 +1,4 @@
-"""Layouts: tokenizers from bare vocabulary files, as each family arranges them."""
+"""Layouts: the special tokens of each family; makes tokenizers from plain vocabulary files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<
 ROBERTA |= {"cls": "<s>", "mask": "<mask>"}
 GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
 LAYOUTS = (BERT, ROBERTA, GPT2)
-"""Special tokens by role, for folders so old that no file names them."""
+"""The layouts (role -> special token), for old folders whose files name no special tokens."""
 MEMBERS = {
     "bert": BERT,
     "convbert": BERT,
@@ -40,29 +40,29 @@ MEMBERS = {
     "gptneo": GPT2,
     "opt": GPT2,
 }
-"""Families that share a layout, by tokenizer class or model_type."""
+"""A family, named after its tokenizer class or model_type (see `spelled`) -> its layout."""
 GENERAL = ("", "pretrained", "tokenizersbackend")
-"""Tokenizer classes that tell no family."""
+"""Tokenizer classes that do not imply a family."""
 BERT_OPTIONS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""tokenizer_config.json's names for the options of BERT's normalizer."""
+"""An entry of tokenizer_config.json -> the option of BERT's normalizer."""
 
 
 def family(config: dict[str, Any], model_config: dict[str, Any]) -> str:
-    """The family as `MEMBERS` spells it, by tokenizer class, else by model type; may be empty."""
+    """The family, from the tokenizer class or the model type, spelled as in `MEMBERS`; or ""."""
     return _by_class(config, model_config) or spelled(model_config.get("model_type"))
 
 
-def spelled(name: Any) -> str:
-    """A family's name as `MEMBERS` has it, of the ways in which files write it."""
+def spelled(name: object) -> str:
+    """The name of a family as in `MEMBERS`: in lower case, without - and _."""
     return str(name or "").lower().replace("-", "").replace("_", "")
 
 
 def conventional(backend: tokenizers.Tokenizer, name: str) -> dict[str, str]:
-    """The special tokens of a family, or of the layout that the vocabulary looks like, by role."""
+    """Role -> special token of a family or, for an unknown family, of the layout that fits."""
     layout = MEMBERS.get(name)
     for roles in LAYOUTS if layout is None else (layout,):
         if layout is not None or backend.token_to_id(roles["unk"]) is not None:
@@ -72,27 +72,27 @@ def conventional(backend: tokenizers.Tokenizer, name: str) -> dict[str, str]:
 
 
 def from_vocabulary(folder: Path, config: dict[str, Any], name: str) -> tokenizers.Tokenizer:
-    """A tokenizer from vocab.txt, or from vocab.json and merges.txt."""
+    """A tokenizer from vocab.txt, or from vocab.json and merges.txt. Raises InputError."""
     words, pieces = folder / "vocab.txt", folder / "vocab.json"
     if words.is_file():
-        # The lines of a BERT are telling enough where only the model's type is known.
+        # without a tokenizer class, `_wordpiece` checks that vocab.txt has BERT's special tokens
         _check_family(words, _by_class(config, {}), BERT)
         return _wordpiece(words, config)
     if pieces.is_file() and (merges := folder / "merges.txt").is_file():
         backend = _byte_level(pieces, merges)
         _check_family(pieces, name, ROBERTA, GPT2)
-        looks = ROBERTA if backend.token_to_id("<s>") is not None else GPT2
-        if MEMBERS.get(name, looks) is ROBERTA:
+        likely_layout = ROBERTA if backend.token_to_id("<s>") is not None else GPT2
+        if MEMBERS.get(name, likely_layout) is ROBERTA:
             return _as_roberta(backend, config, pieces)
         return _as_gpt2(backend, config, pieces)
-    accepted = "tokenizer.json or vocab.txt, or vocab.json with merges.txt"
+    accepted = "tokenizer.json or vocab.txt, vocab.json with merges.txt, or a SentencePiece model"
     raise InputError(f"{folder}: found no tokenizer; accepted: {accepted}")
 
 
 def adapt(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-    """Give a tokenizer the options that its config names beside tokenizer.json.
+    """Apply the options of the config, which override tokenizer.json.
 
-    Some folders hold one tokenizer.json for a cased and an uncased model.
+    They matter because, for example, some cased and uncased models share one tokenizer.json.
     """
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         backend.normalizer = _bert_normalizer(config, backend.normalizer)
@@ -111,7 +111,7 @@ def adapt(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
 
 
 def options(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    """What `adapt` reads, as it is now: readers trust the config above tokenizer.json."""
+    """The current values of the options that `adapt` applies, to save them in the config."""
     if isinstance(backend.normalizer, normalizers.BertNormalizer):
         return {ours: getattr(backend.normalizer, name) for ours, name in BERT_OPTIONS.items()}
     if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
@@ -120,7 +120,7 @@ def options(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def finish_bert(backend: tokenizers.Tokenizer, names: dict[str, str]) -> None:
-    """Special tokens around texts as BERT has them."""
+    """Set BERT's decoder, and add BERT's special tokens around texts."""
     cls, sep = names["cls"], names["sep"]
     backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.TemplateProcessing(
@@ -131,7 +131,7 @@ def finish_bert(backend: tokenizers.Tokenizer, names: dict[str, str]) -> None:
 
 
 def finish_roberta(backend: tokenizers.Tokenizer, names: dict[str, str], prefix: bool) -> None:
-    """Special tokens around texts as RoBERTa has them."""
+    """Set RoBERTa's decoder, and add RoBERTa's special tokens around texts."""
     sep, cls = ((names[role], _id(backend, names[role])) for role in ("sep", "cls"))
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(sep, cls, True, prefix)
@@ -152,7 +152,7 @@ def _by_class(config: dict[str, Any], model_config: dict[str, Any]) -> str:
 
 
 def _check_family(file: Path, name: str, *layouts: dict[str, str]) -> None:
-    """Vocabularies look alike, but families that are not known here split texts otherwise."""
+    """Raise InputError for a family of another layout, since it may split texts differently."""
     if name and MEMBERS.get(name) not in layouts:
         members = [member for member, layout in MEMBERS.items() if layout in layouts]
         raise InputError(
@@ -162,7 +162,7 @@ def _check_family(file: Path, name: str, *layouts: dict[str, str]) -> None:
 
 
 def _wordpiece(file: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from its vocab.txt, one token a line."""
+    """BERT's tokenizer from a vocab.txt with one token per line."""
     lines = read_text(file).removesuffix("\n").split("\n")
     vocab = {token: number for number, token in enumerate(lines)}
     names = _names(config, BERT)
@@ -180,7 +180,7 @@ def _wordpiece(file: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
 def _bert_normalizer(
     config: dict[str, Any], default: normalizers.BertNormalizer
 ) -> normalizers.BertNormalizer:
-    """BERT's normalizer with the options that tokenizer_config.json names."""
+    """BERT's normalizer with the options of tokenizer_config.json."""
     chosen = {theirs: getattr(default, theirs) for theirs in BERT_OPTIONS.values()}
     for ours, theirs in BERT_OPTIONS.items():
         if config.get(ours) is not None:
@@ -189,7 +189,7 @@ def _bert_normalizer(
 
 
 def _byte_level(file: Path, merges: Path) -> tokenizers.Tokenizer:
-    """Byte-level BPE (Radford et al., 2019): a token's id, and the pairs to join, by rank."""
+    """Byte-level BPE (Radford et al., 2019) from a file of token ids and a file of merges."""
     vocab = read_json(file)
     for token, number in vocab.items():
         if not isinstance(number, int) or number < 0:
@@ -203,7 +203,7 @@ def _byte_level(file: Path, merges: Path) -> tokenizers.Tokenizer:
             raise InputError(f"{merges}: {found}; accepted: two parts")
     try:
         model = models.BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="")
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exceptions
         raise InputError(f"{merges}: {error}; accepted: merges of {file.name}'s tokens") from error
     return tokenizers.Tokenizer(model)
 
@@ -244,5 +244,5 @@ def _as_gpt2(
 
 
 def _names(config: dict[str, Any], layout: dict[str, str]) -> dict[str, str]:
-    """The special tokens of a layout by role, under the names that the config has for them."""
+    """Role -> special token: that of the config, else that of the layout."""
     return {role: content(config.get(f"{role}_token")) or token for role, token in layout.items()}

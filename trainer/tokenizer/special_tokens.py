@@ -1,4 +1,4 @@
-"""Special tokens: the roles that the files of all ages give them, and their registration."""
+"""Special tokens: reads them from old and new configs, and adds them to the backend."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,12 +12,12 @@ SPECIAL_TOKENS = tuple(
     f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
 EXTRA = ("additional_special_tokens", "extra_special_tokens")
-"""The older and the newer name of the special tokens that have no such role."""
+"""The old and the new name of the list of special tokens that have no role."""
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
-def content(token: Any) -> str | None:
-    """The text of a token, which stands in the files as a string or as an object."""
+def content(token: object) -> str | None:
+    """The text of a config's token: a string or an object with `content`; None if unset."""
     if isinstance(token, dict):
         token = token.get("content")
     if token is None or isinstance(token, str):
@@ -26,9 +26,9 @@ def content(token: Any) -> str | None:
 
 
 def named_special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Special tokens under names of their own, as templates know them: `eot_token`, `image_token`.
+    """Name -> special token, for names such as `eot_token` that are not in SPECIAL_TOKENS.
 
-    They stand in the config itself, in a dictionary of extra tokens, or in one of transformers 5.
+    They are entries of the config, or of a dictionary of extra tokens. Templates may use them.
     """
     found = {
         name: token
@@ -43,9 +43,9 @@ def named_special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 
 def other_special_tokens(config: dict[str, Any]) -> list[Any]:
-    """Special tokens that have none of the roles: listed ones, and those under names of their own.
+    """All special tokens that have none of the roles in SPECIAL_TOKENS.
 
-    Models of images and sounds have such names, as `image_token` or in a dictionary.
+    Some have names in the config, for example in models for images and audio.
     """
     named = [
         token
@@ -61,10 +61,10 @@ def other_special_tokens(config: dict[str, Any]) -> list[Any]:
 
 
 def register(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-    """Have the backend never split the tokens that the config lists or calls special.
+    """Add the added and special tokens of the config to the backend.
 
-    First those of added_tokens_decoder by their ids, where the backend has them otherwise or not
-    at all; then the special ones among the rest.
+    First come the tokens of added_tokens_decoder, by id, unless the backend has them with the same
+    flags. Then come the remaining special tokens.
     """
     special = [token for name in SPECIAL_TOKENS if (token := config.get(name))]
     named = {content(token) for token in special}
@@ -86,24 +86,24 @@ def register(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
 
 
 def check_ids(backend: tokenizers.Tokenizer, decoder: dict[str, Any], where: str) -> None:
-    """Raises InputError where a token did not get the id that the files give it."""
+    """Raise InputError if a token has another id in the backend than in the files."""
     for number, token in decoder.items():
         if (found := backend.token_to_id(content(token) or "")) != int(number):
             raise InputError(
                 f"{where}: '{content(token)}' is listed as {number}, but gets {found}; "
-                "accepted: ids that go on from the vocabulary's"
+                "accepted: ids that continue those of the vocabulary"
             )
 
 
 def ids_in_front(tokenizer: Any) -> list[int]:
-    """The special tokens that a tokenizer puts before a text, such as bos."""
+    """The ids of the special tokens, such as bos, that a tokenizer adds before a text."""
     found = tokenizer("a", return_special_tokens_mask=True)
     count = found["special_tokens_mask"].index(0)
     return found["input_ids"][:count]
 
 
 def listed_by_id(tokens: dict[str, int], special: Iterable[str | None]) -> dict[str, Any]:
-    """added_tokens.json's {token: id}, which knows no flags, as an added_tokens_decoder."""
+    """The entries {token: id} of added_tokens.json in the form of an added_tokens_decoder."""
     named = set(special)
     return {
         str(number): {"content": t, "special": t in named, "normalized": t not in named}
@@ -112,7 +112,7 @@ def listed_by_id(tokens: dict[str, int], special: Iterable[str | None]) -> dict[
 
 
 def added_token(token: str | dict[str, Any], special: bool) -> AddedToken:
-    """A token with the flags that its object has."""
+    """An AddedToken with the flags of the token's config entry."""
     options = token if isinstance(token, dict) else {}
     chosen = {name: bool(options[name]) for name in FLAGS if name in options}
     return AddedToken(content(token), special=special, **chosen)

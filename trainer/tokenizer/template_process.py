@@ -1,8 +1,8 @@
-"""The process that renders chat templates: a program of its own, bounded in time and memory.
+"""Template process: a program that renders chat templates, with limits on time and memory.
 
-A template is code from the hub. Jinja's sandbox keeps it from the system, but not from looping or
-from multiplying strings, and no limit inside one process stops both for certain. Here the kernel
-does: processor time per conversation, and address space. Requests and answers are JSON lines.
+A template is code from the hub. Jinja's sandbox protects the system, but does not stop endless
+loops or huge strings. So templates run in this separate process, whose address space and CPU time
+per conversation are limited by the kernel. Requests and answers are lines of JSON.
 """
 
 import json
@@ -24,20 +24,23 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
 SECONDS = 10
-"""Of processor time, for all renderings of one conversation."""
+"""The CPU seconds for all renderings of a conversation."""
 GRACE = 2
-"""Seconds after which a template that is inside of one long operation is killed."""
+"""The CPU seconds from the timeout after `SECONDS` until the kernel kills the process.
+
+Python raises the timeout only between bytecodes, so a long operation can delay it.
+"""
 MEMORY = 2**30
-"""Bytes of address space."""
+"""The bytes of address space, to which 8 times the length of the request are added."""
 MAX_CHARACTERS = 8 * 2**20
-"""Of one rendering."""
+"""The maximum number of characters in one rendering."""
 OPENS, CLOSES = (f"\x00{side}{secrets.token_hex(8)}\x00" for side in "<>")
-"""Around what a {% generation %} block writes; drawn anew, so that no text can hold them."""
+"""Marks around the output of a {% generation %} block. They are random, so no text has them."""
 
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the parent's matter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGVTALRM, _too_long)
     for line in sys.stdin:
         request = json.loads(line)
@@ -48,7 +51,7 @@ def main() -> None:
 
 
 def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One answer for each conversation: its renderings; the first fault is the last answer."""
+    """Yield the rendering of each conversation, in order; after an error, yield it and stop."""
     template = None
     for conversation in request["conversations"]:
         _set_timers(SECONDS)
@@ -64,7 +67,7 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _rendering(
     template: Template, request: dict[str, Any], messages: list[Any], prompt: bool
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The text of some messages, and what of it stands in {% generation %} blocks."""
+    """The text of the messages, and the spans of {% generation %} blocks."""
     variables = {**request["variables"], "messages": messages, "add_generation_prompt": prompt}
     template.globals["strftime_now"] = _clock(request["today"])
     pieces, length = [], 0
@@ -97,7 +100,7 @@ def _without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 @lru_cache(maxsize=16)
 def _compiled(source: str) -> Template:
-    """A template with what the hub's templates expect, as transformers gives it to them."""
+    """Compile a template with the same Jinja options as transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -108,7 +111,7 @@ def _compiled(source: str) -> Template:
 
 
 class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}, which stands around what the assistant says."""
+    """The block {% generation %} ... {% endgeneration %} around the assistant's text."""
 
     tags = {"generation"}
 
@@ -122,15 +125,18 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """A namespace without private names: they would lead out of the sandbox."""
+    """A namespace that refuses names with a leading underscore.
+
+    Such names could be used to escape from the sandbox.
+    """
 
     def __init__(*arguments: Any, **named: Any) -> None:
-        self, *given = arguments  # as Jinja's own, which may have an attribute named self
+        self, *given = arguments  # as in Jinja, so that an attribute may have the name `self`
         Namespace.__init__(self)
         for name, value in dict(*given, **named).items():
             self[name] = value
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         if name.startswith("_"):
             raise SecurityError(f"a namespace has no attribute {name!r}")
         super().__setitem__(name, value)
@@ -147,7 +153,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers' filter: Jinja's own escapes HTML."""
+    """The filter `tojson` of transformers; Jinja's own filter escapes HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -157,8 +163,8 @@ def _to_json(
     )
 
 
-def _clock(today: str | None) -> Any:
-    """The function strftime_now, of the given day (ISO 8601) or of now."""
+def _clock(today: str | None) -> object:
+    """The function strftime_now for the given date (ISO 8601), or for the current time."""
 
     def strftime_now(pattern: str) -> str:
         now = datetime.now() if today is None else datetime.fromisoformat(today)
@@ -168,7 +174,7 @@ def _clock(today: str | None) -> Any:
 
 
 class _TooLong(BaseException):
-    """No Exception, so that nothing on the way takes it for the template's."""
+    """A limit was exceeded. `except Exception` must not catch it, so it is a BaseException."""
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
@@ -176,7 +182,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 
 
 def _set_timers(seconds: int) -> None:
-    """A signal that raises, then one that kills; 0 is neither. Both count processor time."""
+    """Set the timers (in CPU time) that raise _TooLong and later kill the process; 0: no timers."""
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     signal.setitimer(signal.ITIMER_PROF, seconds and seconds + GRACE)
 
@@ -194,7 +200,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _line(error: BaseException, template: Template | None) -> int | None:
-    """The template's line where the error was raised."""
+    """The line of the template where the error was raised."""
     if isinstance(error, TemplateSyntaxError):
         return error.lineno
     trace, line = error.__traceback__, None

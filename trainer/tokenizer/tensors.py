@@ -1,4 +1,4 @@
-"""Tensors: lists of numbers to PyTorch's, NumPy's or TensorFlow's arrays."""
+"""Tensors: converts lists of numbers to arrays of PyTorch, NumPy or TensorFlow."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,11 @@ FRAMEWORKS = ("pt", "np", "tf")
 
 
 def as_tensors(columns: Mapping[str, Any], framework: str) -> dict[str, Any]:
-    """Arrays of integers ([B, L] for lists of rows): 64-bit ones, 32-bit ones in TensorFlow.
+    """Convert each column to an array of the framework; a list of rows becomes [B, L].
 
-    Raises InputError where rows are of unequal length, or where TensorFlow is not installed.
+    Lists of integers become int64, or int32 in TensorFlow. Floats become float32 in PyTorch and
+    TensorFlow. Raises InputError for an unknown framework, for rows of unequal lengths, for values
+    that are not numbers, and if TensorFlow is not installed.
     """
     accept("return_tensors", framework, FRAMEWORKS)
     arrays = {name: _array(name, values) for name, values in columns.items()}
@@ -49,7 +51,7 @@ def _array(name: str, values: Any) -> np.ndarray:
 
 
 def _narrow(array: np.ndarray, kinds: str) -> np.ndarray:
-    """The framework's own width for numbers of these kinds."""
+    """Convert floats to float32, or integers to int32, if `kinds` has the array's dtype.kind."""
     if array.dtype.kind not in kinds:
         return array
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)

@@ -1,17 +1,17 @@
-"""Text files of a tokenizer: bounded, in UTF-8, JSON where they should be."""
+"""Text files: reads a tokenizer's files in UTF-8 and JSON, up to a size limit."""
 
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import InputError
-from trainer.foreign_json import parse_json
+from trainer.foreign.json_values import parse_json
 
 MAX_FILE_BYTES = 64 * 2**20
-"""No vocabulary in use is half as large; what is larger was not meant to be one."""
+"""The maximum size of a file in bytes; known vocabularies are less than half as large."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
+    """The JSON object in a file; empty if there is no such file. Raises InputError."""
     if not file.is_file():
         return {}
     text = read_text(file)
@@ -25,7 +25,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_text(file: Path) -> str:
-    """The content of a file that must not be empty."""
+    """The text of a file. Raises InputError if it is too large, empty or not UTF-8."""
     if (size := file.stat().st_size) > MAX_FILE_BYTES:
         raise InputError(f"{file}: found {size} bytes; accepted: at most {MAX_FILE_BYTES}")
     try:

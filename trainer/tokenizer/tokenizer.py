@@ -1,30 +1,32 @@
-"""Tokenizer: text to ids and back over `tokenizers`, in the hub's file format."""
+"""Tokenizer: reads, trains and saves tokenizers in the hub's format, and applies chat templates."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
-import tokenizers
-from tokenizers import AddedToken, models
+from tokenizers import AddedToken
 
 from trainer import hub
 from trainer.checkpoint import files
-from trainer.errors import InputError
+from trainer.pushing.saved_files import SavedOptions, push_saved
+from trainer.stores.url import local_folder
 from trainer.tokenizer import layouts
+from trainer.tokenizer.chat import chosen_template
 from trainer.tokenizer.chat_encoding import apply_template
-from trainer.tokenizer.collating import collate
-from trainer.tokenizer.encoding import BatchEncoding
+from trainer.tokenizer.empty_tokenizer import Kind, empty_tokenizer
+from trainer.tokenizer.encoder import Encoder
 from trainer.tokenizer.folder import read
-from trainer.tokenizer.inputs import Inputs, read_inputs, refuse_too_long, surrogate_error
-from trainer.tokenizer.lengths import Lengths, lengths
+from trainer.tokenizer.saved_options import (
+    check_load_options,
+    check_save_options,
+    save_templates,
+)
+from trainer.tokenizer.settings_lock import settings_lock
 from trainer.tokenizer.special_tokens import SPECIAL_TOKENS, content
-from trainer.tokenizer.tensors import as_tensors
-from trainer.tokenizer.training import retrained
-from trainer.tokenizer.untrained import Kind, untrained
-from trainer.tokenizer.vocabulary import Ids, Vocabulary, plain_ids
+from trainer.tokenizer.tool_schemas import Tool
+from trainer.tokenizer.training import renamed, retrained
 
 NOT_SAVED = (
     "name_or_path",
@@ -37,13 +39,19 @@ NOT_SAVED = (
     "add_eos_token",
     "auto_map",
 )
-"""Where the tokenizer came from, what tokenizer.json says too, and code that is never run."""
-SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-"""What `clean_up_tokenization_spaces` takes the spaces out of."""
+"""Entries of tokenizer_config.json that are not saved.
+
+They are paths, values that tokenizer.json has too, or names of remote code.
+"""
+
+ENDS = ("add_bos_token", "add_eos_token")
+"""Options that are not saved in the config, since tokenizer.json stores their effect."""
+LANGUAGES = ("src_lang", "tgt_lang")
+"""Options that change the special tokens around texts."""
 
 
-class Tokenizer(Vocabulary):
-    """Text to ids and back. The hub's name for it is AutoTokenizer."""
+class Tokenizer(Encoder):
+    """A tokenizer with the interface of the hub's AutoTokenizer."""
 
     @classmethod
     def from_pretrained(
@@ -54,17 +62,18 @@ class Tokenizer(Vocabulary):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         token: str | None = None,
-        use_fast: bool = True,
-        **options: Any,
+        subfolder: str = "",
+        **options: object,
     ) -> Self:
-        """Read tokenizer.json, or else the vocabulary of a BERT, RoBERTa or GPT-2, of a folder.
+        """Load a tokenizer from a folder, a hub id or a pkg:// path.
 
-        `options` go above what its configs say: model_max_length, padding_side, add_prefix_space,
-        pad_token, ... Raises InputError where there is no tokenizer, where a file is not what its
-        name says, and for an unknown option; `use_fast` can only be True.
+        Reads tokenizer.json or, without it, the vocabulary files of families such as BERT, RoBERTa,
+        GPT-2 and T5. `options` override entries of the configs, such as model_max_length,
+        padding_side, add_prefix_space and pad_token. Other arguments of transformers are applied,
+        ignored with a warning, or refused (`trainer/tokenizer/saved_options.py`). Raises InputError
+        if there is no tokenizer, if a file is malformed, and for an unknown option.
         """
-        if not use_fast:
-            raise InputError("use_fast: found False; accepted: True, there are no others here")
+        options = check_load_options(options)
         folder = hub.find(
             str(path),
             revision=revision,
@@ -72,8 +81,19 @@ class Tokenizer(Vocabulary):
             local_files_only=local_files_only,
             token=token,
             what="tokenizer",
+            weights=None,
+            templates=True,
+            subfolder=subfolder,
         )
-        return cls(*read(folder, options))
+        ends = {name: options.pop(name) for name in ENDS if name in options}
+        languages = {name: options.pop(name) for name in LANGUAGES if options.get(name)}
+        tokenizer = cls(*read(folder, options))
+        tokenizer.name_or_path = str(path)
+        for name, value in ends.items():
+            setattr(tokenizer, name, bool(value))
+        for name, code in languages.items():
+            setattr(tokenizer, name, code)
+        return tokenizer
 
     @classmethod
     def train(
@@ -84,14 +104,15 @@ class Tokenizer(Vocabulary):
         kind: Kind,
         special_tokens: Sequence[str] = (),
     ) -> Self:
-        """Learn a vocabulary of at most `vocab_size` from texts, or from lists of them.
+        """Train a tokenizer with at most `vocab_size` tokens on texts, or on lists of texts.
 
-        wordpiece is arranged as BERT's (uncased), bpe as RoBERTa's, unigram as XLM-RoBERTa's, and
-        gpt2, which is byte-level BPE too, puts nothing around a text. The special tokens of that
-        layout are added to those given, which have the first ids. The same texts give the same
-        tokenizer, whatever the process and its threads.
+        `kind` selects the algorithm and the special tokens: wordpiece is like BERT (uncased), bpe
+        like RoBERTa, and unigram like XLM-RoBERTa; gpt2 is byte-level BPE that adds no special
+        tokens to a text. `special_tokens` have the first ids, followed by the special tokens of the
+        kind. The same texts give the same tokenizer in every process and with any number of
+        threads.
         """
-        backend, config = untrained(kind, special_tokens)
+        backend, config = empty_tokenizer(kind, special_tokens)
         return cls(retrained(backend, iterator, vocab_size), config)
 
     def train_new_from_iterator(
@@ -100,94 +121,28 @@ class Tokenizer(Vocabulary):
         vocab_size: int,
         length: int | None = None,
         new_special_tokens: Sequence[str | AddedToken] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
     ) -> Self:
-        """A tokenizer of this one's kind and options, with a vocabulary learnt from other texts.
+        """Train a tokenizer of the same kind and options on other texts.
 
-        Its special tokens are this one's and the new ones. `length` is taken for the hub's
-        callers; nothing is shown that would need it.
+        The new tokenizer has the special tokens of this one, renamed by `special_tokens_map`, and
+        `new_special_tokens`. `length` is ignored; transformers has this argument.
         """
-        config = dict(self._saved_config())
+        names, config = dict(special_tokens_map or {}), dict(self._saved_config())
         extra = [*self.additional_special_tokens, *map(str, new_special_tokens or [])]
-        config["additional_special_tokens"] = list(dict.fromkeys(extra))
+        config["additional_special_tokens"] = list(dict.fromkeys(names.get(t, t) for t in extra))
+        for role in SPECIAL_TOKENS:
+            if config.get(role) in names:
+                config[role] = names[config[role]]
+        template = renamed(self.backend, names) if names else self.backend
         return type(self)(
-            retrained(self.backend, text_iterator, vocab_size, new_special_tokens or ()), config
+            retrained(template, text_iterator, vocab_size, new_special_tokens or ()), config
         )
-
-    def __call__(
-        self,
-        text: Any,
-        text_pair: Any = None,
-        *,
-        add_special_tokens: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str | None = None,
-        max_length: int | None = None,
-        stride: int = 0,
-        is_split_into_words: bool = False,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_tensors: Literal["pt", "np", "tf"] | None = None,
-        return_token_type_ids: bool | None = None,
-        return_attention_mask: bool | None = None,
-        return_overflowing_tokens: bool = False,
-        return_special_tokens_mask: bool = False,
-        return_offsets_mapping: bool = False,
-        return_length: bool = False,
-        return_num_truncated_tokens: bool = False,
-    ) -> BatchEncoding:
-        """Ids of one text or of several, of pairs where `text_pair` is given.
-
-        A text is a string, or with `is_split_into_words` a list of words. `truncation=True`
-        (longest_first) without `max_length` cuts to the model's maximum; `max_length` alone cuts
-        too; `padding=True` pads to the longest text of the call. Lists are ragged without padding;
-        with `return_tensors` they are [B, L] arrays. With `return_overflowing_tokens` what is cut
-        off makes further rows, each repeating `stride` tokens of the one before, and
-        overflow_to_sample_mapping [B] says whose they are; num_truncated_tokens [B] only counts
-        them. Raises InputError for what is no text,
-        and where the result cannot have the shape that was asked for.
-        """
-        inputs = read_inputs(text, text_pair, is_split_into_words)
-        shape = lengths(
-            self, padding, truncation, max_length, stride, pad_to_multiple_of, padding_side
-        )
-        encode = partial(self._encode, inputs, shape, add_special_tokens, return_overflowing_tokens)
-        # The fast way gives no offsets, and wrong token_type_ids to the overflow of pairs.
-        exact = return_offsets_mapping or return_overflowing_tokens
-        rows, samples = encode(offsets=exact)
-        names = self.model_input_names
-        wanted = {
-            "token_type_ids": _or(return_token_type_ids, "token_type_ids" in names),
-            "attention_mask": _or(return_attention_mask, "attention_mask" in names),
-            "special_tokens_mask": return_special_tokens_mask,
-            "offset_mapping": return_offsets_mapping,
-            "length": return_length,
-            "num_truncated_tokens": return_num_truncated_tokens,
-        }
-        columns = _columns(rows, [name for name, asked in wanted.items() if asked])
-        if return_overflowing_tokens:
-            columns["overflow_to_sample_mapping"] = samples
-        if return_tensors is not None:
-            columns = as_tensors(columns, return_tensors)
-        elif inputs.single and not return_overflowing_tokens:
-            columns = {n: row[0] if isinstance(row[0], list) else row for n, row in columns.items()}
-        return BatchEncoding(
-            columns, (lambda: rows) if exact else partial(self._aligned, encode, len(self))
-        )
-
-    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
-        """The input_ids alone of what a call with these options returns."""
-        return self(text, text_pair, **options)["input_ids"]
-
-    def tokenize(
-        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
-    ) -> list[str]:
-        """The tokens of one text or pair."""
-        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
     def apply_chat_template(
         self,
         conversation: Sequence[Any],
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
@@ -201,20 +156,23 @@ class Tokenizer(Vocabulary):
         return_dict: bool = True,
         return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: Mapping[str, Any] | None = None,
-        **variables: Any,
+        **variables: object,
     ) -> Any:
-        """Messages, [{"role": "user", "content": "..."}, ...], as the model learnt to read them.
+        """Format messages, [{"role": "user", "content": "..."}, ...], with a chat template.
 
         `conversation` is one list of messages or several. The template is `chat_template` (Jinja,
-        or the name of one of the tokenizer's), else the tokenizer's own, else ChatML, which is
-        said. `add_generation_prompt` opens the assistant's turn; `continue_final_message` leaves
-        the last one open (its content, or the field named). Returns ids as a call with
-        `tokenizer_kwargs` does, without `return_dict` the input_ids alone, without `tokenize` the
-        text. `return_assistant_tokens_mask` adds assistant_masks, 1 for each token that the
-        template puts in {% generation %} blocks. With `sanitize_control_tokens` a control token
-        that a message contains is encoded as plain text. The template runs in a process of its
-        own, bounded in time and memory; `variables` are its further variables. Raises InputError
-        naming its line.
+        or the name of one of the tokenizer's templates), else the tokenizer's own, else ChatML with
+        a warning. `variables` are passed to the template; a variable that the template does not
+        read is refused. `tools` are JSON schemas, or functions with type hints and a docstring.
+        `add_generation_prompt` appends the start of an assistant message. `continue_final_message`
+        does not end the last message, so that the model continues its content or the named field.
+
+        Returns the text if `tokenize` is false, only the input_ids if `return_dict` is false, and
+        otherwise a BatchEncoding, like a call with `tokenizer_kwargs`.
+        `return_assistant_tokens_mask` adds assistant_masks, which are 1 for tokens in
+        {% generation %} blocks. With `sanitize_control_tokens`, control tokens in messages are
+        encoded as plain text. The template runs in a separate process with limits on time and
+        memory. Raises InputError; for an error of the template, it names the line.
         """
         return apply_template(
             self,
@@ -234,73 +192,52 @@ class Tokenizer(Vocabulary):
             returned=(tokenize, return_dict, return_assistant_tokens_mask),
         )
 
-    def pad(
-        self,
-        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: Literal["pt", "np", "tf"] | None = None,
-    ) -> BatchEncoding:
-        """Encodings of single texts as one batch, or a ragged batch as an even one.
-
-        What is not padded (labels) is only put side by side. Raises InputError where there are no
-        input_ids, and where values differ in number.
-        """
-        shape = lengths(self, padding, False, max_length, 0, pad_to_multiple_of, padding_side)
-        masked = _or(return_attention_mask, "attention_mask" in self.model_input_names)
-        columns, found = collate(encoded_inputs, shape, masked)
-        framework = return_tensors or found
-        return BatchEncoding(columns if framework is None else as_tensors(columns, framework))
-
-    def decode(
-        self,
-        token_ids: Ids,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
+    def get_chat_template(
+        self, chat_template: str | None = None, tools: Sequence[Tool] | None = None
     ) -> str:
-        """The text of one sequence of ids; ids beyond the vocabulary stand for nothing.
+        """The template that `apply_chat_template` uses for these arguments."""
+        return chosen_template(self, chat_template, tools)
 
-        Byte-level BPE needs no cleaning up of spaces, which would change the text.
-        """
-        ids = plain_ids(token_ids)
-        try:
-            text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        except (OverflowError, TypeError) as error:
-            raise InputError(f"ids: {error}; accepted: a list of ids of the vocabulary") from error
-        default = bool(self.config.get("clean_up_tokenization_spaces"))
-        if _or(clean_up_tokenization_spaces, default) and not self._is_bpe():
-            for found in SPACES:
-                text = text.replace(found, found.strip())
-        return text
-
-    def batch_decode(
+    def save_pretrained(
         self,
-        sequences: Iterable[Ids],
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> list[str]:
-        """The text of each sequence of ids; a single sequence is a batch of one."""
-        rows = plain_ids(sequences)
-        if rows and isinstance(rows[0], int):
-            rows = [rows]
-        return [self.decode(r, skip_special_tokens, clean_up_tokenization_spaces) for r in rows]
+        save_directory: str | Path,
+        filename_prefix: str | None = None,
+        save_jinja_files: bool = True,
+        **options: object,
+    ) -> tuple[str, ...]:
+        """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
-        folder = Path(save_directory)
+        The chat template is written to chat_template.jinja, and named templates are written to
+        additional_chat_templates. If `save_jinja_files` is false, all templates are written to
+        tokenizer_config.json. Returns the paths of the files. Raises InputError for an argument of
+        transformers that is not supported.
+        """
+        if not check_save_options(filename_prefix, options):
+            return ()
+        folder = local_folder(save_directory)
         files.make_folder(folder)
         files.write_bytes(folder / "tokenizer.json", self._serialized().encode())
         config = self._saved_config()
+        if save_jinja_files:
+            config.pop("chat_template", None)
+        templates = save_templates(folder, self.chat_template if save_jinja_files else None)
         files.write_json(folder / "tokenizer_config.json", config)
         names = (*SPECIAL_TOKENS, "additional_special_tokens")
         special = {name: config[name] for name in names if config.get(name)}
         files.write_json(folder / "special_tokens_map.json", special)
+        written = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+        return tuple(str(path) for path in (*(folder / name for name in written), *templates))
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[SavedOptions]) -> str:
+        """Send the files that `save_pretrained` writes to a repository on the hub.
+
+        The options are those of `trainer.pushing.saved_files.push_saved`: commit_message, private
+        (true by default), token, revision and replace. Returns the URL of the commit.
+        """
+        return push_saved(self.save_pretrained, repo_id, **options)
 
     def fingerprint(self) -> str:
-        """A digest of all that decides which ids a text gets."""
+        """A digest of all files and options that determine the ids of a text."""
         config = json.dumps(self._saved_config(), sort_keys=True)
         return hashlib.sha256(f"{self._serialized()}\n{config}".encode()).hexdigest()
 
@@ -310,54 +247,17 @@ class Tokenizer(Vocabulary):
             f"model_input_names={self.model_input_names}, special_tokens={self.special_tokens_map})"
         )
 
-    def _encode(
-        self,
-        inputs: Inputs,
-        shape: Lengths,
-        add_special_tokens: bool,
-        overflow: bool,
-        *,
-        offsets: bool,
-    ) -> tuple[list[tokenizers.Encoding], list[int]]:
-        """The rows of a call, and the number of the text that each comes from."""
-        pair = inputs.pairs is not None
-        special = self.num_special_tokens_to_add(pair) if add_special_tokens else 0
-        shape.configure(self.backend, special)
-        refuse_too_long(inputs)
-        encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
-        try:
-            found = encode(
-                inputs.rows(), add_special_tokens=add_special_tokens, is_pretokenized=inputs.split
-            )
-        except TypeError as error:
-            raise surrogate_error(inputs) from error
-        except BaseException as error:
-            # The library raises plain Exceptions, and panics are not even that.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise InputError(f"text: {error}") from error
-        if not overflow:
-            return found, list(range(len(found)))
-        parts = [[encoding, *encoding.overflowing] for encoding in found]
-        samples = [sample for sample, rows in enumerate(parts) for _ in rows]
-        return [row for rows in parts for row in rows], samples
-
-    def _aligned(self, encode: Callable[..., Any], size: int) -> list[tokenizers.Encoding]:
-        """The rows of an earlier call once more, with offsets."""
-        if len(self) != size:
-            raise InputError("encodings: tokens were added since the call; call once more")
-        return encode(offsets=True)[0]
-
-    def _is_bpe(self) -> bool:
-        return isinstance(self.backend.model, models.BPE)
-
     def _serialized(self) -> str:
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        return self.backend.to_str(pretty=True)
+        with settings_lock():
+            self.backend.no_truncation()
+            self.backend.no_padding()
+            return self.backend.to_str(pretty=True)
 
     def _saved_config(self) -> dict[str, Any]:
-        """tokenizer_config.json as it is now, for readers that trust it above tokenizer.json."""
+        """The entries of tokenizer_config.json with their current values.
+
+        Some programs prefer them to tokenizer.json.
+        """
         config = {name: value for name, value in self.config.items() if name not in NOT_SAVED}
         for name in SPECIAL_TOKENS:
             if content(config.pop(name, None)) or getattr(self, name):
@@ -365,6 +265,10 @@ class Tokenizer(Vocabulary):
         if not isinstance(config.get("extra_special_tokens"), dict):
             config.pop("extra_special_tokens", None)
         config["additional_special_tokens"] = self.additional_special_tokens
+        if self.split_special_tokens or "split_special_tokens" in config:
+            config["split_special_tokens"] = self.split_special_tokens
+        if self.pad_token_type_id or "pad_token_type_id" in config:
+            config["pad_token_type_id"] = self.pad_token_type_id
         config |= layouts.options(self.backend)
         config.pop("chat_template", None)
         if self.chat_template is not None:
@@ -378,23 +282,5 @@ class Tokenizer(Vocabulary):
 
 
 def _listed(templates: Any) -> list[dict[str, str]]:
-    """Several chat templates as tokenizer_config.json has them."""
+    """Several chat templates, in the format of tokenizer_config.json."""
     return [{"name": name, "template": template} for name, template in templates.items()]
-
-
-def _or(asked: bool | None, default: bool) -> bool:
-    return default if asked is None else asked
-
-
-def _columns(rows: list[tokenizers.Encoding], wanted: list[str]) -> dict[str, Any]:
-    """The numbers of rows by name, each [B] lists of L."""
-    columns: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
-    made: dict[str, Any] = {
-        "length": lambda row: len(row.ids),
-        "num_truncated_tokens": lambda row: sum(len(part.ids) for part in row.overflowing),
-    }
-    sources = {"token_type_ids": "type_ids", "offset_mapping": "offsets"}
-    for name in wanted:
-        source = sources.get(name, name)
-        columns[name] = [made[name](r) if name in made else getattr(r, source) for r in rows]
-    return columns

@@ -1,8 +1,8 @@
-"""Training a tokenizer: a vocabulary learnt from texts, the same one for the same texts."""
+"""Training: builds the vocabulary of a tokenizer from texts, deterministically."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -10,13 +10,17 @@ from tokenizers import AddedToken, models, pre_tokenizers, trainers
 
 from trainer.errors import InputError, RowError
 from trainer.tokenizer.lengths import accept_number
+from trainer.tokenizer.native_calls import Panic, native_call
 
 DIGITS = 5
-"""Of a Unigram score: the library adds in the order of a hash map, which shows in the last ones."""
+"""The number of decimals of a Unigram score to keep.
+
+Further decimals vary, since the library sums numbers in the order of a hash map.
+"""
 RARE_STEP = 1e-4
-"""Between the scores that the library gives, in the order of a hash map, to unlearnt characters."""
+"""The difference between the scores that the library assigns to rare characters."""
 NEAR = 1e-6
-"""How close to a whole number of such steps a score is that was given so."""
+"""The tolerance within which a difference of scores counts as a multiple of RARE_STEP."""
 
 
 def retrained(
@@ -25,12 +29,12 @@ def retrained(
     vocab_size: int,
     new_special_tokens: Sequence[str | AddedToken] = (),
 ) -> tokenizers.Tokenizer:
-    """A tokenizer with the steps and special tokens of `template`, and a vocabulary of `texts`.
+    """A tokenizer with the processing steps of `template`, and a vocabulary trained on `texts`.
 
-    Raises InputError where there is no text, or where `vocab_size` is less than special tokens
-    and single characters need.
+    Raises InputError if there is no text, or if `vocab_size` is too small for the special tokens
+    and the characters of the texts.
     """
-    accept_number("vocab_size", vocab_size, at_least=1)
+    vocab_size = accept_number("vocab_size", vocab_size, at_least=1) or 0
     parts = json.loads(template.to_str())
     kind = parts["model"]["type"]
     if kind not in _LEARN:
@@ -40,7 +44,7 @@ def retrained(
     parts["model"] |= _LEARN[kind](template, parts["model"], _Texts(texts), vocab_size, names)
     ids = _ids(parts["model"]["vocab"])
     if len(ids) > vocab_size:
-        accepted = f"{len(ids)} or more, which special tokens and characters of the texts take"
+        accepted = f"{len(ids)} or more, for the special tokens and the characters of the texts"
         raise InputError(f"vocab_size: found {vocab_size}; accepted: {accepted}")
     parts["added_tokens"] = [{"id": ids[t.content], **t.__getstate__()} for t in special]
     _renumber(parts["post_processor"], ids)
@@ -48,14 +52,59 @@ def retrained(
     return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
 
+def renamed(backend: tokenizers.Tokenizer, names: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """A copy in which special tokens have other names, with the same ids and uses.
+
+    `names` maps old to new names. Raises InputError for an old name that is not a special token.
+    """
+    special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+    if unknown := sorted(set(names) - special):
+        accepted = ", ".join(sorted(special))
+        raise InputError(f"special_tokens_map: found {unknown[0]!r}; accepted: {accepted}")
+    parts = json.loads(backend.to_str())
+    for token in parts["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = parts["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    _rename(parts["post_processor"], names)
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
+
+
+def _rename(processor: Any, names: Mapping[str, str]) -> None:
+    """Rename the special tokens of a post-processor, an object of tokenizer.json, in place."""
+    if processor is None:
+        return
+    for part in processor.get("processors", []):
+        _rename(part, names)
+    for role in ("cls", "sep"):
+        if role in processor:
+            processor[role][0] = names.get(processor[role][0], processor[role][0])
+    for piece in (*processor.get("single", []), *processor.get("pair", [])):
+        if "SpecialToken" in piece:
+            old = piece["SpecialToken"]["id"]
+            piece["SpecialToken"]["id"] = names.get(old, old)
+    table = processor.get("special_tokens") or {}
+    for old in [name for name in table if name in names]:
+        entry = table.pop(old)
+        table[names[old]] = {**entry, "id": names[old], "tokens": [names[old]]}
+
+
 class _Texts:
-    """The texts of an iterable, of strings or of lists of them, as often as they are asked for."""
+    """The texts of an iterable of strings or lists of strings; it can be iterated repeatedly.
+
+    Raises InputError for an item that is not a string, and if there is no text.
+    """
 
     def __init__(self, texts: Iterable[str | Sequence[str]]) -> None:
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             found = type(texts).__name__
             raise InputError(f"iterator: found {found}; accepted: strings or lists of strings")
-        # What can be gone through once is kept: some kinds need the texts twice.
+        # some kinds of models read the texts twice, so an iterator is stored as a list
         self.texts = list(texts) if isinstance(texts, Iterator) else texts
 
     def __iter__(self) -> Iterator[str]:
@@ -71,7 +120,7 @@ class _Texts:
             raise InputError("iterator: found no text; accepted: strings or lists of strings")
 
 
-def _is_list(item: Any) -> bool:
+def _is_list(item: object) -> bool:
     return isinstance(item, Iterable) and not isinstance(item, (bytes, dict))
 
 
@@ -82,10 +131,11 @@ def _learn_pieces(
     vocab_size: int,
     special: list[str],
 ) -> dict[str, Any]:
-    """WordPiece or BPE: pairs joined in order of frequency.
+    """Train WordPiece or BPE, which merge the pair with the highest frequency first.
 
-    The library numbers characters inside words in the order of a hash map, and equal frequencies
-    are decided by those numbers. Listed as if they were special they have a fixed order.
+    Between pairs with equal frequencies, the numbers of the characters decide. The library numbers
+    characters with affixes in the order of a hash map, which varies. So they are passed as special
+    tokens, in a fixed order.
     """
     names = ("continuing_subword_prefix", "end_of_word_suffix")
     affixes: dict[str, Any] = {name: model[name] for name in names if model.get(name)}
@@ -97,16 +147,16 @@ def _learn_pieces(
         show_progress=False,
         **affixes,
     )
-    bare = tokenizers.Tokenizer(models.BPE(**affixes))
-    found = _train(bare, template, texts, trainer)
-    learnt = {"vocab": found["vocab"]}
-    return learnt if model["type"] == "WordPiece" else learnt | {"merges": found["merges"]}
+    untrained = tokenizers.Tokenizer(models.BPE(**affixes))
+    found = _train(untrained, template, texts, trainer)
+    vocab = {"vocab": found["vocab"]}
+    return vocab if model["type"] == "WordPiece" else vocab | {"merges": found["merges"]}
 
 
 def _alphabet(
     template: tokenizers.Tokenizer, texts: _Texts, prefix: str | None, suffix: str | None
 ) -> list[str]:
-    """The characters of the texts as they begin, continue and end words, sorted."""
+    """The characters of the texts, with affixes for their positions in words, sorted."""
     words: Counter[str] = Counter()
     for text in texts:
         if template.normalizer is not None:
@@ -117,15 +167,15 @@ def _alphabet(
             words.update(word for word, _ in template.pre_tokenizer.pre_tokenize_str(text))
     forms = set()
     for word in filter(None, words):
-        for place, letter in enumerate(word):
-            start = prefix or "" if place else ""
-            end = suffix or "" if place == len(word) - 1 else ""
-            forms.add(start + letter + end)
+        for index, character in enumerate(word):
+            start = prefix or "" if index else ""
+            end = suffix or "" if index == len(word) - 1 else ""
+            forms.add(start + character + end)
     return sorted(forms)
 
 
 def _bytes(template: tokenizers.Tokenizer) -> list[str]:
-    """The 256 letters of byte-level BPE, which has no unknown text; none for other kinds."""
+    """The 256 characters of byte-level BPE; an empty list for other kinds."""
     steps = template.pre_tokenizer
     if steps is None or b'"ByteLevel"' not in steps.__getstate__():
         return []
@@ -139,7 +189,7 @@ def _learn_unigram(
     vocab_size: int,
     special: list[str],
 ) -> dict[str, Any]:
-    """Unigram (Kudo, 2018): the pieces that make the texts likeliest, each with its score."""
+    """Train Unigram (Kudo, 2018), which finds pieces that maximize the likelihood of the texts."""
     unknown = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=special, unk_token=unknown, show_progress=False
@@ -148,7 +198,7 @@ def _learn_unigram(
         found = _train(tokenizers.Tokenizer(models.Unigram()), template, texts, trainer)
     except InputError:
         raise
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exceptions
         raise InputError(f"vocab_size: found {vocab_size}; accepted: more ({error})") from error
     pieces = [(piece, score) for piece, score in found["vocab"] if piece not in special]
     vocab = [(token, 0.0) for token in special] + _in_order(pieces)
@@ -156,7 +206,11 @@ def _learn_unigram(
 
 
 def _in_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Pieces by score; those of equal score, and the unlearnt characters, by code point."""
+    """The pieces with rounded scores, sorted by score, and by code point if scores are equal.
+
+    The library assigns scores to rare characters in the order of a hash map. These scores are
+    assigned again, in the order of the characters.
+    """
     scores = dict(pieces)
     lowest = min(scores.values(), default=0.0)
     steps = {piece: (score - lowest) / RARE_STEP for piece, score in pieces if len(piece) == 1}
@@ -167,20 +221,24 @@ def _in_order(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _train(
-    bare: tokenizers.Tokenizer, template: tokenizers.Tokenizer, texts: _Texts, trainer: Any
+    untrained: tokenizers.Tokenizer, template: tokenizers.Tokenizer, texts: _Texts, trainer: Any
 ) -> dict[str, Any]:
-    """The model that a trainer of the library makes of texts, as tokenizer.json has it."""
+    """Train a model with the library; returns the model in the format of tokenizer.json."""
     for part in ("normalizer", "pre_tokenizer"):
         if (step := getattr(template, part)) is not None:
-            setattr(bare, part, step)
-    bare.train_from_iterator(iter(texts), trainer)
-    return json.loads(bare.to_str())["model"]
+            setattr(untrained, part, step)
+    try:
+        with native_call():
+            untrained.train_from_iterator(iter(texts), trainer)
+    except Panic as error:
+        raise InputError(f"tokenizer.train: {error}; accepted: another tokenizer.path") from error
+    return json.loads(untrained.to_str())["model"]
 
 
 def _special_tokens(
     template: tokenizers.Tokenizer, new: Sequence[str | AddedToken]
 ) -> list[AddedToken]:
-    """The special tokens of a tokenizer by id, then the new ones."""
+    """The special tokens of a tokenizer, sorted by id, followed by the new ones."""
     added = template.get_added_tokens_decoder()
     tokens = [token for _, token in sorted(added.items()) if token.special]
     tokens += [AddedToken(t, special=True) if isinstance(t, str) else t for t in new]
@@ -194,7 +252,7 @@ def _ids(vocab: Any) -> dict[str, int]:
 
 
 def _renumber(processor: Any, ids: dict[str, int]) -> None:
-    """Give the special tokens of a post-processor, as tokenizer.json has it, their new ids."""
+    """Set the new ids of the special tokens in a post-processor, an object of tokenizer.json."""
     if processor is None:
         return
     for part in processor.get("processors", []):

@@ -1,0 +1,1 @@
+"""Config: turns the command line and the YAML files into a checked Run."""

@@ -1,0 +1,69 @@
+"""Child: runs a child process, forwards signals to it and waits for its end."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from trainer.launching.parent_process import PARENT
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+INTERVAL = 0.5
+"""The seconds between two checks whether the child has ended or has to be stopped."""
+
+
+def run_child(
+    command: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[int, bool]:
+    """Run `command`, and forward SIGTERM, SIGUSR1 and SIGINT to it.
+
+    `variables` are added to the child's environment. Once `should_stop` returns true, the child
+    receives SIGTERM. Returns the child's exit code (128 + n if signal n killed it), and whether
+    this process received one of the three signals.
+    """
+    environment = {**os.environ, **(variables or {}), PARENT: str(os.getpid())}
+    # in its own process group, so that the terminal does not send Ctrl-C to the child as well
+    with (
+        subprocess.Popen(command, env=environment, process_group=0) as process,
+        _forwarding(process) as received,
+    ):
+        code = _end_of(process, should_stop)
+    return (code if code >= 0 else 128 - code), bool(received)
+
+
+def _end_of(process: subprocess.Popen[bytes], should_stop: Callable[[], bool] | None) -> int:
+    while should_stop is not None:
+        try:
+            return process.wait(INTERVAL)
+        except subprocess.TimeoutExpired:
+            if should_stop():
+                process.terminate()
+                break
+    return process.wait()
+
+
+@contextmanager
+def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """A context that forwards received signals to `process`; yields the list of these signals.
+
+    Only the main thread can set signal handlers, so in another thread nothing is forwarded.
+    """
+    received: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

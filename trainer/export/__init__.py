@@ -1,0 +1,1 @@
+"""Export: writes models in the formats of other programs, and compares their outputs."""

@@ -1,0 +1,49 @@
+"""Local copies of files in stores: where they are, and messages that show their URLs instead."""
+
+import os
+import re
+from pathlib import Path
+
+URL_FILE = "url.txt"
+"""The file in the folder of a local copy that contains the URL of the original."""
+COPY = re.compile(r"/(inputs|runs)/[0-9a-f]{16}/")
+"""A part of the path of every local copy."""
+
+
+def stage_folder() -> Path:
+    """The local folder for copies of files in stores.
+
+    It is the first of these that is set: $TEMPERING_STAGE, $TEMPERING_CACHE/stores,
+    $XDG_CACHE_HOME/tempering/stores, and otherwise ~/.cache/tempering/stores.
+    """
+    if chosen := os.environ.get("TEMPERING_STAGE"):
+        return Path(os.path.expanduser(chosen))
+    if cache := os.environ.get("TEMPERING_CACHE"):
+        return Path(os.path.expanduser(cache)) / "stores"
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(user_cache)) / "tempering" / "stores"
+
+
+def with_urls(text: str) -> str:
+    """The text, with the path of each local copy replaced by the URL of its original.
+
+    The user has typed the URL and does not know the copy.
+    """
+    if not COPY.search(text):
+        return text  # saves the look at the disk below
+    stage = stage_folder()
+    for start in dict.fromkeys((str(stage.resolve()), str(stage.absolute()), str(stage))):
+        if start in text:
+            copies = rf"({re.escape(start)}/(?:inputs|runs)/[0-9a-f]{{16}})(/copy)?/"
+            text = re.sub(rf"{copies}(?=(.*))", _as_url, text, flags=re.DOTALL)
+    return text
+
+
+def _as_url(found: re.Match[str]) -> str:
+    """The beginning of the URL for the beginning of a copy's path: all but its last part."""
+    try:
+        url = (Path(found[1]) / URL_FILE).read_text()
+    except (OSError, ValueError):
+        return found[0]
+    above, slash, name = url.rpartition("/")
+    return f"{above}{slash}" if found[3].startswith(name) else found[0]

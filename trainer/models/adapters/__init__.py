@@ -1,0 +1,1 @@
+"""Adapters: LoRA, and folders of adapters in PEFT's format."""

@@ -1,0 +1,15 @@
+"""The values of a base model's weights that identify it in a digest."""
+
+import torch
+from torch import Tensor
+
+SAMPLED = 64
+"""The approximate number of values of each weight in the digest."""
+
+
+def sample(weight: Tensor) -> bytes:
+    """Some values of a weight, in bf16 so that its dtype does not matter; empty on meta."""
+    if weight.is_meta:
+        return b""
+    numbers = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)]
+    return numbers.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes()

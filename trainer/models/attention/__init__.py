@@ -1,0 +1,1 @@
+"""Attention: all implementations, with their kernels."""

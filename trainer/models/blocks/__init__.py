@@ -1,0 +1,1 @@
+"""Blocks: layers that several families share."""

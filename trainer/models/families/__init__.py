@@ -1,0 +1,1 @@
+"""Families: one file for each model type, named after it."""

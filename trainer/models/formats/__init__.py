@@ -1,0 +1,1 @@
+"""Formats: the hub's files, their config entries and their tensor names."""

@@ -1,0 +1,1 @@
+"""Reports: the results of runs as one self-contained HTML file."""

@@ -1,0 +1,1 @@
+"""Comparisons: compares several runs on one page, with confidence intervals for differences."""

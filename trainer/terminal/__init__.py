@@ -1,0 +1,1 @@
+"""The terminal: consoles, standard streams, and text that is safe to print."""
