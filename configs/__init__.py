@@ -1,1 +1,1 @@
-"""The YAML of every config group; a package so that a wheel carries them."""
+"""The YAML files of all config groups; they are a package so that wheels include them."""
