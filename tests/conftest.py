@@ -1,8 +1,11 @@
-"""What all tests share: the installed quickstart weights, offline by default, few threads."""
+"""Shared by all tests: the installed quickstart weights, no network by default, few threads."""
 
 import hashlib
 import os
-from collections.abc import Callable
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,23 +19,60 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 
 import launch
+from trainer import registry
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """GPUs are for the tests of `-m gpu` alone: the others mean the CPU, and its exact numbers."""
+    """Hide GPUs from tests without the mark `gpu`, which expect the exact numbers of a CPU.
+
+    Jobs in the background of a script ignore SIGINT, and so would the programs that tests start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _interpret_triton()
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, before any test may want it
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, before any test
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """With `--shuffle SEED`, test files run in a random order, as no test may depend on another."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run tests/faults first: they fork hundreds of times, which is faster in a small process."""
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        draw = random.Random(seed)
+        numbers: dict[str, float] = {}
+        items.sort(key=lambda item: numbers.setdefault(str(item.path), draw.random()))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/faults/"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With `-n 2`, the tests of a file share a process, and so do those of tests/cuda.
+
+    tests/cuda runs all of its tests in one child process.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/cuda" if file.startswith("tests/cuda/") else file
+
+    return ByFile(config, log)
 
 
 def _interpret_triton() -> None:
     """Import Triton, if it is installed, so that it can run kernels without a GPU.
 
-    What it imports decides that, and other packages import it too: so it comes first.
+    This is decided at its first import, so it must precede other packages that import it.
     """
     if find_spec("triton") is not None:
         with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
@@ -41,7 +81,7 @@ def _interpret_triton() -> None:
 
 @pytest.fixture(autouse=True)
 def gpu(request: pytest.FixtureRequest) -> None:
-    """Tests marked `gpu` need one, and a process that may see it."""
+    """Tests marked `gpu` need a GPU, and a process from which it is not hidden."""
     if request.node.get_closest_marker("gpu") is not None:
         import torch
 
@@ -49,9 +89,28 @@ def gpu(request: pytest.FixtureRequest) -> None:
             pytest.skip("needs a GPU, in a process of its own: python -m pytest -m gpu")
 
 
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that one test trusts are not trusted in the next."""
+    monkeypatch.setattr(registry, "_trusted", [])
+
+
+@pytest.fixture(autouse=True)
+def memory_stores_emptied() -> Iterator[None]:
+    """Files and folders at memory:// are removed after each test; fsspec shares them in a process.
+
+    An empty folder matters too: a folder copied to an existing one is placed inside it.
+    """
+    yield
+    memory = sys.modules.get("fsspec.implementations.memory")
+    if memory is not None:
+        memory.MemoryFileSystem.store.clear()
+        memory.MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
 @pytest.fixture
 def environment_with_gpus() -> dict[str, str]:
-    """The environment that the tests were started in, its GPUs not hidden."""
+    """The environment in which the tests were started, without hiding GPUs."""
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     return environment if VISIBLE is None else {**environment, "CUDA_VISIBLE_DEVICES": VISIBLE}
 
@@ -72,14 +131,14 @@ def minilm() -> Path:
 
 @pytest.fixture(autouse=True)
 def offline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asks the hub, but those marked `network`."""
+    """No test accesses the hub, except those marked `network`."""
     if request.node.get_closest_marker("network") is None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @dataclass
 class Answer:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -88,7 +147,7 @@ class Answer:
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test in an empty folder, as the only process."""
+    """Each test runs in an empty folder, as a single process."""
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
@@ -108,7 +167,7 @@ def ask(alone: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer
 
 @pytest.fixture
 def refused(ask: Callable[..., Answer], tmp_path: Path) -> Callable[..., str]:
-    """Call it with what it must refuse in one line, writing nothing; returns the line."""
+    """Call it with arguments that it must refuse in one line without writing; returns the line."""
 
     def call(*arguments: str) -> str:
         before = tree(tmp_path)
@@ -129,7 +188,7 @@ def tree_fixture() -> Callable[[Path], dict[str, str]]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every path below `folder`, with the digest of what it holds."""
+    """Every path below `folder`, with the digest of its content."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         if path.is_file()

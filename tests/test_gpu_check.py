@@ -1,4 +1,4 @@
-"""The GPU check goes on after a part that fails or hangs, and tables what it has found."""
+"""The GPU check continues after a part that fails or hangs, and prints a table of results."""
 
 import re
 import tomllib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks import gpu_check, gpu_parts
 from benchmarks.gpu_check import Part, report, run
-from trainer.models.dropout import Dropout
+from trainer.models.blocks.dropout import Dropout
 
 SCRIPT = """
 import subprocess, sys, time
@@ -67,7 +67,7 @@ BUILT_FROM_SOURCE = {"antlr4-python3-runtime"}
 
 
 def needed(requirement: Requirement, found: set[str]) -> None:
-    """Add the names of a package and of all that it needs, but for what an image has."""
+    """Add the names of a package and its dependencies, except those that an image has."""
     name = canonicalize_name(requirement.name)
     if name in found | IN_THE_IMAGE:
         return

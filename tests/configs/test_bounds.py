@@ -1,4 +1,4 @@
-"""Configs that grow, leave their folders or hold what no number should be: one line, at once."""
+"""Configs that expand, leave their folders or hold impossible numbers fail fast with one line."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.launching.interpolations import MAX_CHARACTERS
-from trainer.processes.place import WORKER
-from trainer.run import Run
+from trainer.config.interpolations import MAX_CHARACTERS
+from trainer.launching.place import WORKER
+from trainer.runs.run import Run
 
 Composed = Callable[..., Run]
 Refused = Callable[..., str]
@@ -77,7 +77,7 @@ def test_hydras_own_settings_in_a_file(experiment: Callable[[str], None], refuse
 def test_what_is_no_file(experiment: Callable[[str], None], refused: Refused) -> None:
     experiment("seed: 1\n")
     os.mkfifo("mine/experiment/y.yaml")
-    assert "y.yaml: is no regular file" in refused(*MINE)
+    assert "y.yaml: is not a regular file" in refused(*MINE)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Configs: every YAML composes, choices imply what the table of contents says, texts stay texts."""
+"""Configs: every YAML composes, choices have the documented effects, texts stay texts."""
 
 import dataclasses
 import json
@@ -12,17 +12,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import launch
-from trainer.launching import yaml_files
-from trainer.launching.assemble import CLOSED
-from trainer.launching.command import parse, typed
-from trainer.launching.sentences import field_sentences
-from trainer.processes.identity import identity
-from trainer.run import Run
+from recipes.sequence_classification import SequenceClassification
+from trainer.config import yaml_files
+from trainer.config.command import parse, typed
+from trainer.config.groups import CONFIGS
+from trainer.config.sections import CLOSED
+from trainer.config.sentences import field_sentences
+from trainer.launching.identity import identity
+from trainer.metrics.classification import Accuracy
+from trainer.runs.run import Run, fitting_metrics
 from trainer.settings import TrainSettings
 
-FILES = sorted(launch.CONFIGS.rglob("*.yaml"))
-OPTIONS = [(f.parent.name, f.stem) for f in FILES if f.parent != launch.CONFIGS]
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+OPTIONS = [(f.parent.name, f.stem) for f in FILES if f.parent != CONFIGS]
 Composed = Callable[..., Run]
 
 
@@ -39,6 +41,16 @@ def test_every_file_opens_with_a_sentence(file: Path) -> None:
     lines = [x for x in file.read_text().splitlines() if not x.startswith("# @package")]
     assert lines[0].startswith("# ") and len(lines[0]) > 12
     assert "\t" not in file.read_text()
+
+
+def test_trackers_combine_with_other_callbacks(composed: Composed) -> None:
+    comet = "trainer.callbacks.trackers.comet.Comet"
+    run = composed(
+        "callbacks=tensorboard",
+        f"callbacks.comet={{_target_: {comet}, options: {{online: false}}}}",
+    )
+    assert run.callbacks.keys() == {"progress", "tensorboard", "comet"}
+    assert run.callbacks["comet"].options == {"online": False}
 
 
 def test_every_setting_has_a_sentence() -> None:
@@ -82,6 +94,22 @@ def test_files_are_implied_by_their_path(composed: Composed) -> None:
     assert run.chosen["dataset"] == "files"
     assert run.dataset.train == "a b,c.csv"
     assert run.dataset.validation == {"x": "a.csv", "y": "b.csv"}
+
+
+def test_several_files_are_a_list(composed: Composed) -> None:
+    """Paths are split at commas; they need no quotes but for a comma."""
+    cases = {
+        "[a.csv,b.jsonl,folder/]": ["a.csv", "b.jsonl", "folder/"],
+        "[ a b.csv , é=1.csv, 007]": ["a b.csv", "é=1.csv", "007"],
+        "['a,b.csv',\"it's.csv\",c[0,1].csv]": ["a,b.csv", "it's.csv", "c[0,1].csv"],
+        "[*.csv,~/x/,pkg://a/b,]": ["*.csv", "~/x/", "pkg://a/b"],
+    }
+    for value, paths in cases.items():
+        run = composed(f"dataset.train={value}", f"dataset.validation={value}")
+        assert run.dataset.train == run.dataset.validation == paths
+        assert composed(f"input.file={value}", "job=predict", "model.path=x").input.file == paths
+    one = composed("dataset.train=[ab]*.csv", "dataset.validation={x: [a.csv, b.csv]}").dataset
+    assert one.train == "[ab]*.csv" and one.validation == {"x": ["a.csv", "b.csv"]}
 
 
 def test_digest_belongs_to_its_path(composed: Composed) -> None:
@@ -252,13 +280,58 @@ def test_from_repeats_free_text(composed: Composed, tmp_path: Path) -> None:
     assert composed("from=a").input.text == text
 
 
+def test_from_names_what_a_run_has_written(composed: Composed, tmp_path: Path) -> None:
+    leave(composed("seed=7"), tmp_path / "a")
+    (tmp_path / "a" / "model").mkdir()
+    run = composed("from=a", "job=predict", "input.text=it's f(x)")
+    assert (run.model.path, run.input.text, run.seed) == ("a/model", "it's f(x)", 0)
+    assert composed("from=a", "job=export", "model.path=b").model.path == "b"
+    assert composed("from=a", "job=merge", "output.path=c").model.path == "a/model"
+    assert composed("from=a", "job=show").shown_run == "a"
+    assert composed("from=a", "job=push", "repo=me/x").shown_run == "a"
+    assert composed("from=a", "job=report").runs == ("a",)
+
+
+def test_jobs_on_the_config_of_a_run(composed: Composed, tmp_path: Path) -> None:
+    """Jobs that do not use the trained model get the run's data, model and recipe."""
+    leave(composed("seed=7", "dataset.train=x.jsonl", "model.path=m"), tmp_path / "a")
+    for job in ("prepare", "plan", "inspect", "train"):
+        run = composed("from=a", f"job={job}")
+        assert (run.job, run.dataset.train, run.model.path) == (job, "x.jsonl", "m")
+        assert run.seed == 7
+    run = composed("from=a", "job=prepare", "prepare.report=b.json", "dataset.train=y.jsonl")
+    assert (run.prepare.report, run.prepare.near_copies) == ("b.json", True)
+    assert run.dataset.train == "y.jsonl"
+    assert composed("from=a", "job=plan", "plan.length=7").plan.length == 7
+
+
+def test_runs_at_urls(
+    ask: Callable[..., Any], composed: Composed, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """The config phase contacts no store unless it reads from one."""
+    url = "memory://bucket/runs/a"
+    run = composed(f"output_dir={url}")
+    assert (run.place, run.output_dir.name, run.config["output_dir"]) == (url, "a", url)
+    assert f"output_dir: {url}" in ask(f"output_dir={url}", "--cfg", "job").out
+    assert composed(f"output_dir={url}").run_name == composed().run_name
+    assert composed(f"output_dir=file://{tmp_path}/a").output_dir == tmp_path / "a"
+    both = composed("job=report", "runs=[s3://bucket/a,gs://bucket/b]").runs
+    assert both == ("s3://bucket/a", "gs://bucket/b")
+    assert refused("output_dir=s4://b/a").startswith("output_dir: found 's4://'; accepted: s3://,")
+    assert "output_dir: nothing can be written to https://" in refused("output_dir=https://b/a")
+    assert refused("from=memory://b/a").startswith("from: memory://b/a/config.yaml: there are no")
+
+
 def test_from_is_checked_too(
     composed: Composed, refused: Callable[..., str], tmp_path: Path
 ) -> None:
     leave(composed("model.config={hub_token: abc}"), tmp_path / "a")
-    assert refused("from=a").startswith("model.config.hub_token: was redacted")
+    assert refused("from=a").startswith("model.config.hub_token: found a redacted value")
     composed("from=a", "model.config.hub_token=abc")
-    assert refused("from=a", "job=predict").startswith("from: other groups were chosen")
+    assert refused("from=a", "job=prune").startswith(
+        "from: found with job=prune; accepted: job=train, "
+    )
+    assert refused("from=a", "job=predict") == "from: 'a' holds no model; accepted: a finished run"
     file = tmp_path / "a/config.yaml"
     file.write_text("seed: 1\nseed: 2\n")
     assert "config.yaml:2: found duplicate key seed" in refused("from=a")
@@ -333,12 +406,23 @@ def test_recipes_that_measure_themselves_take_no_metrics(composed: Composed) -> 
     assert "accuracy" in composed("recipe=sequence_classification", "model.path=x").metrics
 
 
+def test_a_recipe_names_its_default_metrics_for_any_kind() -> None:
+    class Scores(SequenceClassification):
+        compares = "numbers"
+        usual_metrics = ("pearson",)
+
+    default = {"accuracy": Accuracy()}
+    assert list(fitting_metrics(default, Scores(), {})) == ["pearson"]
+    assert fitting_metrics(default, SequenceClassification(), {}) == default
+    assert fitting_metrics(default, Scores(), {"metrics": "classification"}) == default
+
+
 def test_columns_are_named_by_numbers_and_in_quotes(composed: Composed) -> None:
     wanted = {"0": "text", "1": "label"}
     for typed_columns in ("{0: text, 1: label}", '{"0": text, "1": label}', "{'0':text,1: label}"):
         run = composed("dataset.train=a.tsv", f"dataset.columns={typed_columns}")
         assert run.dataset.columns == wanted
-        assert identity(run)["dataset.columns.0"] == "text"  # as ranks compare their configs
+        assert identity(run)["dataset.columns.0"] == "text"  # ranks compare this form
     mixed = composed("dataset.train=a.tsv", 'dataset.columns={0: text, "a b, c": label}')
     assert mixed.dataset.columns == {"0": "text", "a b, c": "label"}
 
@@ -365,7 +449,7 @@ def test_files_of_a_user_obey_the_rules_of_the_command_line(composed: Composed, 
 def test_commands_repeat_how_the_program_was_called(
     composed: Any, ask: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
-    from trainer.jobs.train import next_commands
+    from trainer.jobs.parts.next_commands import after_training, of_same_config
 
     own = tmp_path / "my configs"
     own.mkdir()
@@ -381,14 +465,66 @@ def test_commands_repeat_how_the_program_was_called(
             assert f"accepted: {begins} -m ..." in ask("-m", "seed=1,2").err
         run = composed("output_dir=runs/a")
         assert run.recipe is not None
-        for command in next_commands(run, run.recipe).values():
+        for command in after_training(run, run.recipe).values():
             assert command.startswith(f"{begins} ") and "--config-dir" not in command
-        run = composed(f"--config-dir={own}", "trusted_packages=[mine]", "output_dir=runs/a")
-        commands = next_commands(run, run.recipe)
-        assert commands["resume"].startswith(f"{begins} --config-dir '{own}' ")
-        assert "'trusted_packages=[mine]'" in commands["evaluate"]
+        run = composed(f"--config-dir={own}", "trusted_packages=[json]", "output_dir=runs/a")
+        commands = after_training(run, run.recipe)
+        assert commands["extend"].startswith(f"{begins} --config-dir '{own}' ")
+        assert commands["extend"].endswith(f"trainer.num_epochs={2 * run.trainer.num_epochs:g}")
+        run = composed(f"--config-dir={own}", "job=inspect", "inspect.samples=1", "seed=3")
+        same = of_same_config(run, "train")
+        assert same == {"train": f"{begins} --config-dir '{own}' seed=3"}
+        assert "'trusted_packages=[json]'" in commands["evaluate"]
+
+
+def test_the_suggested_prediction_reads_a_file_if_a_row_cannot_be_typed(composed: Any) -> None:
+    from recipes.multiple_choice import MultipleChoice
+    from recipes.reranking import Reranking
+    from trainer.jobs.parts.next_commands import of_model
+
+    for recipe, options in (
+        (Reranking(), "input.text='...' input.text_pair='...'"),
+        (MultipleChoice(), "input.file='...'"),
+        (MultipleChoice(choices=["a", "b"]), "input.file='...'"),
+    ):
+        command = of_model(composed(), recipe, "m")["predict"]
+        assert command.endswith(f"job=predict model.path=m {options}")
 
 
 def test_an_average_of_0_is_none(composed: Any) -> None:
     assert composed("trainer.ema_decay=0").trainer == composed().trainer
     assert composed("trainer.ema_decay=0").trainer.ema_decay is None
+
+
+HOLDING = {
+    "a mixture": [
+        "recipe=causal_lm",
+        "dataset.temperature=2",
+        "dataset.mixture={a: {dataset: plain_text, max_rows: 9}, "
+        "b: {dataset: {train: [x.txt]}, columns: {y: text}, recipe: {max_length: 7}}, "
+        "c: {dataset: z.jsonl, recipe: {_target_: instruction, max_length: 8}}}",
+    ],
+    "several tasks": ["experiment=multi_task_quickstart"],
+}
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_parts_within_parts_can_be_repeated(composed: Composed, tmp_path: Path, name: str) -> None:
+    """config.yaml names the class of each data set of a mixture, and of each task's recipe."""
+    run = composed(*HOLDING[name], "output_dir=a")
+    leave(run, tmp_path / "a")
+    again = composed("from=a", "output_dir=a")
+    assert again.config == run.config
+    assert again.dataset == run.dataset and again.recipe == run.recipe
+
+
+def test_the_sources_of_a_mixture(composed: Composed) -> None:
+    """An option of the group, keys of files, a path; options of the recipe, or another recipe."""
+    run = composed(*HOLDING["a mixture"])
+    assert run.chosen["dataset"] == "mixture" and run.run_name.startswith("causal_lm-mixture-")
+    a, b, c = run.dataset.mixture.values()
+    assert (type(a.dataset).__name__, a.max_rows) == ("PlainText", 9)
+    assert (b.dataset.train, b.columns, b.recipe) == (["x.txt"], {"y": "text"}, {"max_length": 7})
+    assert (c.dataset.path, type(c.recipe).__name__) == ("z.jsonl", "Instruction")
+    run = composed("dataset.mixture={2024: {dataset: x.csv}}")
+    assert run.dataset.mixture["2024"].dataset.path == "x.csv"

@@ -1,13 +1,16 @@
-"""A run's folder from somebody else: its files grant no trust, and type no commands."""
+"""A run's folder from somebody else cannot grant trust or supply commands."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from trainer.launching import yaml_files
-from trainer.run import Run
+from trainer.config import yaml_files
+from trainer.errors import InputError
+from trainer.models.auto import AutoConfig
+from trainer.runs.run import Run
 
 Composed = Callable[..., Run]
 Refused = Callable[..., str]
@@ -22,7 +25,7 @@ HUB_METRIC = {
 
 @pytest.fixture
 def received(composed: Composed, tmp_path: Path) -> Callable[..., None]:
-    """Puts the config of a run, with other entries, into the folder `theirs`."""
+    """Writes a run's config with changed entries to the folder `theirs`."""
 
     def put(**entries: object) -> None:
         folder = tmp_path / "theirs"
@@ -41,7 +44,7 @@ def test_a_received_config_does_not_trust_itself(
         line = refused("from=theirs", *more)
         assert line.startswith("theirs/config.yaml: metrics.m.trust_remote_code: found true")
         assert "metrics.m.trust_remote_code=true on the command line" in line
-    # a mapping is merged, and says nothing of what it does not name
+    # a mapping is merged and does not trust entries that it does not name
     assert "metrics.m.trust_remote_code" in refused("from=theirs", "metrics={other: null}")
     allowed = composed("from=theirs", "metrics.m.trust_remote_code=true")
     assert allowed.metrics["m"].trust_remote_code
@@ -61,7 +64,7 @@ def test_packages_are_trusted_on_the_command_line_alone(
     line = refused("from=theirs")
     assert line.startswith("theirs/config.yaml: callbacks.c._target_: found 'json.decoder.JSON")
     assert "trusted_packages=[json] on the command line" in line
-    assert "is no dataclass" in refused("from=theirs", "trusted_packages=[json]")
+    assert "is not a dataclass" in refused("from=theirs", "trusted_packages=[json]")
 
 
 def test_a_received_config_does_not_say_where_to_write(
@@ -88,6 +91,17 @@ def test_a_received_config_names_no_address_and_no_crowd_of_processes(
     assert composed("from=theirs").launch.num_processes == 4
 
 
+def test_a_received_config_does_not_say_where_to_report(
+    received: Callable[..., None], refused: Refused, composed: Composed
+) -> None:
+    for name in ("tracking_uri", "base_url", "entity", "host"):
+        received(callbacks={"t": {"_target_": "trainer.callbacks.x.X", name: "http://10.0.0.1"}})
+        line = refused("from=theirs")
+        assert line.startswith(f"theirs/config.yaml: callbacks.t.{name}: found 'http://10.0.0.1'")
+        assert f"callbacks.t.{name}=... on the command line" in line
+    assert not composed("from=theirs", "~callbacks.t").callbacks.get("t")
+
+
 def test_a_model_names_no_recipe_of_an_untrusted_package(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     text = json.dumps({"recipe": "json.decoder.JSONDecoder", "fields": {}})
@@ -95,6 +109,33 @@ def test_a_model_names_no_recipe_of_an_untrusted_package(refused: Refused, tmp_p
     line = refused("job=predict", "model.path=model", "input.text=a")
     assert line.startswith("model/recipe.json: recipe: found 'json.decoder.JSONDecoder'")
     assert "trusted_packages=[json] on the command line" in line
+
+
+def test_a_model_imports_nothing_that_the_user_does_not_trust(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("mine/recipes/pictures", "mine/families/pictures", "pictures"):
+        file = tmp_path / f"{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("raise SystemExit(99)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    ask = ("job=predict", "model.path=model", "input.text=a")
+    for name, accepted in (
+        ("mine.recipes.pictures.Pictures", "trusted_packages=[mine] on the command line"),
+        ("pictures", "accepted: causal_lm, distillation"),
+        ("recipes.pictures", "no class 'recipes.pictures'"),
+    ):
+        (folder / "recipe.json").write_text(json.dumps({"recipe": name, "fields": {}}))
+        assert accepted in refused(*ask)
+    (folder / "recipe.json").unlink()
+    for name in ("pictures", "mine.families.pictures", "mine"):
+        entries = {"model_type": name, "architectures": ["BertForSequenceClassification"]}
+        (folder / "config.json").write_text(json.dumps(entries))
+        with pytest.raises(InputError, match="accepted: albert, bart, bert, "):
+            AutoConfig.from_pretrained(folder)
+    assert not {"mine", "pictures"} & set(sys.modules)
 
 
 def test_commands_of_a_received_run_are_not_printed(

@@ -21,7 +21,7 @@ OUTCOMES = pytest.StashKey[Reports]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """In the parent: what the child process reports of a test, instead of running it here."""
+    """In the parent: return the child process's report of a test, instead of running it here."""
     if REPORTS or HERE not in item.path.parents:
         return None
     stash = item.session.stash
@@ -35,7 +35,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """In the child: hand a report to the parent."""
+    """In the child: send a report to the parent."""
     if REPORTS:
         line = {"node": report.nodeid, **report._to_json()}
         with open(REPORTS, "a", encoding="utf-8") as file:
@@ -44,7 +44,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """Leave the child at once: torch's threads may wait for a device that is none."""
+    """Exit the child at once, since torch's threads may wait for a device that does not exist."""
     if REPORTS:
         sys.stdout.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Device: fake CUDA tensors beside real ones on the CPU, and what a GPU would have had to do.
+"""Device: fake CUDA tensors beside real ones on the CPU, and the work that a GPU would have had.
 
 For tests in the process of `tests/cuda/pretended.py`, whose docstring shows how to write one.
 """
@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -34,9 +33,9 @@ CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / name}/" for name in ("trainer", "recipes"))
 MEMORY = 80 << 30
-"""Bytes that the device says it has."""
+"""The bytes of memory that the device reports."""
 STAGED = 64 << 10
-"""Bytes that CUDA copies from memory that is not pinned without waiting for earlier kernels."""
+"""The largest number of bytes that CUDA copies from unpinned memory without waiting."""
 VIEWS = frozenset(
     [
         "device",
@@ -80,16 +79,16 @@ VIEWS = frozenset(
 
 @dataclass
 class Trace:
-    """What a device was asked to do while it was traced."""
+    """The operations of a device while it was traced."""
 
     launches: Counter[str] = field(default_factory=Counter)
-    """Kernels by operation; one that runs several of them counts once"""
+    """Kernels by operation; an operation that runs several kernels counts once"""
     copies: Counter[str] = field(default_factory=Counter)
     """Copies of host memory to the device, by operation and place"""
     waits: Counter[str] = field(default_factory=Counter)
     """Times that the host has to wait for the device, by operation and place"""
     events: Counter[str] = field(default_factory=Counter)
-    """Waits for a recorded event, by place: for what the device did before that alone"""
+    """Waits for a recorded event (only for earlier work of the device), by place"""
     bytes: Counter[str] = field(default_factory=Counter)
     """Bytes that kernels read and write, by operation"""
     largest: int = 0
@@ -105,10 +104,10 @@ class Trace:
 
 
 class Device(TorchDispatchMode):
-    """Within it `cuda` tensors are fake, and torch.cuda answers as a GPU of this capability would.
+    """Fake `cuda` tensors, and a torch.cuda that answers like a GPU of this capability.
 
-    Tensors on the CPU stay real. What is read from the device is what was copied there, or
-    else true, 1.0, zeros, or one row less than there could be; each reading is a wait of the trace.
+    Tensors on the CPU stay real. Reading from the device gives values that were copied there, or
+    else true, 1.0, zeros, or one row less than the maximum; each reading counts as a wait.
     """
 
     def __init__(
@@ -121,11 +120,11 @@ class Device(TorchDispatchMode):
         self.capability = capability
         self.num_devices = num_devices
         self.trace = Trace()
-        """All that happened; `traced` gives a part"""
+        """The trace of everything; `traced` gives that of a part"""
         self.fake = _Fake(allow_non_fake_inputs=True)
         self._pinned: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self._sent: MutableMapping[Tensor, tuple[Tensor, int]] = WeakTensorKeyDictionary()
-        """What came from the host, and is read back as long as nothing writes to it"""
+        """Values copied from the host, which can be read back as long as nothing overwrites them"""
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
@@ -133,11 +132,10 @@ class Device(TorchDispatchMode):
             owner, name = target.rsplit(".", 1)
             holder = pkgutil.resolve_name(owner)
             self._stack.enter_context(mock.patch.object(holder, name, replacement, create=True))
-        replacements = {"triton_device.installed": lambda: self.triton}
-        replacements["leaves.Leaf.run_compiled"] = lambda leaf, *inputs: self._leaf(leaf, inputs)
+        replacements = {"attention.triton_device.installed": lambda: self.triton}
+        replacements["blocks.leaves.Leaf.run_compiled"] = lambda leaf, *x: self._leaf(leaf, x)
         for name, replacement in replacements.items():
-            if find_spec(f"trainer.models.{name.split('.')[0]}"):  # older versions have none
-                self._stack.enter_context(mock.patch(f"trainer.models.{name}", replacement))
+            self._stack.enter_context(mock.patch(f"trainer.models.{name}", replacement))
         self._stack.enter_context(self.fake)
         super().__enter__()
         return self
@@ -148,7 +146,7 @@ class Device(TorchDispatchMode):
 
     @contextmanager
     def traced(self) -> Iterator[Trace]:
-        """What happens within it alone."""
+        """A context with a separate trace."""
         before, self.trace = self.trace, Trace()
         found = self.trace
         try:
@@ -160,9 +158,10 @@ class Device(TorchDispatchMode):
             before.largest = max(before.largest, found.largest)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model with fake parameters and buffers on the device, wherever it was (or on meta).
+        """The model with fake parameters and buffers on the device.
 
-        Parameters that are one stay one. It costs nothing, however large the model is.
+        It may be on any device, or meta. Shared parameters stay shared. This is cheap even for
+        large models.
         """
         known: dict[int, nn.Parameter] = {}
         for module in model.modules():
@@ -209,7 +208,7 @@ class Device(TorchDispatchMode):
         return found
 
     def pinned(self, tensor: Tensor) -> Tensor:
-        """The same tensor on the host, from now on in memory that copies need not wait for."""
+        """The same tensor on the host, from now on in memory from which copies need not wait."""
         self._pinned[tensor] = True
         return tensor
 
@@ -218,7 +217,8 @@ class Device(TorchDispatchMode):
         return tensor in self._pinned
 
     def _leaf(self, leaf: Any, inputs: tuple[Any, ...]) -> Any:
-        """What a compiled leaf gives: one kernel that reads its inputs and writes its outputs."""
+        """The outputs of a compiled leaf, counted as one kernel that reads inputs and writes
+        outputs."""
         self._in_leaf = True
         try:
             found = leaf.function(*inputs)
@@ -268,7 +268,7 @@ class Device(TorchDispatchMode):
         if not any(_kind(x) == "cuda" for x in (*outputs, *inputs)):
             return
         for x in inputs:
-            if _kind(x) == "cpu" and x.dim() > 0:  # an operation moves its indices itself
+            if _kind(x) == "cpu" and x.dim() > 0:  # operations move their indices themselves
                 self.trace.copies[f"{name} at {_place()}"] += 1
                 self.trace.waits[f"blocking copy for {name} at {_place()}"] += 1
         self.trace.launches[name] += 1
@@ -277,7 +277,7 @@ class Device(TorchDispatchMode):
 
 
 class _Fake(FakeTensorMode):
-    """One that never starts CUDA, though torch.cuda says that it could."""
+    """A generator that never starts CUDA, although torch.cuda reports it as available."""
 
     avoid_device_init = True  # type: ignore[assignment]
 
@@ -293,20 +293,20 @@ def _refuse_if_deterministic(name: str, args: Any, inputs: list[Tensor]) -> None
 
 
 def _chooses_rows(args: Any) -> bool:
-    """Whether index_put goes by a mask to more than one value: it then counts the mask's ones."""
+    """Whether index_put assigns several values by a mask, whose ones it must count."""
     masks = [x for x in args[1] if x is not None and x.dtype == torch.bool]
     return bool(masks) and args[2].numel() != 1
 
 
 def _on_host(inputs: list[Tensor], device: Any) -> bool:
-    """Whether an operation has nothing to do with the device."""
+    """Whether an operation does not involve the device."""
     if device is not None and torch.device(device).type != "cpu":
         return False
     return not any(isinstance(x, FakeTensor) or x.device.type != "cpu" for x in inputs)
 
 
 def _kind(x: Tensor) -> str:
-    """The type of the device that a tensor says it is on."""
+    """The type of the device that a tensor reports."""
     return (x.fake_device if isinstance(x, FakeTensor) else x.device).type
 
 
@@ -316,7 +316,7 @@ WRITTEN_IN_PART = ("index_put_", "index_copy_", "scatter_", "index_add_", "scatt
 
 def _moved(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> int:
     """Bytes that an operation reads and writes."""
-    if name in READ_IN_PART:  # as much as it writes, and where
+    if name in READ_IN_PART:  # as many bytes as it writes, in the same place
         parts = [*outputs, *outputs, *inputs[1:]]
     elif name in WRITTEN_IN_PART:
         parts = [*inputs[1:], *inputs[-1:]]
@@ -332,7 +332,7 @@ def _one(dtype: torch.dtype) -> bool | int | float:
 
 
 def _plausible(name: str, args: Any, inputs: list[Tensor]) -> Any:
-    """What an operation whose shape depends on numbers could have returned."""
+    """A possible result of an operation whose shape depends on values."""
     source = inputs[0]
     some = max(source.numel() - 1, 0)
     if name == "nonzero":
@@ -353,7 +353,7 @@ def _plausible(name: str, args: Any, inputs: list[Tensor]) -> Any:
 
 
 def _place() -> str:
-    """The innermost line of this project that is running, such as trainer/losses.py:120."""
+    """The innermost line of this project on the stack, such as trainer/tasks/losses.py:120."""
     for frame, line in traceback.walk_stack(None):
         file = frame.f_code.co_filename
         if file.startswith(OURS):
@@ -362,7 +362,7 @@ def _place() -> str:
 
 
 class _Stream:
-    """A stream or an event: whatever it is asked to do is done."""
+    """A stream or an event, of which all work is done at once."""
 
     device = CUDA
     device_index = 0
@@ -394,12 +394,12 @@ class _Stream:
 
 def _memory_share(device: Any = None) -> float:
     if device is not None:
-        torch.cuda._utils._get_device_index(device)  # which refuses a device without its number
+        torch.cuda._utils._get_device_index(device)  # refuses a device without an index
     return 1.0
 
 
 def _answers(device: Device) -> dict[str, Any]:
-    """What functions of torch say about the device, by their names."""
+    """The answers of torch's functions about the device, by their names."""
     properties = SimpleNamespace(
         name="pretended",
         total_memory=MEMORY,
@@ -421,7 +421,7 @@ def _answers(device: Device) -> dict[str, Any]:
         "get_device_capability": device.capability,
         "get_device_properties": properties,
         "get_device_name": properties.name,
-        "is_bf16_supported": True,  # before Ampere in fp32, as torch says too
+        "is_bf16_supported": True,  # before Ampere in fp32, as torch reports too
         "mem_get_info": (MEMORY, MEMORY),
         "memory_allocated": 0,
         "memory_reserved": 0,
@@ -453,7 +453,7 @@ def _answers(device: Device) -> dict[str, Any]:
     found["torch.accelerator.get_memory_info"] = const((MEMORY, MEMORY))
     found["torch.nn.functional.rms_norm"] = normalized
     found["torch.nn.functional.scaled_dot_product_attention"] = attention_of(device.capability)
-    # else a fake tensor would be left out of kernels over lists of tensors
+    # otherwise fake tensors would be excluded from kernels over lists of tensors
     found["torch.utils._foreach_utils._foreach_supported_types"] = [
         Tensor,
         nn.Parameter,
@@ -461,6 +461,6 @@ def _answers(device: Device) -> dict[str, Any]:
     ]
     found["torch.Tensor.pin_memory"] = lambda tensor, *_: device.pinned(tensor)
     found["torch.Tensor.is_pinned"] = lambda tensor, *_: device.is_pinned(tensor)
-    # the fake one reads number after number
+    # the fake version reads one number after another
     found["torch._subclasses.fake_tensor.FakeTensor.tolist"] = lambda x: x.cpu().tolist()
     return found

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def attention_of(capability: tuple[int, int]) -> Callable[..., Tensor]:
-    """F.scaled_dot_product_attention by the kernel that CUDA chooses (sdp_utils.cpp).
+    """F.scaled_dot_product_attention by the kernel that CUDA would choose (sdp_utils.cpp).
 
-    torch asks CUDA's own code for the choice, which is not there.
+    The code with which torch makes this choice is only in builds with CUDA.
     """
     usual, aten = F.scaled_dot_product_attention, torch.ops.aten
 
@@ -49,8 +49,10 @@ def attention_of(capability: tuple[int, int]) -> Callable[..., Tensor]:
 
 
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """The mask as torch hands it to the memory-efficient kernel: rows of a multiple of 8."""
-    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    """The mask as torch passes it to the memory-efficient kernel, with rows of a multiple of 8."""
+    bias = mask
+    if mask.dtype == torch.bool:
+        bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
     width = bias.shape[-1]
     bias = F.pad(bias, (0, -width % 8))[..., :width]
     return bias.expand(*query.shape[:3], key.shape[2])
@@ -62,10 +64,10 @@ USUAL_RMS_NORM = F.rms_norm
 def normalized(
     x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """F.rms_norm as one kernel, and two backward, as on CUDA; elsewhere torch takes it apart."""
+    """F.rms_norm as one kernel (two backward), as on CUDA; elsewhere torch decomposes it."""
     if x.device.type != "cuda" or weight is None or weight.dtype != x.dtype:
         return USUAL_RMS_NORM(x, shape, weight, eps)
-    if torch.is_autocast_enabled("cuda"):  # which runs it in fp32
+    if torch.is_autocast_enabled("cuda"):  # autocast runs it in fp32
         x, weight = x.float(), weight.float()
     return _fused_rms_norm(x, weight)[0]
 

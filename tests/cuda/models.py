@@ -3,20 +3,34 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from recipes.sequence_classification import SequenceClassification
 from trainer.data.batch import FlatBatch
 from trainer.data.tokens import TokenTable
-from trainer.losses import next_token_loss
 from trainer.models import auto
 from trainer.models.config import ModelConfig
-from trainer.models.outputs import CausalLMOutput
+from trainer.models.family import find_family, native_families
+from trainer.models.heads.causal_lm import CausalLMOutput
 from trainer.models.pretrained import PretrainedModel
+from trainer.tasks.losses import next_token_loss
 
-ENCODERS = ("bert", "distilbert", "roberta", "xlm_roberta", "modernbert")
-DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+ENCODERS, DECODERS = (
+    tuple(name for name in native_families() if find_family(name).kind == kind)
+    for kind in ("encoder", "decoder")
+)
 FAMILIES = (*ENCODERS, *DECODERS)
+FIRST = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "qwen3", "gemma2")
+"""Families whose blocks the others share. The default tests cover these, the slow tests every
+family."""
+EVERY_FAMILY = [
+    pytest.param(name, marks=() if name in FIRST else pytest.mark.slow) for name in FAMILIES
+]
+EXPERTS = ("mixtral", "qwen3_moe")
+"""Families whose experts run as one kernel in bf16; in other types they wait for the device."""
+BIASED = ("mpnet", "deberta-v2")
+"""Encoders with a bias on their scores, which are computed in blocks without torch's kernels."""
 HEADS = {
     "base": auto.AutoModel,
     "sequence_classification": auto.AutoModelForSequenceClassification,
@@ -26,35 +40,43 @@ HEADS = {
     "multiple_choice": auto.AutoModelForMultipleChoice,
     "causal_lm": auto.AutoModelForCausalLM,
 }
-SIZES: dict[str, dict[str, int]] = {
-    "bert": {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96},
-    "distilbert": {"dim": 64, "n_heads": 4, "hidden_dim": 96, "n_layers": 1},
-    "gpt2": {"n_embd": 64, "n_head": 4, "n_layer": 1, "n_positions": 512},
+SIZES = {
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 512,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
 }
-SIZES["roberta"] = SIZES["xlm_roberta"] = SIZES["modernbert"] = SIZES["bert"]
-SIZES["llama"] = {**SIZES["bert"], "num_key_value_heads": 2}
-SIZES["mistral"] = SIZES["qwen2"] = SIZES["qwen3"] = SIZES["llama"]
+"""Config entries by the shared blocks' names; a family gets those that it has."""
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop")
+"""The families' names for the dropout of attention probabilities, if not 0 by default."""
+
+
+def _own_names(family: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries that a family has, under its own names."""
+    known = find_family(family)
+    named = {known.synonyms.get(name, name): value for name, value in entries.items()}
+    return {name: value for name, value in named.items() if name in known.defaults}
+
+
 WITHOUT_ATTENTION_DROPOUT: dict[str, dict[str, float]] = {
-    **dict.fromkeys(("modernbert", "llama", "mistral", "qwen2", "qwen3"), {}),
-    "distilbert": {"attention_dropout": 0.0},
-    "gpt2": {"attn_pdrop": 0.0},
-    "bert": {"attention_probs_dropout_prob": 0.0},
-    "roberta": {"attention_probs_dropout_prob": 0.0},
-    "xlm_roberta": {"attention_probs_dropout_prob": 0.0},
+    family: _own_names(family, dict.fromkeys(ATTENTION_DROPOUTS, 0.0)) for family in FAMILIES
 }
 
 
 def config_of(family: str, **entries: Any) -> ModelConfig:
     """The config of a tiny model of one layer."""
-    conf: dict[str, Any] = {"model_type": family.replace("xlm_roberta", "xlm-roberta")}
-    if family not in ("distilbert", "gpt2"):
-        conf |= {"num_hidden_layers": 1, "max_position_embeddings": 512}
-    conf |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "vocab_size": 97}
-    return ModelConfig({**conf, "num_labels": 2, **SIZES[family], **entries})
+    ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "vocab_size": 97}
+    sizes = _own_names(family, SIZES)
+    return ModelConfig({"model_type": family, **ids, "num_labels": 2, **sizes, **entries})
 
 
 def model_of(family: str, head: str = "base", **entries: Any) -> PretrainedModel:
-    """A model of one layer, in training mode, on the meta device: give it to `Device.place`."""
+    """A model of one layer, in training mode, on the meta device, for `Device.place`."""
     return HEADS[head]._on_meta(config_of(family, **entries)).train()
 
 
@@ -77,12 +99,12 @@ def half(precision: str) -> torch.dtype:
 
 
 def head_of(family: str) -> str:
-    """The head that a family is mostly trained with here."""
+    """The head with which these tests train a family."""
     return "causal_lm" if family in DECODERS else "sequence_classification"
 
 
 def loss_of(outputs: Any, batch: FlatBatch) -> torch.Tensor:
-    """The sum that a recipe's loss would give for a model's outputs, whatever its head."""
+    """The loss sum that a recipe would compute from a model's outputs, for any head."""
     if isinstance(outputs, CausalLMOutput):
         return next_token_loss(outputs.projection, batch.input_ids.long()).sum
     return torch.stack([x.float().sum() for x in outputs.values()]).sum()

@@ -1,4 +1,4 @@
-"""The process in which torch believes that it has GPUs, and how a test gets into it.
+"""The process in which torch sees pretended GPUs, and how to run tests in it.
 
 **Every test below `tests/cuda` runs in one child process where torch sees eight CUDA devices**, on
 any Linux machine with a C++ compiler. `tests/cuda/conftest.py` starts it and shows each test's
@@ -18,12 +18,12 @@ outcome as its own, so write and call them as usual:
         assert trace.copies == {}                       # places that copy host memory to the device
 
 Tensors on `cuda` are fake: they have device, dtype and shape, and go through CUDA's own dispatch
-and autocast, but hold no numbers. Tensors on the CPU are real. What reads a number of the device
-(`.item()`, `nonzero`, `x[mask]`, `.cpu()`) is counted as a wait and gets true, 1.0, a plausible
+and autocast, but hold no numbers. Tensors on the CPU are real. Reading a number of the device
+(`.item()`, `nonzero`, `x[mask]`, `.cpu()`) is counted as a wait and gives true, 1.0, a plausible
 shape, or zeros, so that a whole training with its checkpoints can run.
 
-There is nothing to set. The guard is compiled once, in seconds, and kept in pytest's cache. Without
-a compiler the tests are skipped; where CUDA_TESTS_REQUIRED is set, as in `.ci/run`, they fail.
+No configuration is needed. The guard is compiled once, in seconds, and kept in pytest's cache.
+Without a compiler the tests are skipped; if CUDA_TESTS_REQUIRED is set, as in `.ci/run`, they fail.
 """
 
 import hashlib
@@ -44,13 +44,13 @@ TIMEOUT = 600
 
 
 class Unavailable(Exception):
-    """Why there is no such process here."""
+    """The reason why this machine cannot run the process."""
 
 
 def run_tests(node_ids: Sequence[str], root: Path, cache: Path) -> tuple[list[str], str]:
-    """The child's reports of these tests, a JSON line each, and what it printed.
+    """The child's reports of these tests, one JSON line each, and its output.
 
-    Raises Unavailable where torch cannot be made to see a device.
+    Raises Unavailable if torch cannot be made to see a device.
     """
     guard = built_guard(cache)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def _compile(compiler: str, library: Path) -> None:
     command += [f"-L{installed}/lib", "-lc10", "-ltorch_cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{SOURCE.name} does not compile:\n{done.stderr[-3000:]}"
-    partial.replace(library)  # at once, since other sessions may read it
+    partial.replace(library)  # atomically, since other processes may read it
 
 
 def _run(command: list[str], variables: dict[str, str], root: Path) -> str:

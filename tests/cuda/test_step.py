@@ -1,4 +1,4 @@
-"""An optimizer step on a GPU is launched without waiting; its facts are read a step late."""
+"""An optimizer step on a GPU is launched without waiting, and its facts are read a step later."""
 
 import pytest
 import torch
@@ -6,11 +6,12 @@ import torch
 from recipes.sequence_classification import SequenceClassification
 from tests.cuda.device import CUDA, Device
 from tests.cuda.models import batch_of, model_of
+from trainer.devices.ranks import Ranks
 from trainer.models.pretrained import PretrainedModel
-from trainer.optim import ExponentialMovingAverage, build_optimizer
-from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
-from trainer.step import Stepper
+from trainer.training.moving_average import ExponentialMovingAverage
+from trainer.training.optim import build_optimizer
+from trainer.training.step import Stepper
 
 RECIPE = SequenceClassification(problem="single_label", labels=["a", "b"])
 
@@ -68,3 +69,29 @@ def test_what_is_copied_for_a_checkpoint_does_not_wait() -> None:
         copies, wait = host_copies({"w": torch.empty(3, device=CUDA)})
     assert copies["w"].device.type == "cpu" and callable(wait)
     assert not trace.waits, trace.waits
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_offloaded_activations_go_and_come_without_waiting(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels are those of a step without offload, beside the copies from pinned memory."""
+    monkeypatch.setattr("trainer.models.offloading.SMALLEST", 1)
+    found = []
+    for offload in (False, True):
+        with Device() as device:
+            model = device.place(model_of("llama", "sequence_classification", num_hidden_layers=3))
+            if recompute:
+                model.gradient_checkpointing_enable()
+            if offload:
+                model.activation_offload_enable()
+            stepper, batch = stepper_of(model), batch_of([5, 9]).to(CUDA)
+            with device.traced() as trace:
+                stepper.accumulate([(batch, True)], 1)
+        assert not trace.waits, trace.waits
+        found.append(trace)
+    plain, moved = (dict(trace.launches) for trace in found)
+    copies = {name for name in moved if moved[name] != plain.get(name)}
+    assert copies <= {"copy_", "_to_copy"}, copies
+    back = {place for place in found[1].copies if "offloading" in place}
+    assert back and found[1].copies.total() > found[0].copies.total()

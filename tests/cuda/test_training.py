@@ -1,5 +1,6 @@
-"""Whole trainings on a pretended GPU: steps, evaluations, checkpoints, samples, a resumed run."""
+"""Whole trainings on a pretended GPU: steps, evaluations, checkpoints, samples and resuming."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,31 +12,32 @@ from accelerate.state import AcceleratorState, GradientState
 
 from tests.cuda.device import Device, Trace
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
-from tests.unit.text_runs import CASES, tokenizer
+from tests.unit.text_runs import CASES
 from trainer.callbacks.callback import Callback
 from trainer.callbacks.samples import Samples
-from trainer.generation.decoding import generate_ids
+from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
-from trainer.models.projection import Projection
+from trainer.generation.token_ids import generate_ids
+from trainer.models.heads.projection import Projection
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer
 
 PER_STEP = (
-    "trainer/step.py",
-    "trainer/device_update.py",
+    "trainer/training/step.py",
+    "trainer/training/device_update.py",
     "trainer/models",
-    "trainer/losses.py",
-    "trainer/loss_on_gpu.py",
+    "trainer/tasks/losses.py",
+    "trainer/tasks/loss_on_gpu.py",
     "trainer/data",
     "trainer/trainer.py",
     "recipes",
 )
-"""Where a wait is one of every step, and not of an evaluation or a checkpoint alone."""
+"""Places at which every step waits, not only an evaluation or a checkpoint."""
 
 
 @pytest.fixture(autouse=True)
 def process_as_found() -> Iterator[None]:
-    """Accelerate keeps a process's device, and a run its kernels."""
+    """Reset Accelerate's device and the switches for deterministic kernels after each test."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -61,7 +63,7 @@ def writer(case: str, folder: Path | None, callbacks: list[Callback], **settings
         CASES[case].model().float(),
         CASES[case].recipe,
         TrainSettings(**{**values, "precision": "bf16", **settings}),
-        tokenizer=tokenizer(),
+        tokenizer=CASES[case].tokenizer,
         train_dataset=list(CASES[case].rows),
         eval_dataset=list(CASES[case].rows[:5]),
         callbacks=callbacks,
@@ -70,7 +72,7 @@ def writer(case: str, folder: Path | None, callbacks: list[Callback], **settings
 
 
 def waits_of_steps(trace: Trace) -> Counter[str]:
-    """Places of what every step does -> waits."""
+    """The waits at places that every step reaches."""
     places = {place.split(" at ")[1]: n for place, n in trace.waits.items()}
     return Counter({place: n for place, n in places.items() if place.startswith(PER_STEP)})
 
@@ -87,7 +89,7 @@ def waits_of_steps(trace: Trace) -> Counter[str]:
 def test_a_step_waits_for_the_numbers_of_the_last_one_alone(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """And an evaluation and a checkpoint do what they have to, whatever the settings."""
+    """Evaluations and checkpoints work too, under all settings."""
     with Device() as device:
         trainer = classifier(tmp_path / "run", **settings)
         assert trainer.ranks.device.type == "cuda"
@@ -111,14 +113,14 @@ def test_a_run_is_gone_on_with_from_what_it_saved(tmp_path: Path) -> None:
         resumed = classifier(tmp_path, max_steps=2, allow_changes=["max_steps"])
         resumed.fit()
         assert resumed.state.step == 2
-        state = next(iter(resumed.optimizer.state.values()))
+        state = next(iter(resumed.session.optimizer.state.values()))
         assert state["exp_avg"].device.type == "cuda"
 
 
 def test_the_largest_micro_batch_is_searched_for_where_none_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Batches that do not fit end in torch's error, as on a GPU."""
+    """Batches that do not fit raise torch's error, as on a GPU."""
     with Device():
         trainer = Trainer(
             tiny_model().float(),
@@ -135,14 +137,14 @@ def test_the_largest_micro_batch_is_searched_for_where_none_is_given(
 
         trainer.model.register_forward_pre_hook(before, with_kwargs=True)
         trainer.fit()
-        assert max(tried) > 200 and trainer.step_tokens <= 200
+        assert max(tried) > 200 and trainer.session.max_tokens <= 200
 
 
 @pytest.mark.parametrize("case", ["blocks, window", "chats, adapters"])
 def test_a_language_model_trains_evaluates_and_writes_samples(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sampling with `deterministic=true`, which refuses sums of fractions in no order.
+    """Sampling with `deterministic=true`, which refuses float sums in arbitrary order.
 
     An evaluation computes no logits.
     """
@@ -160,6 +162,26 @@ def test_a_language_model_trains_evaluates_and_writes_samples(
 
 
 @pytest.mark.parametrize(
+    "case",
+    ["targets, t5", "targets, bart, adapters", "pairs, dpo", "embeddings, two texts a pass"],
+)
+def test_other_recipes_train_and_evaluate_without_a_wait_in_a_step(
+    case: str, tmp_path: Path
+) -> None:
+    """Encoder-decoders, logged figures, and texts in several passes."""
+    with Device() as device:
+        trainer = writer(case, tmp_path, [], global_batch_size=6, logging_steps=1)
+        with device.traced() as trace:
+            trainer.fit()
+    waits = {place.split(":")[0]: n for place, n in waits_of_steps(trace).items()}
+    bias = {"trainer/models/heads/layers.py": 1}  # BART's fixed bias, which is checked once per run
+    assert waits == (bias if "bart" in case else {})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", *CASES[case].recipe.step_figures} <= rows[0].keys()
+    assert (tmp_path / "checkpoint-2" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
     ("case", "temperature"),
     [("blocks, llama", 0.0), ("blocks, window", 0.7), ("blocks, gpt2", 0.7)],
 )
@@ -171,3 +193,10 @@ def test_generation_waits_once_a_token(case: str, temperature: float) -> None:
             found = generate_ids(model, [[5, 6, 7], [8]], settings, end_ids=[])
         assert [len(ids) for ids in found] == [4, 4]
         assert trace.waits.total() == 4, trace.waits
+
+
+@pytest.mark.parametrize(("capability", "triton"), [((9, 0), False), ((6, 1), True)])
+def test_compiling_without_a_compiler_is_refused(capability, triton) -> None:
+    refused = pytest.raises(InputError, match=r"^trainer.compile: found true, and torch has no")
+    with Device(capability, triton=triton), refused:
+        classifier(compile=True).fit()

@@ -1,12 +1,11 @@
-"""What every rank of `test_elastic.py` runs: one leg of a run that is handed on."""
+"""The program of every rank in `test_elastic.py`: one part of a run that changes its ranks."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
+from tests.distributed.legs import RecordingTrainer
 from tests.distributed.stopping import (
-    StoppingTrainer,
     build,
     leave,
     terminate_this_rank,
@@ -15,21 +14,8 @@ from tests.distributed.stopping import (
 from trainer.errors import Interrupted
 
 
-class RecordingTrainer(StoppingTrainer):
-    """Writes down the samples of each batch that it trains on, in the order of their batch."""
-
-    record: Path
-
-    def _training_batch(self, sample_ids: Any) -> Any:
-        batch = super()._training_batch(sample_ids)
-        with self.record.open("a") as file:
-            line = {"step": self.state.step, "samples": sample_ids.tolist()}
-            file.write(json.dumps(line) + "\n")
-        return batch
-
-
 def leg(folder: Path, name: str, micro_batch_size: int | None, stop_at: int) -> RecordingTrainer:
-    """Train on until the last rank alone is told to leave after step `stop_at`; 0: to the end."""
+    """Continue until only the last rank is asked to leave, after step `stop_at`; 0: to the end."""
     settings = {"optimizer": "sgd", "learning_rate": 0.1, "ema_decay": 0.9, "num_epochs": 1}
     trainer = build(
         folder / "run", samples=131, save_steps=0, micro_batch_size=micro_batch_size, **settings

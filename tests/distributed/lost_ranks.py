@@ -1,4 +1,4 @@
-"""Forks the ranks of every case of `test_lost_ranks.py` from one process, and prints what came."""
+"""Forks the ranks of every case of `test_lost_ranks.py` from one process, and prints results."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
 TIMEOUT = 4.0
 """Seconds that a rank waits for another."""
 PATIENCE = 60.0
-"""Seconds after which a rank that should have left counts as hanging."""
+"""Seconds after which a rank that should have ended counts as hanging."""
 SETTINGS = {"save_steps": 2, "logging_steps": 1, "num_epochs": 2}
 
 
@@ -44,7 +44,8 @@ def main(folder: Path) -> None:
     found["a rank that cannot write"] = together(
         folder / "full", "full", [train_with_a_full_disk, train]
     )
-    left = [path.name for path in (folder / "full").iterdir() if path.name != "metrics.jsonl"]
+    always = ("metrics.jsonl", "facts.json", "report.html")
+    left = [path.name for path in (folder / "full").iterdir() if path.name not in always]
     found["a rank that cannot write"]["left"] = sorted(left)
     together(folder / "full", "full resumed", [train, train])
     slow = folder / "slow"
@@ -57,18 +58,19 @@ def train(run: Path) -> None:
 
 
 def lose(run: Path, moment: str, number: int) -> None:
-    """Train as a rank that a signal hits at a moment of step 4."""
+    """Train as a rank that gets a signal at some point in step 4."""
     trainer = build(run, timeout=TIMEOUT, **SETTINGS)
 
     def hit() -> None:
-        trainer.background.wait()  # the checkpoint of step 2
+        trainer.checkpoints.background.wait()  # the checkpoint of step 2
         os.kill(os.getpid(), number)
 
     trainer.stop(moment, 4, hit).fit()
 
 
 def train_on_a_slow_disk(run: Path) -> None:
-    """A checkpoint of rank 0 takes longer than a rank waits for another; the next waits for it."""
+    """A checkpoint of rank 0 takes longer than the timeout between ranks; the next one waits for
+    it."""
 
     def hook(moment: str, operation: str, *paths: Path) -> None:
         if (moment, operation) == ("before", "write") and paths[-1].name == "manifest.json":
@@ -79,10 +81,10 @@ def train_on_a_slow_disk(run: Path) -> None:
 
 
 def train_with_a_full_disk(run: Path) -> None:
-    """From step 4 on no file may grow beyond what metrics.jsonl needs."""
+    """From step 4 on, a limit on file size allows only metrics.jsonl."""
 
     def fill_disk() -> None:
-        trainer.background.wait()  # the checkpoint of step 2
+        trainer.checkpoints.background.wait()  # the checkpoint of step 2
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
@@ -91,7 +93,7 @@ def train_with_a_full_disk(run: Path) -> None:
 
 
 def together(run: Path, name: str, roles: list[Callable[[Path], None]]) -> dict[str, Any]:
-    """Fork a process for each role; exit codes (negative: a signal), and what they said."""
+    """Fork a process for each role; returns exit codes (negative: a signal) and outputs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -120,7 +122,7 @@ def become(rank: int, world_size: int, port: int, said: Path) -> None:
 
 
 def play(role: Callable[[Path], None], run: Path) -> None:
-    """What launch.py does: one line and the exit code of the error."""
+    """As launch.py does: print one line, and exit with the error's code."""
     code = 0
     try:
         role(run)
@@ -131,7 +133,7 @@ def play(role: Callable[[Path], None], run: Path) -> None:
 
 
 def code_of(child: int) -> int | str:
-    """How a child ended; one that is stopped is killed, one that hangs is called so."""
+    """How a child ended. A stopped child is killed; a hanging one is reported as such."""
     for _ in range(int(PATIENCE / 0.05)):
         pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
         if pid and not os.WIFSTOPPED(status):
@@ -146,7 +148,7 @@ def code_of(child: int) -> int | str:
 
 
 STOPPED: list[int] = []
-"""Children that hang, until the others have left."""
+"""Children that hang until the others have ended."""
 
 
 def kill_the_stopped() -> None:

@@ -1,16 +1,15 @@
-"""What every rank of `test_out_of_memory.py` runs: trainings in which one rank lacks memory."""
+"""The program of every rank in `test_out_of_memory.py`: trainings with one rank short of memory."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.distributed.sharded import build, flat
-from tests.distributed.stopping import leave, read_late
-from trainer.step import Stepper
+from tests.distributed.stopping import read_late
 from trainer.trainer import Trainer
+from trainer.training.step import Stepper
 
 CASES = [
     (moment, layer, accumulation, strategy)
@@ -19,33 +18,33 @@ CASES = [
     for accumulation in (1, 3)
     for strategy in ("ddp", "fsdp")
 ]
-STEPS = 6
-"""An epoch, whose last batch is a single sample, and one more."""
+STEPS = 4
+"""An epoch whose last batch is a single sample, and one more step."""
 
 
 def main(folder: Path) -> None:
     undisturbed = build("token_classification", "ddp", max_steps=STEPS)
     undisturbed.fit()
-    found: dict[str, Any] = {"undisturbed": [flat(undisturbed), undisturbed.step_tokens]}
+    found: dict[str, Any] = {"undisturbed": [flat(undisturbed), undisturbed.session.max_tokens]}
     alone = undisturbed.ranks.world_size == 1
     for moment, layer, accumulation, strategy in CASES:
-        # one process shards only what it keeps on the host
+        # a single process shards only to keep weights on the host
         options = {"cpu_offload": alone and strategy == "fsdp", "max_steps": STEPS}
         options["reduce_gradients"] = ("step", "micro_batch")[layer]
         Stepper.__init__ = read_late(accumulation == 3)  # type: ignore[method-assign]
         trainer = build("token_classification", strategy, accumulation, **options)
-        # the last rank, where there are several, has the least memory
+        # if there are several ranks, the last one has the least memory
         if trainer.ranks.rank == trainer.ranks.world_size - 1:
             limit(trainer, moment, layer, tokens=45)
         trainer.fit()
         name = f"{moment} {layer} {accumulation} {strategy}"
-        found[name] = [flat(trainer), trainer.step_tokens]
+        found[name] = [flat(trainer), trainer.session.max_tokens]
     if trainer.ranks.is_main:
         (folder / f"{trainer.ranks.world_size}.json").write_text(json.dumps(found))
 
 
 def limit(trainer: Trainer, moment: str, layer: int, tokens: int) -> None:
-    """Raise what CUDA raises where a training pass has more tokens than these, in one layer."""
+    """Raise CUDA's error in one layer if a training pass has more tokens than these."""
 
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -55,8 +54,3 @@ def limit(trainer: Trainer, moment: str, layer: int, tokens: int) -> None:
             refuse() if moment == "forward" else outputs[0].register_hook(refuse)
 
     trainer.model.body.layers[layer].register_forward_hook(after)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    leave()

@@ -1,35 +1,47 @@
-"""What every rank of `test_sharded.py` runs: whole and sharded trainings, compared by the test."""
+"""The program of every rank in `test_sharded.py`: replicated and sharded trainings."""
 
 import json
 import os
 import shutil
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tests.distributed.heads import CASES
 from tests.distributed.layouts import KillAt, Killed
-from tests.distributed.stopping import leave
 from tests.unit.test_exactness import SIZES
+from trainer.devices.options import DeviceOptions
+from trainer.devices.precision import autocast
+from trainer.devices.sharding import whole_weights
+from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.auto import TASKS
 from trainer.models.config import ModelConfig
-from trainer.models.lora_settings import LoRASettings
+from trainer.models.quantization.quantize import find_code
 from trainer.models.sharded import is_sharded, local
-from trainer.precision import autocast
+from trainer.runs.context import RunContext
 from trainer.settings import TrainSettings
-from trainer.sharding import ELEMENTWISE, whole_weights
 from trainer.trainer import Trainer
+from trainer.training.optim import elementwise_optimizers
 
 CPU = torch.device("cpu")
-STEPS = 12
-"""Two epochs, each ending with a short batch, and two steps more."""
+STEPS = 7
+"""Two epochs, each ending with a short batch, and one more step."""
 ADAPTED = ("token_classification", "masked_lm")
+QUANTIZED = {"int8": "ddp", "nf4": "fsdp"}
+"""Kinds of quantised weights, each with the strategy that it is trained with."""
+if not (find_spec("torchao") and find_spec("bitsandbytes")):
+    QUANTIZED = {}
+for kind in QUANTIZED:
+    find_code(kind)  # imports its package once, before the ranks are forked
 OFFLOADED = ("token_classification", "causal_lm, tied")
+SAVED = 4
+"""The step whose checkpoint other runs continue from, in the second epoch."""
 MOMENTUM = {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}, "learning_rate": 0.05}
 
 
@@ -38,7 +50,7 @@ def main(folder: Path) -> None:
     found: dict[str, Any] = {}
     for head in CASES:
         for strategy in ("ddp", "fsdp") if world_size > 1 else ("ddp",):
-            for accumulation in (1, 3):
+            for accumulation in (1, 3) if world_size > 1 else (1,):
                 trainer = build(head, strategy, accumulation)
                 trainer.fit()
                 name = f"{head} {strategy} {accumulation}"
@@ -46,6 +58,8 @@ def main(folder: Path) -> None:
         trainer.save(folder / f"{world_size} {head}")
     found |= offloaded()
     found |= adapted(folder, world_size)
+    found |= scaled(folder, world_size)
+    found |= quantized(folder, world_size)
     if world_size == 4:
         for strategy in ("ddp", "fsdp"):
             until_killed(build("causal_lm", strategy, folder=folder / f"by 4 {strategy}", **handed))
@@ -62,7 +76,9 @@ def main(folder: Path) -> None:
         (folder / f"{world_size}.json").write_text(json.dumps(found))
 
 
-handed = {**MOMENTUM, "save_steps": 7}
+SHARDED = RunContext(devices=DeviceOptions(strategy="fsdp"))
+
+handed = {**MOMENTUM, "save_steps": SAVED}
 
 
 def build(
@@ -72,11 +88,12 @@ def build(
     folder: Path | None = None,
     cpu_offload: bool = False,
     lora: LoRASettings | None = None,
+    quantized: tuple[Path, str] | None = None,
     wide: bool = True,
     reduce_gradients: str | None = None,
     **settings: Any,
 ) -> Trainer:
-    """45 ragged samples in global batches of 11, the last one of a single sample.
+    """23 ragged samples in global batches of 11, the last one of a single sample.
 
     `wide`: the weights are in fp64, else in fp32.
     """
@@ -91,59 +108,76 @@ def build(
         "optimizer": "sgd",
         "learning_rate": 0.1,
         "ema_decay": 0.9,
-        "eval_steps": 8,
+        "eval_steps": 5,
         "save_steps": 0,
     }
     model = case.model() if wide else case.model().float()
+    if quantized is not None:
+        base, kind = quantized
+        model = type(model).from_pretrained(base, quantization=kind, dtype="float64")
+        torch.manual_seed(1)
     if lora is not None:
         model.add_lora(lora)
+    if reduce_gradients is None:  # heads take turns
+        reduce_gradients = ("step", "micro_batch")[list(CASES).index(head) % 2]
     return Trainer(
         model,
         case.recipe,
         TrainSettings(**{**values, **settings}),
-        train_dataset=case.table(45),
+        train_dataset=case.table(23),
         eval_dataset=case.table(13, seed=1),
         output_dir=folder,
-        strategy=strategy,
-        cpu_offload=cpu_offload,
-        # where nothing is said heads take turns
-        reduce_gradients=reduce_gradients or ("step", "micro_batch")[list(CASES).index(head) % 2],
+        context=RunContext(devices=DeviceOptions(None, strategy, cpu_offload, reduce_gradients)),
     )
 
 
 def flat(trainer: Trainer) -> list[float]:
-    """All weights, on rank 0."""
+    """All weights but packed ones, on rank 0."""
     weights = whole_weights(trainer.model)
     values = trainer.model.parameters() if weights is None else weights.values()
-    parts = [value.detach().flatten() for value in values]
+    parts = [value.detach().flatten() for value in values if value.is_floating_point()]
     return torch.cat(parts).tolist() if trainer.ranks.is_main else []
 
 
 def facts(trainer: Trainer) -> dict[str, Any]:
-    """What the evaluation found: its loss, and how many samples it saw."""
+    """The evaluation's loss, and checksums of losses and columns by position."""
     evaluation = trainer.evaluations[""]
-    counts = {name: len(values) for name, values in evaluation.predictions.items()}
-    return {**evaluation.metrics, **counts}
+    columns = evaluation.predictions
+    found = dict(evaluation.metrics)
+    if evaluation.losses is not None:
+        found["losses"] = checksum(np.nan_to_num(evaluation.losses))
+    for name, column in columns.items():
+        found[f"{name} samples"] = len(column)
+        found[f"{name} values"] = checksum(column.values)
+        if column.offsets is not None:
+            found[f"{name} offsets"] = checksum(column.offsets)
+    return found
+
+
+def checksum(values: np.ndarray) -> float:
+    """A number that depends on each value and on the order of values."""
+    return float(values.reshape(-1) @ np.arange(1.0, values.size + 1))
 
 
 def state_bytes(trainer: Trainer) -> list[int]:
     """Bytes of weights, moments and average on each rank."""
-    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    average = trainer.ema.shadow.values() if trainer.ema else ()
+    session = trainer.session
+    moments = [value for state in session.optimizer.state.values() for value in state.values()]
+    average = session.ema.shadow.values() if session.ema else ()
     tensors = [*trainer.model.parameters(), *(m for m in moments if m is not None), *average]
     own = sum(local(t).numel() * t.element_size() for t in tensors)
     return trainer.ranks.gather(own)
 
 
 def on_unlike_devices() -> list[bool]:
-    """Whether each rank shards unasked where the last one's device alone cannot hold the model."""
-    with patch("trainer.sharding._too_large", lambda *_: os.environ["RANK"] == "1"):
+    """Whether all ranks shard if only the last rank's device cannot hold the model."""
+    with patch("trainer.training.strategy._too_large", lambda *_: os.environ["RANK"] == "1"):
         trainer = build("masked_lm", "auto")
     return trainer.ranks.gather(is_sharded(trainer.model))
 
 
 def offloaded() -> dict[str, Any]:
-    """Trainings whose state is on the host; of one process too, which shares with nobody."""
+    """Trainings with state in host memory, also in a single process."""
     found = {}
     for head in OFFLOADED:
         trainer = build(head, "fsdp", 3, cpu_offload=True)
@@ -153,15 +187,23 @@ def offloaded() -> dict[str, Any]:
 
 
 def adapted(folder: Path, world_size: int) -> dict[str, Any]:
-    """Adapters on a frozen model, killed and gone on with; alone and merged into its weights."""
+    """Adapters on a frozen model, killed and resumed; saved alone and merged."""
     found = {}
     for head in ADAPTED:
         for merge in (False, True):
-            settings = LoRASettings(rank=3, dropout=0.1, targets=["query", "value"], merge=merge)
+            settings = LoRASettings(
+                rank=3,
+                dropout=0.1,
+                targets=["query", "value"],
+                trainable_tokens=[5, 9],
+                dora=merge,
+                init="default" if merge else "pissa",
+                merge=merge,
+            )
             name = f"{world_size} {head} adapted{', merged' * merge}"
             options = {**handed, "learning_rate": 1.0, "lora": settings}
             options["folder"] = folder / f"{name} run"
-            until_killed(build(head, "fsdp", 3, **options), 9)
+            until_killed(build(head, "fsdp", 3, **options), 5)
             trainer = build(head, "fsdp", 3, **options)
             trainer.fit()
             trainer.save(folder / name)
@@ -169,7 +211,37 @@ def adapted(folder: Path, world_size: int) -> dict[str, Any]:
     return found
 
 
-def until_killed(trainer: Trainer, step: int = 10) -> None:
+def scaled(folder: Path, world_size: int) -> dict[str, Any]:
+    """The scales of (IA)^3 on a frozen model that is sharded, killed and resumed."""
+    lora = LoRASettings(ia3=True)
+    options = {**handed, "learning_rate": 1.0, "lora": lora, "folder": folder / f"{world_size} ia3"}
+    until_killed(build("token_classification", "fsdp", 3, **options), 5)
+    trainer = build("token_classification", "fsdp", 3, **options)
+    trainer.fit()
+    trainer.save(folder / f"{world_size} scales")
+    return {"scales": [flat(trainer), facts(trainer)]}
+
+
+def quantized(folder: Path, world_size: int) -> dict[str, Any]:
+    """Adapters beside weights in 8 and 4 bits, killed and gone on with; merged where sharded."""
+    base, found = folder / f"{world_size} base", {}
+    ranks = build("token_classification", "ddp").ranks
+    if ranks.is_main:
+        CASES["token_classification"].model().save_pretrained(base)
+    ranks.barrier()
+    for kind, strategy in QUANTIZED.items():
+        lora = LoRASettings(rank=3, dropout=0.1, merge=strategy == "fsdp")
+        options = {**handed, "learning_rate": 1.0, "lora": lora, "quantized": (base, kind)}
+        options["folder"] = folder / f"{world_size} {kind} run"
+        until_killed(build("token_classification", strategy, 3, **options), 5)
+        trainer = build("token_classification", strategy, 3, **options)
+        trainer.fit()
+        trainer.save(folder / f"{world_size} {kind}")
+        found[kind] = [flat(trainer), facts(trainer), is_sharded(trainer.model)]
+    return found
+
+
+def until_killed(trainer: Trainer, step: int = 6) -> None:
     trainer.callbacks.append(KillAt(step))
     try:
         trainer.fit()
@@ -178,7 +250,7 @@ def until_killed(trainer: Trainer, step: int = 10) -> None:
 
 
 def handed_on(folder: Path, world_size: int) -> dict[str, Any]:
-    """The runs that 4 processes left after step 7, each gone on from by both strategies."""
+    """The runs of 4 processes, each continued by both strategies."""
     found = {}
     for before in ("ddp", "fsdp"):
         for after in ("ddp", "fsdp") if world_size > 1 else ("ddp",):
@@ -195,14 +267,14 @@ def handed_on(folder: Path, world_size: int) -> dict[str, Any]:
 
 
 def resumed(folder: Path) -> dict[str, Any]:
-    """A sharded run that was killed twice, and one that was not, of the same two processes.
+    """A sharded run that was killed twice, and an undisturbed one, of the same two processes.
 
     One of its parts keeps its state on the host.
     """
-    settings = {"optimizer": "adamw", "learning_rate": 1e-3, "save_steps": 3}
+    settings = {"optimizer": "adamw", "learning_rate": 1e-3, "save_steps": 2}
     whole = build("masked_lm", "fsdp", folder=folder / "whole", **settings)
     whole.fit()
-    for step, offload in ((5, True), (11, False)):
+    for step, offload in ((3, True), (6, False)):
         half = build("masked_lm", "fsdp", folder=folder / "cut", cpu_offload=offload, **settings)
         until_killed(half, step)
     cut = build("masked_lm", "fsdp", folder=folder / "cut", **settings)
@@ -215,7 +287,7 @@ def read(directory: Path, how: str) -> list[float]:
     case = CASES["masked_lm"]
     model = TASKS[case.task].from_pretrained(directory, lazily=how == "lazily")
     assert next(model.parameters()).is_meta == (how == "lazily")
-    return flat(Trainer(model, case.recipe, strategy="fsdp"))
+    return flat(Trainer(model, case.recipe, context=SHARDED))
 
 
 def drawn(how: str) -> list[float]:
@@ -224,14 +296,15 @@ def drawn(how: str) -> list[float]:
     config = ModelConfig({"model_type": "llama", **SIZES, "tie_word_embeddings": False})
     model = TASKS["causal_lm"].from_config(config, lazily=how == "lazily")
     assert next(model.parameters()).is_meta == (how == "lazily")
-    return flat(Trainer(model, CASES["causal_lm"].recipe, strategy="fsdp"))
+    return flat(Trainer(model, CASES["causal_lm"].recipe, context=SHARDED))
 
 
 def by_optimizer() -> dict[str, Any]:
     found = {}
-    for name in ELEMENTWISE:
+    for name in elementwise_optimizers():
         for strategy in ("ddp", "fsdp"):
             settings = {"optimizer": name, "learning_rate": 1e-3, "max_grad_norm": 0.0}
+            settings |= {"lr_scheduler": "constant", "ema_decay": 0}  # required by schedule_free
             trainer = build("masked_lm", strategy, max_steps=3, **settings)
             trainer.fit()
             found[f"{name} {strategy}"] = flat(trainer)
@@ -239,7 +312,7 @@ def by_optimizer() -> dict[str, Any]:
 
 
 def in_bf16() -> dict[str, Any]:
-    """Trainings in bf16, and the bytes of gathered layers that a forward pass leaves behind."""
+    """Trainings in bf16, and the bytes of gathered layers that remain after a forward pass."""
     found = {}
     for head in OFFLOADED:
         for strategy in ("ddp", "fsdp"):
@@ -253,7 +326,7 @@ def in_bf16() -> dict[str, Any]:
 
 
 def bytes_left(trainer: Trainer) -> int:
-    """What a forward pass keeps, for the backward pass, of tensors as large as layers' weights."""
+    """The tensors as large as layers' weights that a forward pass keeps for the backward pass."""
     layers = trainer.model.body.layers
     sizes = {p.numel() for p in layers.parameters() if p.dim() == 2}
     kept: list[Tensor] = []
@@ -264,8 +337,3 @@ def bytes_left(trainer: Trainer) -> int:
     storages = [t.untyped_storage() for t in kept if t.numel() in sizes]
     assert storages or trainer.settings.gradient_checkpointing
     return sum(storage.nbytes() for storage in storages)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    leave()

@@ -1,4 +1,4 @@
-"""What every rank of `test_stop_points.py` runs: runs that are stopped and continued, compared."""
+"""The program of every rank in `test_stop_points.py`: runs that are stopped and continued."""
 
 import json
 import sys
@@ -28,16 +28,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 STOPS = [
-    [("forward", 1)],  # before anything was done
+    [("forward", 1)],  # before the first step
     [("stepped", 1)],  # inside an epoch, nothing saved yet
     [("stepped", 2)],  # just before the first save
     [("fill", 2)],  # in the first save
     [("saved", 2)],
     [("forward", 5)],  # the last batch of an epoch
-    [("stepped", 5)],  # its edge, before the evaluation
-    [("evaluated", 5)],  # after it
-    [("forward", 6)],  # on the other side
-    [("fill", 10)],  # a save at an edge
+    [("stepped", 5)],  # the end of an epoch, before the evaluation
+    [("evaluated", 5)],  # after the evaluation
+    [("forward", 6)],  # in the next epoch
+    [("fill", 10)],  # a save at the end of an epoch
     [("stepped", 15)],  # the last step, before the last save
     [("finish", 15)],  # before model/ is published
     [("stepped", 3), ("forward", 6)],
@@ -81,17 +81,17 @@ def fit(folder: Path, variant: str) -> StoppingTrainer:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The files that differ: weights, moments, averages, metrics, in every checkpoint kept."""
+    """The files that differ: weights, moments, averages and metrics, in all checkpoints."""
     names = [{p.relative_to(run).as_posix() for p in run.rglob("*")} for run in (one, other)]
     found = sorted(names[0] ^ names[1])
-    for name in sorted(names[0] & names[1]):
+    for name in sorted((names[0] & names[1]) - {"facts.json", "report.html"}):  # of every start
         if (one / name).is_file() and content(one / name) != content(other / name):
             found.append(name)
     return found
 
 
 def content(path: Path) -> Any:
-    """What a file says, but for how long things took and where they lie."""
+    """The content of a file, without durations and paths."""
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
     return [without_times(json.loads(line)) for line in whole_or_lines(path)]
@@ -107,11 +107,11 @@ def without_times(value: Any) -> Any:
         return [without_times(each) for each in value]
     if not isinstance(value, dict):
         return value
-    times = ("seconds", "waited", "before", "model_path", "sha256", "bytes")
+    times = ("seconds", "waited", "before", "model_path", "report_path", "sha256", "bytes")
     return {
         name: without_times(each)
         for name, each in value.items()
-        if not name.endswith(("per_second", "data_wait")) and name not in times
+        if not name.endswith(("per_second", "data_wait", "memory_gib")) and name not in times
     }
 
 

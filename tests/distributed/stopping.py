@@ -1,4 +1,4 @@
-"""A Trainer that stops where a test wants it to, and runs of it that are quick."""
+"""A Trainer that stops where a test wants it to, and quick runs of it."""
 
 import os
 import signal
@@ -6,23 +6,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
+from trainer.devices.options import DeviceOptions
+from trainer.devices.ranks import Ranks
 from trainer.metrics.classification import Accuracy
-from trainer.ranks import Ranks
+from trainer.runs.context import RunContext
 from trainer.settings import TrainSettings
-from trainer.step import Stepper
 from trainer.trainer import Trainer
+from trainer.training.step import Stepper
 
 MOMENTS = ("forward", "backward", "stepped", "evaluated", "fill", "saved", "finish")
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing below catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
 def die() -> None:
@@ -30,7 +33,7 @@ def die() -> None:
 
 
 class StoppingTrainer(Trainer):
-    """Does something at a moment of a step (counted from 1) on the way, the same on every rank."""
+    """Does something at some point in a step (counted from 1), the same on every rank."""
 
     moment = ("", 0)
     action: Callable[[], None] = staticmethod(die)
@@ -44,12 +47,19 @@ class StoppingTrainer(Trainer):
         if (moment, step) == self.moment:
             self.action()
 
-    def _training_batch(self, sample_ids: Any) -> Any:
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.steps.training_batch = partial(self.training_batch, self.steps.training_batch)
+        self.steps.advance = partial(self.advance, self.steps.advance)
+        self.checkpoints.fill = partial(self.fill, self.checkpoints.fill)
+        self.checkpoints.save = partial(self.save_checkpoint, self.checkpoints.save)
+
+    def training_batch(self, usual: Callable[[Any], Any], sample_ids: Any) -> Any:
         step = self.state.step + 1
         if self.moment == ("backward", step):
             self._reach_in_backward(step)
         self._reach("forward", step)
-        return super()._training_batch(sample_ids)
+        return usual(sample_ids)
 
     def _reach_in_backward(self, step: int) -> None:
         def reached(_: Any) -> None:
@@ -58,8 +68,8 @@ class StoppingTrainer(Trainer):
 
         handle = next(self.model.parameters()).register_hook(reached)
 
-    def _advance(self, facts: Any) -> None:
-        super()._advance(facts)
+    def advance(self, usual: Callable[[Any], None], facts: Any) -> None:
+        usual(facts)
         self._reach("stepped", self.state.step)
 
     def _evaluate_and_compare(self) -> bool:
@@ -67,12 +77,12 @@ class StoppingTrainer(Trainer):
         self._reach("evaluated", self.state.step)
         return improved
 
-    def _fill_checkpoint(self, directory: Path) -> None:
-        super()._fill_checkpoint(directory)
+    def fill(self, usual: Callable[[Path], None], directory: Path) -> None:
+        usual(directory)
         self._reach("fill", self.state.step)
 
-    def _save_checkpoint(self) -> None:
-        super()._save_checkpoint()
+    def save_checkpoint(self, usual: Callable[[], None]) -> None:
+        usual()
         self._reach("saved", self.state.step)
 
     def _finish(self) -> dict[str, Any]:
@@ -83,7 +93,7 @@ class StoppingTrainer(Trainer):
 def build(
     folder: Path | None, *, samples: int = 45, timeout: float | None = None, **settings: Any
 ) -> StoppingTrainer:
-    """Ragged samples in global batches of 11: 45 make five steps, the last of one sample."""
+    """Ragged samples in global batches of 11: 45 samples make five steps, the last with one."""
     values = {"global_batch_size": 11, "num_epochs": 2, "precision": "fp32", "weight_decay": 0.0}
     return StoppingTrainer(
         tiny_model(),
@@ -93,7 +103,8 @@ def build(
         eval_dataset=ragged_table(13, seed=1),
         metrics={"accuracy": Accuracy()},
         output_dir=folder,
-        timeout=timeout,
+        context=RunContext(devices=DeviceOptions(timeout=timeout)),
+        progress=False,
     )
 
 
@@ -101,17 +112,17 @@ USUAL = Stepper.__init__
 
 
 def read_late(on: bool) -> Callable[..., None]:
-    """A Stepper's `__init__` that reads facts a step late, as on a GPU, or at once."""
+    """A Stepper's `__init__` that reads facts a step later, as on a GPU, or at once."""
 
     def init(self: Stepper, *arguments: Any, **options: Any) -> None:
         USUAL(self, *arguments, **options)
-        self.late = on
+        self.reads_late = on
 
     return init
 
 
 def die_together(ranks: Ranks) -> None:
-    """As `die`, once all ranks are here: one that is ahead would take away what others look for."""
+    """As `die`, after all ranks have arrived, since a rank that ends early would disturb others."""
     ranks.barrier()
     raise Killed
 
@@ -121,7 +132,7 @@ def terminate_this_rank() -> None:
 
 
 def leave() -> NoReturn:
-    """The end of a rank, as launch.py has it: gloo's threads may abort an orderly exit."""
+    """End a rank as launch.py does: gloo's threads may abort an orderly exit."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -133,7 +144,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A new folder in memory where there is one: these tests sync thousands of files."""
+    """A new folder, in memory if possible: these tests sync thousands of files."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
         yield Path(name)

@@ -1,36 +1,21 @@
-"""Decoders by the recipes for text on 1, 2 and 4 processes: one run, however it is laid out."""
+"""Text recipes on 1, 2 and 4 processes give the same run in every layout."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.distributed.decoders import cases, strategies
-from tests.unit.text_runs import CASES
+from tests.distributed.results import results
 
 pytestmark = pytest.mark.slow
-LAYOUTS = [(n, name, how) for n in (2, 4) for name in cases(n) for how in strategies(n)]
+LAYOUTS = [(n, name, how) for n in (2, 4) for name in cases(n) for how in strategies(n, name)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[int, Any]:
-    """What each number of processes came to."""
-    folder = tmp_path_factory.mktemp("decoders")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("decoders.py"))
-    for world_size in (1, 2, 4):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-        command = [sys.executable, *launcher, script, str(folder)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    return {n: json.loads((folder / f"{n}.json").read_text()) for n in (1, 2, 4)}
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """The results of each number of processes."""
+    return results("decoders", tmp_path_factory.mktemp("decoders"), (1, 2, 4), timeout=2700)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -47,9 +32,16 @@ def test_any_layout_trains_evaluates_and_writes_as_one_process(
 
 
 @pytest.mark.parametrize(
-    ("world_size", "name", "strategy"), [(1, name, "ddp") for name in CASES] + LAYOUTS
+    ("world_size", "name", "strategy"), [(1, name, "ddp") for name in cases(1)] + LAYOUTS
 )
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
     found: dict[int, Any], world_size: int, name: str, strategy: str
 ) -> None:
     assert found[world_size][f"{name}, {strategy}, resumed"] == [True, True]
+
+
+def test_evaluations_with_texts_are_refused_on_all_ranks_of_a_sharded_model(
+    found: dict[int, Any],
+) -> None:
+    for said in found[2]["texts"]:
+        assert said.startswith("recipe.evaluate_texts: found true with a sharded model; accepted: ")

@@ -14,7 +14,7 @@ from tests.unit.test_exactness import ragged_table
 from trainer.data.plan import GlobalBatchPlan
 
 LEGS = [(2, 3, 2), (1, 0, 5), (4, 2, 9), (2, 0, 0)]
-"""Processes, micro batch size (0: by tokens), the step after which the leg is told to leave."""
+"""Processes, micro batch size (0: by tokens), and the step after which the part must stop."""
 
 
 def run_leg(repository: Path, folder: Path, processes: int, *arguments: object) -> None:

@@ -1,10 +1,11 @@
-"""One command, many processes: the numbers of one, the same from every launcher, none left behind.
+"""One command, many processes: equal numbers with any number and launcher, and none is left over.
 
 Each test starts real processes of a tiny model; the longer ones are marked slow.
 """
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.jobs.conftest import DATA, tiny, write_tables  # noqa: F401 (a fixture)
-from trainer.processes import meeting
+from trainer.launching import rendezvous
+from trainer.training.interruption import STOPPING
 
 EXACT = ("trainer.optimizer=sgd", "trainer.learning_rate=0.1", "trainer.precision=fp32")
 SHORT = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=2")
@@ -43,7 +45,7 @@ class Bench:
         }
 
     def start(self, *arguments: str, by: tuple[str, ...] = (), **variables: str) -> Any:
-        """A command in a session of its own, `by` another launcher where one is given."""
+        """A command in its own session, started `by` another launcher if one is given."""
         command = [sys.executable, *by, str(self.repository / "launch.py"), *arguments]
         return subprocess.Popen(
             [*command, f"model.path={self.model}"],
@@ -56,16 +58,16 @@ class Bench:
         )
 
     def weights(self, run: str) -> torch.Tensor:
-        """The model that a run left, as one vector."""
+        """The final weights of a run, as one vector."""
         tensors = load_file(self.folder / run / "model" / "model.safetensors")
         return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
     def results(self, run: str) -> dict[str, Any]:
-        """What a run says of itself."""
+        """The results of a run."""
         return json.loads((self.folder / run / "results.json").read_text())
 
     def wait_for(self, path: str, process: Any) -> None:
-        """Until a file of a run is there and holds something."""
+        """Wait until a file of a run exists and is not empty."""
         file = self.folder / path
         while not (file.exists() and (file.is_dir() or file.stat().st_size)):
             assert process.poll() is None, process.communicate()
@@ -84,14 +86,14 @@ def finished(process: Any) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, tiny: Path, repository: Path) -> Bench:  # noqa: F811
-    """The folder, with the run of one process in `one` and of our own two in `two`."""
+    """The folder, with a run of one process in `one` and one of our launcher's two in `two`."""
     folder = tmp_path_factory.mktemp("bench")
     write_tables(folder)
     made = Bench(folder, tiny, repository)
     for run, processes in (("one", "launch.num_processes=1"), ("two", TWO)):
         code, _, err = finished(made.start(*SHORT, f"output_dir={run}", processes))
         assert code == 0, err
-        assert err.count("rows are in dataset.train too") == 1  # a warning, said once
+        assert err.count("1 of 40 rows is in dataset.train too") == 1  # the warning appears once
     return made
 
 
@@ -107,7 +109,7 @@ def test_one_folder_for_all_ranks(bench: Bench) -> None:
     one, two = ({p.name for p in (bench.folder / run).iterdir()} for run in ("one", "two"))
     assert two - one == {"rank-1.log"} and not one - two
     log = (bench.folder / "two" / "rank-1.log").read_text()
-    assert log.count("\n") == 1 and "rows are in dataset.train too" in log
+    assert log.count("\n") == 1 and "1 of 40 rows is in dataset.train too" in log
 
 
 @pytest.mark.slow
@@ -130,7 +132,7 @@ def test_other_launchers_give_the_same(
 
 
 def srun(bench: Bench, *arguments: str, procid: int, path: str = "", **others: str) -> Any:
-    """One of two tasks, as srun starts them; `path` is Python's."""
+    """One of two tasks, as srun starts them; `path` is Python's path."""
     slurm = {"PROCID": str(procid), "LOCALID": str(procid), "NTASKS": "2", "STEP_ID": "0"}
     slurm |= {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "127.0.0.[1-2]", **others}
     variables = {f"SLURM_{name}": value for name, value in slurm.items()}
@@ -167,15 +169,15 @@ def test_a_rank_that_never_comes_is_named(bench: Bench) -> None:
     task = srun(bench, *SHORT, "output_dir=none", "launch.timeout=2", procid=0)
     code, _, err = finished(task)
     assert code == 3
-    assert err.startswith("error: launch: rank 1 of 2 did not come within 2 s")
+    assert err.startswith("error: launch: rank 1 of 2 did not arrive within 2 s")
 
 
 @pytest.mark.slow
 def test_a_rank_whose_store_is_gone_says_so(bench: Bench, port: int) -> None:
-    stores = [meeting.host("127.0.0.1", port, 60, "here")]
+    stores = [rendezvous.open_store("127.0.0.1", port, 60, "here")]
     place = (f"launch.rendezvous=127.0.0.1:{port}", "output_dir=gone")
     task = srun(bench, *SHORT, *place, procid=1)
-    assert meeting.wait(lambda: stores[0].num_keys() > 1, 60)  # it is here, and waits for rank 0
+    assert rendezvous.wait(lambda: stores[0].num_keys() > 1, 60)  # arrived, waiting for rank 0
     stores.clear()
     code, _, err = finished(task)
     assert code == 3
@@ -207,12 +209,12 @@ def test_nobody_waits_for_a_machine_that_dies_as_it_prepares(bench: Bench) -> No
     tasks[1].kill()
     code, _, err = finished(tasks[0])
     assert code == 3
-    said = "error: launch: nothing was heard of rank 1 for 4 s while the data were prepared\n"
+    said = "error: launch: no heartbeat from rank 1 for 4 s while the data were prepared\n"
     assert err.endswith(said) and err.count("error: ") == 1
     finished(tasks[1])
 
 
-# --- ends that nobody planned ---
+# --- unplanned ends ---
 
 
 def children(pid: int) -> list[int]:
@@ -232,7 +234,7 @@ def living(pids: list[int]) -> list[int]:
 
 @pytest.fixture
 def training(bench: Bench, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[int], str]]:
-    """A launcher, its two ranks in the middle of a training, and the name of the run."""
+    """A launcher, its two ranks during training, and the name of the run."""
     run = request.node.name.replace("[", "-").rstrip("]")
     process = bench.start(*LONG, *QUIET, TWO, f"output_dir={run}", "launch.timeout=60")
     bench.wait_for(f"{run}/metrics.jsonl", process)
@@ -244,7 +246,7 @@ def training(bench: Bench, request: pytest.FixtureRequest) -> Iterator[tuple[Any
 
 
 def end_within_10_seconds(process: Any, ranks: list[int]) -> tuple[int, str]:
-    """Exit code and standard error; nothing is left after 10 seconds."""
+    """Exit code and standard error; no process is left after 10 seconds."""
     deadline = time.monotonic() + 10
     while living([process.pid, *ranks]) and time.monotonic() < deadline:
         process.poll()
@@ -279,14 +281,15 @@ def test_a_signal_saves_once_and_ends(bench: Bench, training: Any, number: int, 
     ended, err = end_within_10_seconds(process, ranks)
     (checkpoint,) = (bench.folder / run).glob("checkpoint-*")
     name = signal.Signals(number).name
-    kept = f"saved {checkpoint.absolute()}; the same command continues there"
-    assert (ended, err) == (code, f"stopped by {name}: {kept}\n")
+    kept = f"saved {checkpoint.relative_to(bench.folder)}; the same command continues from it"
+    first = f"{STOPPING}\n" if number == signal.SIGINT else ""
+    assert (ended, err) == (code, f"{first}stopped by {name}: {kept}\n")
 
 
 @pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once(bench: Bench, training: Any) -> None:
     process, ranks, run = training
-    for pid in ranks:  # so that they find both signals when they go on
+    for pid in ranks:  # so that they find both signals when they continue
         os.kill(pid, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -311,16 +314,14 @@ def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_what_a_rank_finds_wrong_is_the_line(bench: Bench) -> None:
-    (bench.folder / "foreign").mkdir()
-    (bench.folder / "foreign" / "model").mkdir()
-    (bench.folder / "foreign" / "model" / "mine.txt").write_text("mine")
-    few = "trainer.global_batch_size=1"
-    code, _, err = finished(bench.start(*SHORT, TWO, few, "output_dir=foreign"))
+    wrong = ("trainer.global_batch_size=1", "model.lora.rank=2", "model.lora.targets=[nothing]")
+    code, _, err = finished(bench.start(*SHORT, TWO, *wrong, "output_dir=wrong"))
     assert code == 2
     assert "trainer.global_batch_size is 1: 1 of 2 ranks have nothing to do\n" in err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: rank 0: output_dir: /")
-    assert "foreign holds a finished run" in line
+    assert re.match(
+        r"error: rank [01]: model\.lora\.targets: 'nothing' is not a linear layer", line
+    )
 
 
 @pytest.mark.slow
@@ -356,7 +357,7 @@ def port() -> int:
 
 @pytest.fixture
 def machine(bench: Bench, port: int) -> Callable[..., Any]:
-    """Start the launcher of one of two machines, which meet over loopback."""
+    """Start the launcher of one of two machines, which connect over loopback."""
 
     def start(node: int, *arguments: str) -> Any:
         place = ("launch.num_nodes=2", f"launch.node_rank={node}", "launch.num_processes=1")
@@ -374,23 +375,23 @@ def test_two_machines_give_the_same(bench: Bench, machine: Callable[..., Any]) -
     assert ends[0][1:] == ("", "")
     check_same_as_two(bench, "machines")
     again = [machine(node, *SHORT, "output_dir=machines") for node in (0, 1)]
-    for code, out, err in map(finished, again):  # neither leaves before the other has come
+    for code, out, err in map(finished, again):  # neither ends before the other has arrived
         assert (code, err) == (0, "") and "nothing to do" in out
 
 
 @pytest.mark.slow
 def test_one_machine_goes_on_alone(bench: Bench, machine: Callable[..., Any]) -> None:
-    """One of two is killed in the middle; the other one's samples and weights are as if not."""
-    steps = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=40")
+    """One of two is killed in the middle; the samples and weights of the other do not change."""
+    steps = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=8")
     steps += ("trainer.eval_steps=0", "trainer.save_steps=2", "trainer.logging_steps=1")
-    soon = "launch.timeout=30"  # where rank 0 waits for a disk, silence is all that it notices
+    soon = "launch.timeout=30"  # rank 0, waiting for a disk, notices only silence
     both = [machine(node, *steps, soon, "output_dir=broken") for node in (0, 1)]
     bench.wait_for("broken/checkpoint-4", both[0])
     for pid in [both[1].pid, *children(both[1].pid)]:
         os.kill(pid, signal.SIGKILL)
     code, _, err = finished(both[0])
     assert code == 3
-    assert err.endswith("; nothing was heard of rank 1\n") and err.count("error: ") == 1
+    assert err.endswith("; no heartbeat from rank 1\n") and err.count("error: ") == 1
     for run in ("broken", "whole"):
         code, out, err = finished(bench.start(*steps, f"output_dir={run}"))
         assert code == 0, err
@@ -411,7 +412,7 @@ def test_a_machine_alone_says_who_is_missing(
     assert err.startswith(f"error: launch.rendezvous: nobody at 127.0.0.1:{port} within 1 s")
     code, _, err = finished(machine(0, *SHORT, "output_dir=lonely", "launch.timeout=1"))
     assert code == 3
-    assert err.startswith("error: launch: node_rank 1 of 2 did not come within 1 s")
+    assert err.startswith("error: launch: node_rank 1 of 2 did not arrive within 1 s")
     assert not (bench.folder / "lonely").exists()
 
 

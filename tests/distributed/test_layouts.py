@@ -1,36 +1,30 @@
-"""Real processes over gloo: the numbers of 2 and 3 are those of one, and a resume is exact."""
+"""Real processes over gloo: 2 and 3 give the same numbers as one, and resuming is exact."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.distributed.forked import run_ranks
+
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[int, Any]:
-    """What each number of processes found."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """The results of each number of processes."""
     folder = tmp_path_factory.mktemp("layouts")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    found = {}
-    for world_size in (1, 2, 3):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-        script = str(Path(__file__).with_name("layouts.py"))
-        command = [sys.executable, *launcher, script, str(folder)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[world_size] = json.loads((folder / f"{world_size}.json").read_text())
-    return found
+    run_ranks("layouts", folder, (1, 2, 3), timeout=600)
+    return {n: json.loads((folder / f"{n}.json").read_text()) for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("recipe", ["single_label", "weighted", "multi_label", "regression"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *["single_label", "weighted", "multi_label", "regression"],
+        *["plain ragged rows", "plain a stream", "plain a collator", "plain its own loss"],
+    ],
+)
 def test_weights_and_evaluation_do_not_depend_on_processes(
     results: dict[int, Any], world_size: int, recipe: str
 ) -> None:

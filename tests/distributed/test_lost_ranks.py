@@ -1,4 +1,4 @@
-"""A rank that is killed or hangs: the others leave with one cause, and the run goes on exactly."""
+"""A rank that is killed or hangs: the others end with one cause, and the run resumes exactly."""
 
 import json
 import os

@@ -1,9 +1,5 @@
-"""Every head, whole and sharded, on 1, 2 and 4 processes: the same weights, fairly shared out."""
+"""Every head, whole and sharded, on 1, 2 and 4 processes: equal weights, evenly distributed."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +8,23 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.heads import CASES
-from tests.distributed.sharded import ADAPTED, OFFLOADED, STEPS
-from trainer.sharding import ELEMENTWISE
+from tests.distributed.results import far, results
+from tests.distributed.sharded import ADAPTED, OFFLOADED, QUANTIZED, SAVED, STEPS
+from trainer.training.optim import elementwise_optimizers
 
 pytestmark = pytest.mark.slow
 LAYOUTS = [(n, how, parts) for n in (2, 4) for how in ("ddp", "fsdp") for parts in (1, 3)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """What 4, 2 and 1 processes wrote, in this order: they hand runs on."""
-    folder = tmp_path_factory.mktemp("sharded")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    for world_size in (4, 2, 1):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-        script = str(Path(__file__).with_name("sharded.py"))
-        command = [sys.executable, *launcher, script, str(folder)]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sharded")
 
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[int, Any]:
-    return {n: json.loads((folder / f"{n}.json").read_text()) for n in (1, 2, 4)}
-
-
-def far(one: list[float], other: list[float]) -> float:
-    """How far weights are from others, as a share of their length."""
-    a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
-    return float((a - b).norm() / b.norm())
+    """The results of 4, 2 and 1 processes, in this order: later ones continue earlier runs."""
+    return results("sharded", folder, (4, 2, 1), timeout=1800)
 
 
 @pytest.mark.parametrize("world_size,strategy,accumulation", LAYOUTS)
@@ -89,7 +70,40 @@ def test_adapters_of_a_sharded_model(
         torch.testing.assert_close(tensor, reference[key], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_scales_of_a_sharded_model(world_size: int, folder: Path, found: dict[int, Any]) -> None:
+    weights, facts = found[world_size]["scales"]
+    alone, wanted = found[1]["scales"]
+    assert far(weights, alone) <= 1e-12
+    assert facts == pytest.approx(wanted, rel=1e-6)
+    saved, reference = (
+        load_file(folder / f"{n} scales" / "adapter_model.safetensors") for n in (world_size, 1)
+    )
+    assert any(name.endswith("ia3_l") for name in saved)
+    assert saved.keys() == reference.keys()
+    for key, tensor in saved.items():
+        torch.testing.assert_close(tensor, reference[key], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_adapters_beside_quantised_weights(
+    kind: str, world_size: int, folder: Path, found: dict[int, Any]
+) -> None:
+    weights, facts, sharded = found[world_size][kind]
+    alone, wanted, _ = found[1][kind]
+    assert sharded == (QUANTIZED[kind] == "fsdp")
+    assert far(weights, alone) <= 1e-12
+    assert facts == pytest.approx(wanted, rel=1e-6)
+    file = "model.safetensors" if sharded else "adapter_model.safetensors"
+    saved, reference = (load_file(folder / f"{n} {kind}" / file) for n in (world_size, 1))
+    assert saved.keys() == reference.keys()
+    for key, tensor in saved.items():
+        torch.testing.assert_close(tensor, reference[key], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("head", CASES)
+@pytest.mark.usefixtures("found")
 def test_a_sharded_model_ships_the_average_of_its_weights(head: str, folder: Path) -> None:
     saved = {n: load_file(folder / f"{n} {head}" / "model.safetensors") for n in (1, 2, 4)}
     for n in (2, 4):
@@ -100,7 +114,7 @@ def test_a_sharded_model_ships_the_average_of_its_weights(head: str, folder: Pat
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_the_state_is_shared_out(world_size: int, found: dict[int, Any]) -> None:
-    """Weights and average of each rank: its part of the whole, and some rows for the uneven."""
+    """Weights and average of each rank: its part of the whole, plus some uneven rows."""
     whole = found[world_size]["masked_lm ddp 1"][2][0]
     shares = found[world_size]["masked_lm fsdp 1"][2]
     assert sum(shares) == whole
@@ -121,8 +135,9 @@ def test_auto_is_one_strategy_on_all_ranks(found: dict[int, Any]) -> None:
     assert found[2]["auto"] == [True, True]
 
 
+@pytest.mark.usefixtures("found")
 def test_only_state_is_in_parts(folder: Path) -> None:
-    by_strategy = {how: folder / f"by 4 {how}" / "checkpoint-7" for how in ("ddp", "fsdp")}
+    by_strategy = {how: folder / f"by 4 {how}" / f"checkpoint-{SAVED}" for how in ("ddp", "fsdp")}
     names = {
         how: {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
         for how, path in by_strategy.items()
@@ -141,7 +156,7 @@ def test_a_resumed_sharded_run_has_the_bits_of_one_that_never_stopped(
     assert found[2]["cut"] == found[2]["whole"]
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", elementwise_optimizers())
 def test_optimizers_step_over_rows_as_over_wholes(name: str, found: dict[int, Any]) -> None:
     assert far(found[2][f"{name} fsdp"], found[2][f"{name} ddp"]) <= 1e-12
 
@@ -158,5 +173,5 @@ def test_in_bf16_no_layer_stays_gathered(head: str, found: dict[int, Any]) -> No
 
 @pytest.mark.parametrize("head", OFFLOADED)
 def test_in_bf16_sharding_changes_little(head: str, found: dict[int, Any]) -> None:
-    """Beside ddp only the norms and biases of layers are rounded while they run."""
+    """Compared with ddp, only the norms and biases of layers are rounded while they run."""
     assert 0 < far(found[2][f"{head} fsdp bf16"], found[2][f"{head} ddp bf16"]) <= 1e-4

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from trainer.losses import next_token_loss
 from trainer.models.auto import AutoConfig, AutoModelForCausalLM
+from trainer.tasks.losses import next_token_loss
 
 SIZES = {
     "vocab_size": 64,

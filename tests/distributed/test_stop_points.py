@@ -1,4 +1,4 @@
-"""Stopped anywhere, up to three times: 1, 2 and 4 processes reach the undisturbed run's files."""
+"""Runs stopped up to three times, anywhere, on 1, 2 and 4 processes, give the same files."""
 
 import json
 import os

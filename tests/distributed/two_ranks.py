@@ -41,7 +41,8 @@ def fork(rank: int, port: int, arguments: list[str]) -> int:
         return child
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2"}
     os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    os.dup2(2, 1)  # the result alone is printed
+    os.dup2(2, 1)  # only the result is printed
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["launch.py", *arguments]
     code = 1
     try:

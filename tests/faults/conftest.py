@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from tests.smallest_progress import progress
 from trainer.checkpoint import files
 from trainer.checkpoint.background import BackgroundSave
 from trainer.checkpoint.publish import checkpoint_path, publish
-from trainer.checkpoint.state import Progress, write_state
-from trainer.ranks import Ranks
-from trainer.run_folder import RunFolder
+from trainer.checkpoint.state import write_state
+from trainer.devices.ranks import Ranks
+from trainer.runs.folder import RunFolder
 
 CRASHED = 77
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A new folder in memory where there is one: these tests sync thousands of files."""
+    """A new folder, in memory if possible: these tests sync thousands of files."""
     memory = Path("/dev/shm")
     path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
     yield path
@@ -31,31 +32,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def no_hook() -> Iterator[None]:
-    """Every test leaves the disk without faults."""
+    """Remove injected faults after each test."""
     yield
     files.hook = None
-
-
-def progress(step: int, **other: Any) -> Progress:
-    values: dict[str, Any] = {
-        "step": step,
-        "samples_consumed": 8 * step,
-        "epoch": step / 10,
-        "seed": 0,
-        "global_batch_size": 8,
-        "micro_batch_size": None,
-        "max_tokens": 4096,
-        "world_size": 1,
-        "precision": "fp32",
-        "data_fingerprint": "d",
-        "config_fingerprint": {"model": "m", "optimizer": "o"},
-        "best_metric": 0.5,
-        "best_step": step,
-        "evaluations_without_improvement": 0,
-        "total_steps": 10**9,
-        "finished": False,
-    }
-    return Progress(**(values | other))
 
 
 def fill(step: int) -> Callable[[Path], None]:
@@ -93,7 +72,7 @@ def save() -> Callable[..., Path]:
 
 @pytest.fixture(params=["at once", "in the background"])
 def save_as_runs_do(request: pytest.FixtureRequest) -> Callable[..., Path]:
-    """Publishes the checkpoint of a step as a run does it, and waits for it."""
+    """Publishes the checkpoint of a step as a run does, and waits for it."""
 
     def save(output_dir: Path, step: int, filling: Any = fill) -> Path:
         background = BackgroundSave() if request.param == "in the background" else None
@@ -113,6 +92,12 @@ def save_as_runs_do(request: pytest.FixtureRequest) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def fill_light() -> Callable[[int], Callable[[Path], None]]:
+    """Fills the smallest checkpoint of a step."""
+    return light
+
+
+@pytest.fixture
 def save_light(save: Callable[..., Path]) -> Callable[..., Path]:
     """Publishes the smallest checkpoint of a step."""
     return lambda output_dir, step: save(output_dir, step, light)
@@ -120,7 +105,7 @@ def save_light(save: Callable[..., Path]) -> Callable[..., Path]:
 
 @pytest.fixture
 def die_at() -> Callable[..., bool]:
-    """Runs work in a child that dies at the k-th moment; False where it ended before that."""
+    """Runs work in a child that dies at the k-th file operation; False if it ended before that."""
 
     def die_at(k: int, work: Callable[[], Any]) -> bool:
         child = os.fork()

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on keep every promise of the others."""
+"""Checkpoints written in the background have the same guarantees as others."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ from trainer.checkpoint import background, files
 from trainer.checkpoint.publish import published
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, Interrupted, NumericsError
-from trainer.models.lora_settings import LoRASettings
+from trainer.models.adapters.lora_settings import LoRASettings
 
 SETTINGS = {"save_steps": 1, "logging_steps": 1, "eval_steps": 0, "ema_decay": 0.9}
 SETTINGS |= {"async_save": True, "save_total_limit": 20}
@@ -31,7 +31,7 @@ SETTINGS |= {"async_save": True, "save_total_limit": 20}
 
 @dataclass
 class Watch(Callback):
-    """Notes what it is told, and on which thread."""
+    """Records its calls, and their threads."""
 
     told: list[str] = field(default_factory=list)
     act: Any = None
@@ -57,7 +57,7 @@ def trainer(folder: Path, act: Any = None, **settings: Any) -> tuple[Any, Watch]
 
 @contextmanager
 def slow_disk(seconds: float = 0.3) -> Iterator[list[str]]:
-    """Every checkpoint waits for its manifest; gives the names of the threads that wrote one."""
+    """Delay every checkpoint before its manifest; returns the names of the writing threads."""
     writers: list[str] = []
     at_once = 0
 
@@ -76,12 +76,12 @@ def slow_disk(seconds: float = 0.3) -> Iterator[list[str]]:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """Weights, moments and averages in every checkpoint, and of the model."""
+    """The weights, moments and averages in every checkpoint, and the final weights."""
     return {p.relative_to(run).as_posix(): p.read_bytes() for p in run.rglob("*.safetensors")}
 
 
 def test_they_hold_what_was_there_at_their_step(folder: Path) -> None:
-    """The next steps change the weights in place while a slow disk takes the copies."""
+    """The next steps change the weights in place while copies are written to a slow disk."""
     trainer(folder / "at once", async_save=False)[0].fit()
     with slow_disk() as writers:
         run, watch = trainer(folder / "behind", save_steps=3, num_epochs=2)
@@ -98,7 +98,7 @@ def test_a_save_that_comes_too_early_waits(folder: Path) -> None:
     with slow_disk(0.05) as writers:
         run, watch = trainer(folder, save_total_limit=2, load_best_model_at_end=True, eval_steps=2)
         run.fit()
-    assert len(writers) == 11  # of ten checkpoints and of model/
+    assert len(writers) == 11  # for ten checkpoints and model/
     saved = [name for name in watch.told if name.startswith("checkpoint")]
     assert saved == [f"checkpoint-{step}" for step in range(1, 11)]
     best = run.state.best.step
@@ -126,7 +126,7 @@ def test_a_failure_ends_the_run_at_the_next_step(folder: Path, number: int) -> N
 
 
 def resumes_to_the_same(folder: Path, **settings: Any) -> None:
-    """Going on gives the weights, moments and averages of a run that nothing disturbed."""
+    """Resuming gives the weights, moments and averages of an undisturbed run."""
     trainer(folder / "whole", async_save=False, **settings)[0].fit()
     trainer(folder / "run", **settings)[0].fit()
     assert contents(folder / "run") == contents(folder / "whole")
@@ -178,7 +178,7 @@ def test_an_error_does_not_lose_the_save_before_it(folder: Path) -> None:
 
 
 def test_whatever_ends_a_run_it_is_over_only_when_the_thread_is(folder: Path) -> None:
-    """Another run may have the folder from then on."""
+    """From then on, another run may lock the folder."""
     with slow_disk(0.5):
         run, _ = trainer(folder / "run", save_steps=2)
         with pytest.raises(Killed):
@@ -201,19 +201,19 @@ def test_auto_copies_only_what_memory_holds(
 
 
 def test_frozen_weights_that_are_not_written_need_no_room(folder: Path) -> None:
-    """Neither on the disk nor in memory: adapters of a large model are a small checkpoint."""
+    """Frozen weights take no space on disk or in memory: the checkpoint of adapters is small."""
     lora = LoRASettings(rank=2)
     run = build_sharded("causal_lm", "ddp", folder=folder, lora=lora, max_steps=1, save_steps=1)
     run.fit()
     files_of_tensors = (folder / "checkpoint-1").rglob("*.safetensors")
     tensors = [tensor for path in files_of_tensors for tensor in load_file(path).values()]
-    assert run.resumable.num_bytes == sum(tensor.nbytes for tensor in tensors)
-    assert run.resumable.copied_bytes(run.ranks) == run.resumable.num_bytes
+    assert run.session.resumable.num_bytes == sum(tensor.nbytes for tensor in tensors)
+    assert run.session.resumable.copied_bytes(run.ranks) == run.session.resumable.num_bytes
 
 
 @dataclass
 class Told:
-    """Ranks of which the others have said this."""
+    """Ranks whose other members gave these answers."""
 
     others: list[Any]
 

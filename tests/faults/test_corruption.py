@@ -1,4 +1,4 @@
-"""Every way in which a checkpoint may be damaged is refused by name, and the one before taken."""
+"""Every kind of damage to a checkpoint is detected and named, and the previous one is used."""
 
 import errno
 import hashlib
@@ -71,7 +71,7 @@ def run(folder, save) -> Path:
 
 
 def falls_back(run: Path, caplog: pytest.LogCaptureFixture, *words: str) -> None:
-    """The checkpoint before is taken, with one warning; the bad one is kept aside."""
+    """The previous checkpoint is used, with one warning, and the bad one is renamed."""
     caplog.clear()
     assert choose(run) == run / "checkpoint-2"
     (line,) = caplog.messages
@@ -177,7 +177,7 @@ PROGRESS = {
 @pytest.mark.parametrize("file", ["manifest.json", "state/trainer.json"])
 @pytest.mark.parametrize("resume", ["auto", "must"])
 def test_a_later_version_is_refused_and_stays(run, tree, file, resume):
-    """It is whole, and a later program resumes from it: an older one must not rewind the run."""
+    """It is intact for a newer version, so an older one must not rewind the run."""
     damaged, path = run / "damaged", run / "checkpoint-3"
     shutil.move(path, damaged)
     value = json.loads((damaged / file).read_text()) | {"format_version": 9}
@@ -227,7 +227,7 @@ def test_only_what_is_ours_is_cleaned_up(run, tree):
 
 @pytest.mark.parametrize("change", PROGRESS)
 def test_trainer_json_under_a_manifest_that_fits(run, caplog, change):
-    """Damage done before the save, or by hand with care."""
+    """Damage from before the save, or made deliberately."""
     damaged = run / "damaged"
     shutil.copytree(run / "checkpoint-3", damaged)
     shutil.rmtree(run / "checkpoint-3")
@@ -263,7 +263,7 @@ def test_tensors_that_optimizer_json_does_not_describe(run):
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
 def test_only_bad_ones_never_start_over(run, tree, resume):
-    """Neither at the first start nor at any later one."""
+    """The run never restarts, neither at the first start nor later."""
     for step in (2, 3):
         flip(run / f"checkpoint-{step}" / "model.safetensors")
     for _ in range(2):

@@ -28,7 +28,7 @@ def verified(output_dir: Path) -> list[int]:
 def every_crash(
     base: Path, die_at: Callable[..., bool], work: Callable[[Path], None], check: Callable
 ) -> int:
-    """Dies at moment 1, 2, 3, ... of `work` on a fresh copy of `base` each time."""
+    """Dies at operation 1, 2, 3, ... of `work`, each time on a fresh copy of `base`."""
     k = 0
     while True:
         k += 1
@@ -84,9 +84,9 @@ def test_first_save(folder, save_as_runs_do, die_at):
 
 
 def test_model_is_replaced(folder, die_at):
-    """At any moment model/ is the old or the new one; at worst after the repair at the next start.
+    """At any time model/ is the old or the new one, at worst after the repair at the next start.
 
-    The instant between two renames is the only one at which a reader finds none.
+    Only between two renames do readers find none.
     """
     base = folder / "base"
 

@@ -1,4 +1,4 @@
-"""A full, read-only or broken disk costs one line; what was saved before stays as it was."""
+"""A full, read-only or broken disk gives a one-line error, and earlier files stay intact."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ from trainer.errors import EnvironmentFault
 
 @contextmanager
 def failing(k: int, number: int) -> Iterator[list[str]]:
-    """The k-th moment fails with an error of this number; gives the operations so far."""
+    """Make the k-th operation fail with this errno; returns the operations so far."""
     seen: list[str] = []
 
     def hook(moment: str, operation: str, *paths: Path) -> None:
@@ -71,7 +71,7 @@ def test_every_operation_of_a_save_may_fail(folder, save_as_runs_do, tree, numbe
 
 
 def publish_again(output_dir: Path, save: Callable[..., Path]) -> Path:
-    """The same save, once the disk is well."""
+    """The same save, after the disk has recovered."""
     checkpoint = save(output_dir, 2)
     verify(checkpoint)
     return checkpoint
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_cannot_be_removed_costs_a_warning(folder, save, caplo
 @pytest.mark.parametrize("kilobytes", [8, 16, 24, 32, 48, 64, 80, 96])
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_small_real_disk(tmp_path, save, tree, kilobytes):
-    """A tmpfs fills at another write of the save each time."""
+    """A tmpfs that becomes full at a different write of the save each time."""
     options = ["-t", "tmpfs", "-o", f"size={kilobytes + 64}k", "tempering-test"]
     if subprocess.run(["mount", *options, tmp_path], capture_output=True).returncode:
         pytest.skip("this system does not let the test mount a disk")
@@ -151,7 +151,7 @@ def test_too_little_space_is_seen_before_anything_is_written(folder, tree):
 
 @pytest.mark.parametrize("write", ["json", "log"])
 def test_files_of_the_run_itself(folder, write):
-    """results.json is the old one or the new one; metrics.jsonl loses at most its last line."""
+    """results.json is the old or the new one; metrics.jsonl loses at most its last line."""
     log = StepLog(folder / "metrics.jsonl")
     log.append({"step": 1})
     files.write_json(folder / "results.json", {"old": 1})

@@ -1,4 +1,4 @@
-"""Allocations that fail: saving, resuming and evaluating end in one line, or go on."""
+"""Failing allocations: saving, resuming and evaluating give a one-line error, or continue."""
 
 import json
 import os
@@ -43,11 +43,11 @@ for line in sys.stdin:
 """
 """Imports once, and runs each job in a fork under its own limit."""
 ENOUGH, ROOMS = 4000, [500, 150, 20]
-"""Megabytes that are left when a job begins; the model alone has 90."""
+"""Megabytes left when a job begins; the model alone takes 90."""
 
 
 class Limited:
-    """A process that runs jobs, and the arguments of a run that has two steps behind it."""
+    """A process that runs jobs, and the arguments of a run after two steps."""
 
     def __init__(self, folder: Path, repository: Path, model: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Real processes that want the same folder, and what is left when one of them dies."""
+"""Real processes compete for the same folder; a dead one's lock does not block others."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def test_the_second_is_told_who_holds_it_and_takes_over_from_the_dead(folder, tr
         assert tree(folder) == before
         os.kill(child, death)
         os.waitpid(child, 0)
-        assert (folder / ".lock").exists()  # left by the dead
+        assert (folder / ".lock").exists()  # left by the dead process
         with RunLock(folder):
             assert str(os.getpid()) in (folder / ".lock").read_text()
 
@@ -97,7 +97,7 @@ def test_twice_in_one_process(folder):
 
 
 def test_the_holder_leaves_just_as_the_next_one_opens_the_file(folder):
-    """The next one then has locked a file that is gone, which would keep nobody out."""
+    """The next process has then locked a deleted file, which would exclude nobody."""
     first = RunLock(folder)
     first.__enter__()
     opened: list[str] = []
@@ -116,7 +116,7 @@ def test_the_holder_leaves_just_as_the_next_one_opens_the_file(folder):
 
 
 def test_races(folder):
-    """Six processes come and go; at no time are two of them inside, and each gets in."""
+    """Of six competing processes, two never hold the lock at a time, and each gets it."""
     inside = folder / "inside"
 
     def work() -> int:
@@ -136,7 +136,7 @@ def test_races(folder):
 
 
 def test_of_many_at_once_one_gets_in_and_the_others_name_it(folder):
-    """20 starts by four processes: one exits with 0 and, while it holds, the rest with 3."""
+    """20 starts by four processes: one holds the lock and exits with 0, the others with 3."""
     for number in range(20):
         run = folder / f"run-{number}"
         done = folder / f"done-{number}"

@@ -1,4 +1,4 @@
-"""A power failure: what was not synced may be gone, in any mixture, and a checkpoint still stands.
+"""A power failure: any part of what was not synced may be lost, and a checkpoint still verifies.
 
 The model keeps for each file the content that was synced, and for each folder every list of names
 that it had since its last sync: after a failure it may have any of them (journals keep the order
@@ -50,7 +50,7 @@ class Folder:
 
 
 class Disk:
-    """Mirrors what files.py reports for a real folder, which is taken as synced at the start."""
+    """Mirrors the operations that files.py reports for a folder, which is synced at the start."""
 
     def __init__(self, root: Path, deaf_to: type | None = None) -> None:
         self.root, self.deaf_to = root, deaf_to
@@ -90,7 +90,7 @@ class Disk:
 
 
 def after_every_operation(folder: Path, work: Callable[[Path], None], **options: Any) -> list[Path]:
-    """What may be left if power fails after each operation: all names, the synced, and mixtures."""
+    """What a power failure at each operation may leave: all names, synced ones, mixtures."""
     run = folder / "run"
     disk = Disk(run, **options)
     dice = random.Random(0)
@@ -128,7 +128,7 @@ def test_save_and_retention(folder, save_as_runs_do):
         verify_all(run)
     chosen = [choose(run).name for run in left]
     assert set(chosen) == {"checkpoint-2", "checkpoint-3"}
-    assert set(chosen[-4:]) == {"checkpoint-3"}  # what publish() returned from cannot be lost
+    assert set(chosen[-4:]) == {"checkpoint-3"}  # after publish() has returned, nothing can be lost
     for run in left:
         verify(run / "checkpoint-1")
 
@@ -155,7 +155,7 @@ def test_model_is_replaced(folder):
 
 @pytest.mark.parametrize("deaf_to", [File, Folder])
 def test_the_model_of_the_disk_notices_missing_syncs(folder, save, deaf_to):
-    """Without syncs some of the same mixtures break a checkpoint: the tests above can fail."""
+    """Without syncs some of these mixtures break a checkpoint, so the tests above can fail."""
     save(folder / "run", 1)
     save(folder / "run", 2)
     left = after_every_operation(folder, save_and_retain(save), deaf_to=deaf_to)

@@ -1,4 +1,4 @@
-"""Retention against its rule, over random histories of saves, failures, damage and restarts."""
+"""Retention follows its rule over random histories of saves, failures, damage and restarts."""
 
 import errno
 import random
@@ -27,7 +27,7 @@ def verified(run: Path) -> list[int]:
 
 
 class History:
-    """One random history of a run; `play` does the next thing and checks what must hold."""
+    """A random history of a run; `play` performs the next event and checks the invariants."""
 
     def __init__(self, run: Path, save: Callable[[Path, int], Path], seed: int) -> None:
         self.run, self.save, self.dice = run, save, random.Random(seed)
@@ -75,7 +75,7 @@ class History:
         self.step = max([self.step, *published(self.run)])
 
     def damage(self) -> None:
-        """One of several: the one before it stays."""
+        """Damage one of several checkpoints; the one before it stays."""
         if len(verified(self.run)) > 1:
             checkpoint = published(self.run)[self.dice.choice(verified(self.run))]
             target = self.dice.choice([p for p in checkpoint.rglob("*") if p.is_file()])

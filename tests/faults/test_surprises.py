@@ -1,4 +1,4 @@
-"""Links and pipes where a run opens files: nothing is followed, overwritten or awaited."""
+"""Links and pipes in place of a run's files are not followed, overwritten or waited for."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from trainer.checkpoint import files
 from trainer.checkpoint.lock import RunLock
 from trainer.checkpoint.record import StepLog
 from trainer.errors import EnvironmentFault
-from trainer.processes.rank_log import RankLog
+from trainer.launching.rank_log import RankLog
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ PLACES: dict[str, Callable[[Path], object]] = {
 
 
 CASES = [(name, kind) for name in PLACES for kind in ("link", "dangling", "pipe")]
-"""A copy of a run by hard links may be what the user wants; only a lock is cut, hence that one."""
+"""Users may copy a run with hard links. Only the lock is truncated, so only it is refused."""
 
 
 @pytest.mark.parametrize(("name", "kind"), [*CASES, (".lock", "hard link")])
@@ -63,7 +63,7 @@ def test_what_is_read_is_not_followed(precious: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="a symbolic link, which is not followed"):
         log.cut_back(3)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(EnvironmentFault, match="no regular file"):
+    with pytest.raises(EnvironmentFault, match="not a regular file"):
         files.read_bytes(tmp_path / "pipe")
     with pytest.raises(FileNotFoundError):
         files.read_bytes(tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""What every rank of `test_many.py` runs: trainings on as many devices as there are ranks."""
+"""The program of every rank in `test_many.py`: trainings with one device per rank."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 from tests.distributed.layouts import KillAt, Killed
 from tests.distributed.sharded import build, flat
 from tests.distributed.stopping import leave
-from trainer.collectives import can_make_up
+from trainer.devices.collectives import can_make_up
 from trainer.models.sharded import is_sharded
 
 HEADS = ("sequence_classification", "causal_lm, tied")
@@ -47,7 +47,7 @@ def in_bf16(head: str, strategy: str) -> list[float]:
 
 
 def resumed(folder: Path, strategy: str) -> bool:
-    """Whether a run that was killed and resumed has the bits of one that was not."""
+    """Whether a run that was killed and resumed equals an undisturbed one bit for bit."""
     settings = {"optimizer": "adamw", "learning_rate": 1e-3, "save_steps": 3, "max_steps": 7}
     settings |= {"deterministic": True, "eval_steps": 0}
     try:
@@ -67,7 +67,7 @@ def resumed(folder: Path, strategy: str) -> bool:
 
 
 def short_of_memory(strategy: str) -> list[float] | None:
-    """Weights of a run whose last rank cannot take its first micro batches; None: not possible."""
+    """Weights of a run whose last rank cannot fit its first micro batches; None: unsupported."""
     trainer = build("causal_lm, tied", strategy, 1, **SHORT)
     if is_sharded(trainer.model) and not can_make_up(trainer.model):
         return None

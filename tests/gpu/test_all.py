@@ -1,4 +1,4 @@
-"""The tests marked `gpu`, all of them, in a process that sees the GPU that this one does not."""
+"""All tests marked `gpu`, in a process that sees the GPU, which is hidden from this one."""
 
 import shutil
 import subprocess

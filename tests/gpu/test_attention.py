@@ -1,4 +1,4 @@
-"""Attention on a GPU: its kernels and grids against each other and the CPU, with gradients."""
+"""Attention on a GPU: kernels and grids agree with each other and the CPU, with gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models import attention, grids, grouped_attention
-from trainer.models.attention import AttentionCore
-from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.attention import grids, grouped_attention
+from trainer.models.attention import self_attention as attention
+from trainer.models.attention.grouped_attention import GroupedAttention
+from trainer.models.attention.self_attention import AttentionCore
 from trainer.models.packing import Layout
 
 pytestmark = pytest.mark.gpu
@@ -25,12 +26,12 @@ CASES = {
 }
 """Query heads, key heads, window."""
 FAR = {torch.bfloat16: 0.02, torch.float16: 0.004}
-"""What rounding may do to a tensor, as a share of its length: some units of the last place."""
+"""The largest relative error of rounding: some units in the last place."""
 
 
 @pytest.fixture
 def paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that attention takes, as it takes them."""
+    """Records the paths that attention takes."""
     taken: list[str] = []
     for module in (attention, grouped_attention):
 
@@ -91,7 +92,7 @@ def test_the_kernel_agrees_with_sdpa_and_with_the_cpu(
 def test_dropout_over_groups_of_lengths_is_that_over_one_grid(
     name: str, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no Triton kernel for it, in float64 as on any GPU."""
+    """In cases without a Triton kernel, such as float64 on any GPU."""
     monkeypatch.setenv("TEMPERING_TRITON", "0")
     heads, key_heads, _ = CASES[name]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Trainings on two and more GPUs over NCCL, against one: weights, evaluations, resumed runs."""
+"""Trainings on several GPUs over NCCL equal those on one: weights, evaluations, resumed runs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SIZES = [n for n in (2, 4, 8) if n <= torch.cuda.device_count()] or [2]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[int, Any]:
-    """What one GPU, and each number of several, came to."""
+    """The results of each number of GPUs."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     folder = tmp_path_factory.mktemp("many")
@@ -35,7 +35,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> dict[in
 
 
 def far(one: list[float], other: list[float]) -> float:
-    """How far weights are from others, as a share of their length."""
+    """The relative distance of two vectors of weights."""
     a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
     return float((a - b).norm() / b.norm())
 

@@ -1,4 +1,4 @@
-"""Trainings on one GPU: number formats, compiled, resumed, short of memory, kept on the host."""
+"""Trainings on one GPU: number formats, compilation, resuming, low memory, CPU offload."""
 
 import gc
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.callbacks.callback import Ask, Callback
+from trainer.devices.options import DeviceOptions
+from trainer.runs.context import RunContext
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer
 
@@ -39,6 +41,7 @@ def built(
         "eval_steps": 0,
         "logging_steps": 1,
     }
+    devices = DeviceOptions(strategy="fsdp" if cpu_offload else "auto", cpu_offload=cpu_offload)
     return Trainer(
         tiny_model().float() if model is None else model,
         RECIPES["single_label"],
@@ -46,8 +49,7 @@ def built(
         train_dataset=ragged_table(64) if table is None else table,
         callbacks=callbacks,
         output_dir=output_dir,
-        strategy="fsdp" if cpu_offload else "auto",
-        cpu_offload=cpu_offload,
+        context=RunContext(devices=devices),
     )
 
 
@@ -63,7 +65,7 @@ def trained(**settings: Any) -> torch.Tensor:
 
 
 def moved_apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """How far two trainings of one model are from each other, as a share of the way of one."""
+    """The distance of two trainings' weights relative to the change of one."""
     start = torch.cat([p.detach().flatten().double() for p in tiny_model().float().parameters()])
     return float((one - other).norm() / (other - start).norm())
 
@@ -73,7 +75,7 @@ def test_half_precision_goes_the_way_of_fp32(precision: str, most: float) -> Non
     trainer = built(precision=precision)
     trainer.fit()
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
-    assert (trainer.scaler is not None) == (precision == "fp16")
+    assert (trainer.session.scaler is not None) == (precision == "fp16")
     assert trainer.state.skipped == 0
     assert moved_apart(weights(trainer), trained()) < most
 
@@ -84,10 +86,10 @@ def test_a_step_that_overflows_in_fp16_changes_nothing(monkeypatch: pytest.Monke
     once = built(precision="fp16", max_steps=1, optimizer="adamw")
     before = weights(once)
     once.fit()
-    assert once.state.skipped == 1 and once.scaler.get_scale() == 2.0**59
+    assert once.state.skipped == 1 and once.session.scaler.get_scale() == 2.0**59
     assert torch.equal(weights(once), before)
-    moments = [m for state in once.optimizer.state.values() for m in state.values()]
-    assert not any(m.any() for m in moments)  # the step counters among them
+    moments = [m for state in once.session.optimizer.state.values() for m in state.values()]
+    assert not any(m.any() for m in moments)  # including the step counters
 
 
 def test_fp16_finds_a_scale_and_trains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(
 
 @pytest.fixture
 def little_memory() -> Iterator[int]:
-    """Bytes of the GPU that this process may have: 1 GiB more than it has."""
+    """Limit this process's GPU memory to 1 GiB more than it uses."""
     torch.cuda.empty_cache()
     most = torch.cuda.memory_reserved() + (1 << 30)
     torch.cuda.set_per_process_memory_fraction(most / torch.cuda.mem_get_info()[1])
@@ -150,11 +152,11 @@ def little_memory() -> Iterator[int]:
 
 
 WIDE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-"""7 M parameters a layer, and about 60 KB of activations a token and layer in fp32."""
+"""7 M parameters per layer, and about 60 KB of activations per token and layer in fp32."""
 
 
 def larger(**settings: Any) -> Trainer:
-    """One that needs some GB for a step at once."""
+    """An optimizer that needs some GB at once for a step."""
     model = tiny_model(**WIDE, num_hidden_layers=4).float()
     return built(
         model=model, table=ragged_table(1024), global_batch_size=512, max_steps=3, **settings
@@ -165,12 +167,12 @@ def test_a_micro_batch_as_large_as_memory_allows_is_found(little_memory: int) ->
     trainer = larger()
     trainer.fit()
     most = np.sort(trainer.train_samples.lengths)[-512:].sum()
-    assert 128 < trainer.step_tokens < most
+    assert 128 < trainer.session.max_tokens < most
 
 
 @dataclass
 class Hoard(Callback):
-    """Takes most of the memory that is left, after the first step."""
+    """Takes most of the remaining memory after the first step."""
 
     limit: int
     held: list[torch.Tensor] = field(default_factory=list)
@@ -207,20 +209,20 @@ def test_a_micro_batch_that_fits_no_more_is_split_and_the_step_repeated(
 
 @pytest.fixture
 def no_group_left() -> Iterator[None]:
-    """A process that shards alone makes a process group, which other tests should not meet."""
+    """A single process that shards creates a process group, which other tests should not find."""
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def test_state_on_the_host_changes_no_number(no_group_left: None, tmp_path: Path) -> None:
-    """Momentum and an average; a checkpoint is gone on with by a run that has all on the GPU."""
+    """Momentum and an average; a run without offload continues from the checkpoint."""
     settings: dict[str, Any] = {"optimizer_options": {"momentum": 0.9}, "ema_decay": 0.9}
     wanted = trained(**settings)
     trainer = built(tmp_path / "host", cpu_offload=True, save_steps=5, **settings)
     trainer.fit()
-    rows = trainer.resumable.parameters
-    moments = [m for state in trainer.optimizer.state.values() for m in state.values()]
+    rows = trainer.session.resumable.parameters
+    moments = [m for state in trainer.session.optimizer.state.values() for m in state.values()]
     assert all(t.device.type == "cpu" for t in (*trainer.model.parameters(), *moments))
     assert all(t.is_pinned() for t in rows.values())
     found = torch.cat([t.detach().flatten().double() for t in rows.values()])

@@ -1,1 +1,1 @@
-"""Files from strangers: real ones, mutated, through every reader of the launcher."""
+"""Files from strangers: mutations of real files, read by every reader of the launcher."""

@@ -1,4 +1,4 @@
-"""`python -m tests.hostile --minutes 60`: random cases for so long, then a line a reader."""
+"""`python -m tests.hostile --minutes 60`: random cases for this time, then a line per reader."""
 
 import argparse
 import random
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Print what broke, with the seed that repeats it, and a table; 1 if anything did."""
+    """Print failures, each with the seed that repeats it, and a table; returns 1 if any failed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--minutes", type=float, default=60.0)
     options.add_argument("--seed", type=int, default=None, help="null: another one each time")

@@ -1,4 +1,4 @@
-"""The real files that are mutated, made by the program itself, and how each of them is read."""
+"""The real files to mutate, written by the program itself, and how each of them is read."""
 
 import json
 import shutil
@@ -34,12 +34,12 @@ class Reader:
     """One kind of file, and the command that reads it."""
 
     files: tuple[str, ...]
-    """Globs below the folder of a case; one that matches is mutated."""
+    """Globs below the folder of a case; one matching file is mutated."""
     arguments: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    """What of the seeds a case's folder holds."""
+    """The seed files in a case's folder."""
     sealed: bool = False
-    """Whether the manifest of a checkpoint is made to fit what it holds, as a forger would."""
+    """Whether the manifest of a checkpoint is updated to fit, as a forger would."""
     environment: tuple[str, ...] = ()
     """Variables, one of which is given a hostile value."""
     call: str = ""
@@ -141,13 +141,13 @@ READERS: dict[str, Reader] = {
 
 
 def make(folder: Path) -> None:
-    """Fill the working folder of this process, an empty one, with the seeds of all readers."""
+    """Fill this process's empty working folder with the seeds of all readers."""
     import launch
 
     _rows(folder / "data")
     make_config(folder)
     make_models(folder)
-    # the paths in what a run leaves are absolute, and a case is a copy of the seeds
+    # a run's files hold absolute paths, and a case is a copy of the seeds
     code = launch.main([*_in(folder, RESUME), *TRAIN])
     assert code == 0, code
     shutil.rmtree(folder / "model")
@@ -185,7 +185,8 @@ def make_models(folder: Path) -> None:
         config = AutoConfig({"model_type": sizes.pop("model_type")}, {**sizes, **entries})
         model = TASKS[task].from_config(config)
         model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+        # The template is in tokenizer_config.json, so that mutations reach it.
+        tokenizer.save_pretrained(folder / name, save_jinja_files=False)
         if name == "model":
             model.save_pretrained(folder / "sharded", max_shard_size="4KB")
             tokenizer.save_pretrained(folder / "sharded")
@@ -216,7 +217,7 @@ def _rows(folder: Path) -> None:
 
 
 def make_config(folder: Path) -> None:
-    """A user's own folder of configs."""
+    """A user's own config folder."""
     (folder / "mine" / "experiment").mkdir(parents=True)
     text = """# @package _global_
 defaults: [_self_]

@@ -1,4 +1,4 @@
-"""The loop: a reader and a seed make a case; a case that breaks a promise is described."""
+"""The loop: a reader and a seed make a case; failing cases are described."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ WRITTEN = ("run", "again", "new", "cache", "sweep")
 
 
 class Loop:
-    """A worker process, the seeds' folder, and a folder for one case at a time."""
+    """A worker process, the seeds' folder, and a folder for the current case."""
 
     def __init__(self, folder: Path, repository: Path) -> None:
         self.folder, self.repository = folder, repository
@@ -39,7 +39,7 @@ class Loop:
             self._worker.wait()
 
     def fault_of(self, name: str, seed: int) -> str:
-        """What a case breaks, with all that is needed to repeat it; empty where nothing."""
+        """The failures of a case, with all that is needed to repeat it; empty if there are none."""
         reader, dice = READERS[name], random.Random(f"{name} {seed}")
         case = self.folder / "case"
         shutil.rmtree(case, ignore_errors=True)
@@ -116,7 +116,7 @@ def _prepare(case: Path, reader: Reader, dice: random.Random) -> tuple[str, dict
 
 
 def _seal(checkpoint: Path) -> None:
-    """Make the manifest fit, as whoever hands on a checkpoint can."""
+    """Make the manifest fit, as anyone who passes on a checkpoint can."""
     from trainer.checkpoint import files
     from trainer.checkpoint.verify import Manifest
 
@@ -135,7 +135,7 @@ def _seal(checkpoint: Path) -> None:
 
 
 def _faults(answer: dict[str, Any]) -> list[str]:
-    """The promises that an answer breaks."""
+    """The guarantees that an answer violates."""
     lines = [line for line in answer["err"].splitlines() if line.strip()]
     faults = []
     if answer["code"] not in ALLOWED:

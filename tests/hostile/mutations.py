@@ -1,4 +1,4 @@
-"""Mutations of real files: each a function of a seed alone, so that a seed is a case."""
+"""Mutations of real files, each a function of a seed, so that a seed identifies a case."""
 
 import json
 import random
@@ -13,7 +13,7 @@ VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [0], ["a"], {"a": 1}, [[[[[[[[]]]]]]]], "${seed}", "{{ 1 }}", float("nan")),
     *("os.system", "trainer.metrics.hub.HubMetric", "NaN", "1e400", "\u0000", "\ud800", 3.7),
 )
-"""What stands in the place of a value of a file."""
+"""Replacements of values in a file."""
 
 
 def mutate(path: Path, dice: random.Random) -> str:
@@ -37,7 +37,7 @@ def hostile_text(dice: random.Random) -> str:
 
 
 def _bytes(data: bytes, dice: random.Random) -> tuple[bytes, str]:
-    """Bytes flipped, cut, doubled, put in or set to extremes."""
+    """Bytes flipped, cut, doubled, inserted or set to extremes."""
     changed = bytearray(data)
     at = dice.randrange(len(changed) or 1)
     some = dice.choice([1, 2, 4, 8, 64, 1024])
@@ -82,14 +82,14 @@ def _yaml(data: bytes, dice: random.Random) -> tuple[bytes, str]:
 
 
 def _safetensors(data: bytes, dice: random.Random) -> tuple[bytes, str]:
-    """The header changed, its length kept right."""
+    """The header changed, with the right length."""
     size = struct.unpack("<Q", data[:8])[0]
     header, said = _json(data[8 : 8 + size], dice)
     return struct.pack("<Q", len(header)) + header + data[8 + size :], f"header: {said}"
 
 
 def _numbers(data: bytes, dice: random.Random) -> tuple[bytes, str]:
-    """Numbers of the tensors themselves become NaN, infinite or huge."""
+    """Numbers in tensors become NaN, infinite or huge."""
     size = struct.unpack("<Q", data[:8])[0]
     changed = bytearray(data)
     at = 8 + size + 4 * dice.randrange(max(1, (len(data) - 8 - size) // 4))

@@ -1,4 +1,4 @@
-"""Every reader, mutated files, a fixed number of cases (`python -m tests.hostile`: more)."""
+"""Every reader with a fixed number of mutated files (`python -m tests.hostile` runs more)."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.hostile.files import READERS
 from tests.hostile.loop import Loop
 
 KEPT = json.loads(Path(__file__).with_name("seeds.json").read_text())
-"""Cases that broke a promise once: [reader, seed]."""
+"""Cases that failed once: [reader, seed]."""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator
 
 @pytest.mark.slow
 def test_true_files_are_read(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a mutation every command ends with 0: else the mutated ones would tell nothing."""
+    """Without a mutation every command exits with 0; otherwise mutations would show nothing."""
     monkeypatch.setattr("tests.hostile.loop.mutate", lambda path, dice: "nothing")
     monkeypatch.setattr("tests.hostile.loop.ALLOWED", (0,))
     odd = ("environment",)
@@ -31,7 +31,7 @@ def test_true_files_are_read(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mutated_files_end_in_one_line(loop: Loop) -> None:
-    """One case of each reader, and those that broke a promise once."""
+    """One case of each reader, and those that failed once."""
     cases = [*((name, 0) for name in READERS), *KEPT]
     faults = [loop.fault_of(name, seed) for name, seed in cases]
     assert not any(faults), "\n".join(filter(None, faults))

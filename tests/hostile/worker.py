@@ -1,7 +1,7 @@
-"""One process that runs launcher commands over mutated files, each in a fork of its own.
+"""One process that runs launcher commands over mutated files, each in its own fork.
 
-Starting an interpreter with torch takes seconds, forking one that has it takes none: so a case
-costs what its reader costs. A request is a JSON line, and so is the answer.
+Starting an interpreter with torch takes seconds, forking one is fast, so a case takes only the time
+of its reader. Requests and answers are JSON lines.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from typing import Any
 
 SECONDS = 10
 MEMORY = 2 << 30
-"""Bytes that a case may have resident."""
+"""The maximum resident bytes of a case."""
 ADDRESSES = 6 << 30
 """Bytes of address space: torch alone maps two or three gigabytes."""
 
@@ -61,7 +61,7 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _waited(child: int, began: float) -> tuple[int, int, bool]:
-    """Exit code, greatest resident size in kB, and whether it had to be ended."""
+    """Exit code, largest resident size in kB, and whether it had to be killed."""
     late = False
     while True:
         pid, status, usage = os.wait4(child, os.WNOHANG)
@@ -74,7 +74,7 @@ def _waited(child: int, began: float) -> tuple[int, int, bool]:
 
 
 def _become(request: dict[str, Any], out: Path, err: Path) -> None:
-    """The child: a session of its own, its own output, its own limits; never returns."""
+    """The child, with its own session, output and limits; never returns."""
     os.setsid()
     for target, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -86,7 +86,7 @@ def _become(request: dict[str, Any], out: Path, err: Path) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _refuse_connections()
-    logging.lastResort = logging.FileHandler(err.with_suffix(".log"))  # warnings are no errors
+    logging.lastResort = logging.FileHandler(err.with_suffix(".log"))  # warnings are not errors
     logging.lastResort.setLevel(logging.WARNING)
     code = 1
     try:
@@ -101,17 +101,17 @@ def _become(request: dict[str, Any], out: Path, err: Path) -> None:
 
         traceback.print_exc()
     finally:
-        atexit._run_exitfuncs()  # forked, so that only this ends what was started here
+        atexit._run_exitfuncs()  # in a fork, so that only this process ends processes started here
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def _read_h5() -> int:
-    """What the launcher does with an InputError, around a reader that only Python reaches."""
-    from trainer.console import error_line
+    """Handle InputErrors as the launcher does, around a reader that only Python reaches."""
     from trainer.errors import InputError
     from trainer.models.auto import TASKS
+    from trainer.terminal.console import error_line
 
     try:
         TASKS["sequence_classification"].from_pretrained("h5", from_tf=True)
@@ -132,7 +132,7 @@ CALLS = {"h5": _read_h5, "make": _make_seeds}
 
 
 def _refuse_connections() -> None:
-    """An audit hook that notes every connection and name that is looked up."""
+    """An audit hook that records every connection and name lookup."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
@@ -142,7 +142,7 @@ def _refuse_connections() -> None:
 
 
 def _processes_of(session: int) -> list[int]:
-    """Processes of a session that are still there, but for zombies."""
+    """Processes of a session that still run; zombies do not count."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():

@@ -1,4 +1,4 @@
-"""The interop tests' TensorFlow: quiet, on one thread; the reference runs on Keras 2."""
+"""TensorFlow for the interop tests: quiet, on one thread; the reference runs on Keras 2."""
 
 import os
 

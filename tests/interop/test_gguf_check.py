@@ -1,4 +1,4 @@
-"""GGUF files whose counts, lengths or types contradict their bytes are refused unread."""
+"""GGUF files whose counts, lengths or types contradict their size are refused before reading."""
 
 import struct
 from pathlib import Path
@@ -27,17 +27,17 @@ TENSOR = text(b"t") + struct.pack("<I", 2)
 FORGED = {
     "elements of an array, with": header(0, 1, array(8, 2**20) + bytes(64)),
     "an array of 1,099,511,627,776 elements": header(0, 1, array(0, 2**40) + bytes(64)),
-    "entries of the metadata, with": header(0, 2**40, bytes(64)),
+    "metadata entries, with": header(0, 2**40, bytes(64)),
     "tensors, with": header(2**40, 0, bytes(64)),
-    "bytes of a text, with": header(0, 1, struct.pack("<Q", 2**60) + bytes(64)),
-    "arrays within arrays": header(0, 1, NESTED[:9] + struct.pack("<I", 9) + NESTED[9:]),
-    "no more bytes": header(1, 0)[:-4],
-    "type 99 of an entry": header(0, 1, text(b"x") + struct.pack("<I", 99) + bytes(64)),
+    "bytes of a string, with": header(0, 1, struct.pack("<Q", 2**60) + bytes(64)),
+    "arrays nested deeper": header(0, 1, NESTED[:9] + struct.pack("<I", 9) + NESTED[9:]),
+    "fewer bytes than announced": header(1, 0)[:-4],
+    "metadata entry of type 99": header(0, 1, text(b"x") + struct.pack("<I", 99) + bytes(64)),
     "a tensor of 9 dimensions": header(1, 0, text(b"t") + struct.pack("<I", 9) + bytes(99)),
     "a tensor of 85,070,591,730": header(
         1, 0, TENSOR + struct.pack("<QQIQ", 2**63, 2**63, 0, 0) + bytes(64)
     ),
-    "a tensor beyond its end": header(
+    "a tensor beyond the end of the file": header(
         1, 0, TENSOR + struct.pack("<QQIQ", 1, 1, 0, 2**50) + bytes(64)
     ),
 }

@@ -1,4 +1,4 @@
-"""Every metadata key that GGUF knows: read as llama.cpp reads it, without effect, or refused."""
+"""Every metadata key of GGUF: read as by llama.cpp, without effect, or refused."""
 
 import json
 import math
@@ -15,15 +15,15 @@ gguf = pytest.importorskip("gguf")
 from tests.interop.test_gguf import tensors_of, theirs, write  # noqa: E402
 from trainer import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from trainer.errors import InputError  # noqa: E402
-from trainer.generation.ends import end_ids  # noqa: E402
-from trainer.interop.gguf_keys import READ, SAME, fate  # noqa: E402
+from trainer.generation.stop_tokens import stop_token_ids  # noqa: E402
+from trainer.interop.gguf_keys import READ, SAME, treatment  # noqa: E402
 from trainer.interop.gguf_tokenizer import QWEN2  # noqa: E402
 
 IDS = torch.randint(3, 90, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
 def known_keys(found: Any) -> list[str]:
-    """The keys that the package gguf names, {arch} and {id} in them as there."""
+    """The keys in the package gguf, with its placeholders {arch} and {id}."""
     keys: list[str] = []
     for name, value in vars(found).items():
         if name.startswith("_"):
@@ -35,10 +35,10 @@ def known_keys(found: Any) -> list[str]:
 def test_every_key_that_the_package_names_has_a_fate() -> None:
     keys = known_keys(gguf.constants.Keys)
     assert len(keys) > 150
-    fates = {key: fate(key.replace("{arch}", "qwen2"), "qwen2") for key in keys}
+    fates = {key: treatment(key.replace("{arch}", "qwen2"), "qwen2") for key in keys}
     own = {key for key, found in fates.items() if found == "read"}
     stale = {key for key in READ | set(SAME) if key not in keys}
-    assert stale == {  # older than the package
+    assert stale == {  # older than the package gguf
         "{arch}.rope.scale_linear",
         "tokenizer.ggml.cls_token_id",
         "tokenizer.ggml.add_space_prefix",
@@ -167,7 +167,7 @@ def test_ends_and_templates_are_all_read(tmp_path: Path, qwen2: Any) -> None:
         AutoTokenizer.from_pretrained(file),
     )
     assert model.config.eos_token_id == [2, 5, 7]
-    assert set(end_ids(model, tokenizer)) >= {2, 5, 7}
+    assert set(stop_token_ids(model, tokenizer)) >= {2, 5, 7}
     chat = [{"role": "user", "content": "a"}]
     assert tokenizer.apply_chat_template(chat, tools=[{}], tokenize=False) == "tools"
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "<|im_start|>a"
@@ -199,7 +199,7 @@ def test_without_a_name_texts_are_cut_as_the_architecture_does_or_refused(tmp_pa
             writer.write_tensors_to_file()
             writer.close()
             if architecture == "llama":
-                with pytest.raises(InputError, match="tokenizer.ggml.pre: found none that tells"):
+                with pytest.raises(InputError, match="tokenizer.ggml.pre: found no pre-tokenizer"):
                     AutoTokenizer.from_pretrained(tmp_path / "t.gguf")
                 continue
             found = AutoTokenizer.from_pretrained(tmp_path / "t.gguf").tokenize("What?\n\nWE'LL")

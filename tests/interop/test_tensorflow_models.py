@@ -12,13 +12,13 @@ import torch
 import trainer
 from trainer.errors import InputError
 from trainer.models.auto import TASKS, AutoConfig, AutoModelForSequenceClassification
-from trainer.models.encoder import Encoder
+from trainer.models.blocks.encoder import Encoder
 from trainer.models.family import find_family, native_families
 
 pytestmark = pytest.mark.tensorflow
 
 FAMILIES = [name for name in native_families() if find_family(name).body is Encoder]
-"""Those that transformers had in TensorFlow."""
+"""Families that transformers had in TensorFlow."""
 SIZES = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -63,7 +63,7 @@ def reference():
 
 
 def made(family, task):
-    """A torch model whose every part shows in the numbers."""
+    """A torch model in which every part affects the outputs."""
     torch.manual_seed(0)
     model = TASKS[task].from_config(AutoConfig({"model_type": family}, SIZES)).eval()
     for parameter in model.parameters():
@@ -104,7 +104,7 @@ def same(one, other):
 
 
 def at_tokens(name, value, mask):
-    """A field's tensors as arrays, with zeros at pads as ours have them."""
+    """A field's tensors as arrays, with zeros at pads as in our models."""
     arrays = [np.asarray(each) for each in (value if isinstance(value, tuple) else (value,))]
     mask = mask.reshape(-1, mask.shape[-1])
     if name == "attentions":
@@ -136,7 +136,7 @@ def test_both_read_both_and_agree(family, task, tmp_path, tf, reference):
         options = {"output_hidden_states": True, "output_attentions": True}
         expected = theirs(tensors(inputs, tf.constant), **options)
         found = twin(tensors(inputs, tf.constant), **options)
-        # TFRobertaForMultipleChoice forgets what it was asked for.
+        # TFRobertaForMultipleChoice ignores the request.
         assert {"logits", "loss"} <= set(expected) or set(expected) == set(found.keys())
         for name, value in expected.items():
             pairs = zip(
@@ -156,7 +156,7 @@ def test_keras_is_torch(family, task, tmp_path, tf):
     for mask in (RIGHT, LEFT):
         inputs = batch(task, mask)
         if task in ("masked_lm", "token_classification"):
-            inputs["labels"][inputs["attention_mask"] == 0] = 1  # a pad's label counts nothing
+            inputs["labels"][inputs["attention_mask"] == 0] = 1  # a pad's label does not count
         options = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
             expected = model(**tensors(inputs, torch.from_numpy), **options)
@@ -212,7 +212,7 @@ def test_spans_leave_pads_out_as_in_torch():
     inputs["end_positions"] = np.array([4, 3, 1])
     expected = twin.to_torch()(**tensors(inputs, torch.from_numpy)).loss
     np.testing.assert_allclose(np.mean(twin(inputs).loss), expected.item(), rtol=1e-6)
-    inputs["end_positions"] = np.array([-100, 8, 8])  # none, a pad's, a pad's
+    inputs["end_positions"] = np.array([-100, 8, 8])  # no label, and two labels of pads
     halves = 2 * np.asarray(twin(inputs).loss)
     del inputs["end_positions"]
     start = twin.to_torch()(
@@ -272,7 +272,7 @@ def test_five_steps_then_torch(family, tmp_path, tf, keras):
 
 
 def test_one_step_is_torchs_step(tf, keras):
-    """The gradient: plain SGD without dropout moves both models to the same weights."""
+    """Equal gradients: plain SGD without dropout moves both models to the same weights."""
     off = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
     torch.manual_seed(0)
     config = AutoConfig({"model_type": "distilbert"}, {**SIZES, **off})
@@ -334,15 +334,14 @@ def test_a_tf_function_may_return_the_outputs(tf):
     np.testing.assert_array_equal(as_tuple[0], plain[0])
 
 
-def test_safetensors_are_preferred_and_from_pt_insists(tmp_path):
+@pytest.mark.parametrize("from_pt", [False, True])
+def test_safetensors_are_preferred_and_h5_is_read_where_there_are_none(tmp_path, from_pt):
     one, other = made("bert", "base"), made("bert", "base")
     other.body.pooler.dense.bias.data += 1
     one.save_pretrained(tmp_path, format="tf")
-    assert same(ours("base").from_pretrained(tmp_path).to_torch(), one)
-    with pytest.raises(InputError, match=r"only as tf_model\.h5"):
-        ours("base").from_pretrained(tmp_path, from_pt=True)
+    assert same(ours("base").from_pretrained(tmp_path, from_pt=from_pt).to_torch(), one)
     other.save_pretrained(tmp_path)
-    assert same(ours("base").from_pretrained(tmp_path).to_torch(), other)
+    assert same(ours("base").from_pretrained(tmp_path, from_pt=from_pt).to_torch(), other)
 
 
 def test_real_weights_agree(minilm):
@@ -365,7 +364,7 @@ REFUSED = {
     "attention_mask: row 1 masks every token": {"attention_mask": [[1] * 5, [0] * 5]},
     "token_type_ids: found 7; accepted: 0 to 1": {"token_type_ids": IDS},
     "position_ids: found 24; accepted: 0 to 23": {"position_ids": IDS + 17},
-    "label: no input of this model": {"label": IDS},
+    "label: not an input of this model": {"label": IDS},
     "labels: found 2; accepted: 0 to 1, or -100": {"labels": np.array([0, 2])},
     "labels: found int64 (3,); accepted: int64 or int32 (2,)": {"labels": np.array([0, 1, 1])},
     "labels: found shape (2,); accepted: (2, 2)": {"labels": np.array([0.5, 1.0])},
@@ -374,7 +373,7 @@ REFUSED = {
 
 def test_a_family_without_keras_layers():
     entries = {"model_type": "modernbert", "pad_token_id": 0}
-    with pytest.raises(InputError, match="no Keras layer computes what ModernEncoder does"):
+    with pytest.raises(InputError, match="there is no Keras layer for ModernEncoder"):
         ours("base").from_config(AutoConfig(entries, SIZES))
 
 

@@ -1,4 +1,4 @@
-"""tf_model.h5 without TensorFlow: both ways for every family and head, and every broken file."""
+"""tf_model.h5 without TensorFlow: read and written for every family and head; broken files."""
 
 import json
 import sys
@@ -12,11 +12,11 @@ from trainer import TFAutoModel
 from trainer.errors import InputError
 from trainer.interop.tensorflow_names import hub_name, model_name
 from trainer.models.auto import TASKS, AutoConfig, AutoModel, AutoModelForSequenceClassification
-from trainer.models.encoder import Encoder
+from trainer.models.blocks.encoder import Encoder
 from trainer.models.family import find_family, native_families
 
 FAMILIES = [name for name in native_families() if find_family(name).body is Encoder]
-"""Those that transformers had in TensorFlow."""
+"""Families that transformers had in TensorFlow."""
 SIZES = {
     "vocab_size": 30,
     "hidden_size": 16,
@@ -30,7 +30,7 @@ Classifier = AutoModelForSequenceClassification
 
 @pytest.fixture(autouse=True)
 def no_tensorflow(monkeypatch):
-    """Neither reading nor writing may import it."""
+    """Neither reading nor writing may import TensorFlow."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "keras", None)
 
@@ -63,7 +63,9 @@ def refusal(folder, kind=Classifier, **options):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("task", find_family("bert").heads)
+@pytest.mark.parametrize(
+    "task", [task for task in find_family("bert").heads if task != "multi_task"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_written_is_read_bit_for_bit(family, task, tmp_path):
     model = made(family, task)
@@ -138,7 +140,7 @@ def test_hub_names():
 
 
 def rewritten(folder, change):
-    """Writes tf_model.h5 anew: `change(attribute, names)` and `change(path, array)`."""
+    """Rewrites tf_model.h5 with `change(attribute, names)` and `change(path, array)`."""
     with h5py.File(folder / "tf_model.h5") as old, h5py.File(folder / "new", "w") as new:
         layers = list(old.attrs["layer_names"])
         for name, value in change("layer_names", layers).items():
@@ -250,6 +252,7 @@ def test_numbers_that_are_none(folder):
 
 def test_no_weights(tmp_path):
     made().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     assert "has no weights; accepted: tf_model.h5" in refusal(tmp_path)
 
 
@@ -259,7 +262,7 @@ def test_no_weights(tmp_path):
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
         (b"<!DOCTYPE html>", "HTML page"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(500), "truncated or no HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "truncated or not a HDF5 file"),
     ],
 )
 def test_what_is_no_h5_file(folder, content, reason):
@@ -327,7 +330,7 @@ def test_arrays_lie_in_the_file_itself(folder, put):
     with h5py.File(folder / "tf_model.h5", "r+") as file:
         del file[VARIABLE]
         put(file, folder)
-    assert "accepted: an array of floats in this very file" in refusal(folder)
+    assert "accepted: an array of floats stored in this file" in refusal(folder)
 
 
 def test_shards_stay_in_the_folder(folder):
@@ -336,12 +339,12 @@ def test_shards_stay_in_the_folder(folder):
     entries = json.loads(index.read_text())
     name = next(iter(entries["weight_map"]))
     shard = entries["weight_map"][name]
-    for wrong, reason in (("../x.h5", "a file beside it"), ("gone.h5", "no such file")):
+    for wrong, reason in (("../x.h5", "a file in the same folder"), ("gone.h5", "missing, but")):
         index.write_text(json.dumps({"weight_map": {**entries["weight_map"], name: wrong}}))
         assert reason in refusal(folder)
     index.write_text(json.dumps(entries))
     (folder / shard).unlink()
-    assert "there is no such file, but tf_model.h5.index.json names it" in refusal(folder)
+    assert "missing, but tf_model.h5.index.json lists it" in refusal(folder)
 
 
 def test_formats_that_are_none(tmp_path):

@@ -1,8 +1,12 @@
 """A tiny BERT with MiniLM's tokenizer, and small tables to train it on."""
 
+import contextlib
 import json
 import random
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +20,7 @@ WORDS = {"good": ["happy", "great", "lovely", "kind"], "bad": ["awful", "sad", "
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
-    """The folder of a random model of two layers, headless, as one starts from."""
+    """The folder of a random model of two layers without a head."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     entries = {"model_type": "bert", "intermediate_size": 64, "max_position_embeddings": 128}
@@ -28,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
 
 
 def sentences(number: int, seed: int) -> list[dict[str, str]]:
-    """Rows whose label is told by their words."""
+    """Rows whose labels follow from their words."""
     draw = random.Random(seed)
     rows = []
     for _ in range(number):
@@ -48,7 +52,7 @@ def write_tables(folder: Path) -> None:
 
 @pytest.fixture
 def table(alone: None) -> Path:
-    """The tables in the working folder, which is the test's own."""
+    """The tables in a working folder of this test."""
     write_tables(Path.cwd())
     return Path.cwd()
 
@@ -69,7 +73,26 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
 
 
 @pytest.fixture
-def trained(alone: None, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The finished run; the working folder is the one above it."""
-    monkeypatch.chdir(workshop)
-    return workshop / "run"
+def trained(
+    alone: None, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A copy of the finished run; the working folder is its parent."""
+    folder = Path(shutil.copytree(workshop, tmp_path / "workshop"))
+    monkeypatch.chdir(folder)
+    yield folder / "run"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run_readme() -> Callable[[str], dict[str, Any]]:
+    """Runs the program in the README of an export, there; returns its variables."""
+
+    def run(folder: str) -> dict[str, Any]:
+        text = Path(folder, "README.md").read_text()
+        program = text.partition("```python\n")[2].partition("```")[0]
+        names: dict[str, Any] = {}
+        with contextlib.chdir(folder):
+            exec(compile(program, f"{folder}/README.md", "exec"), names)
+        return names
+
+    return run

@@ -1,4 +1,4 @@
-"""The generate and chat jobs on a tiny decoder: prompts in every form, and conversations."""
+"""The generate and chat jobs on a tiny decoder: all forms of prompts, and conversations."""
 
 import io
 import json
@@ -12,8 +12,8 @@ import torch
 
 from trainer import AutoModelForCausalLM, AutoTokenizer
 from trainer.errors import InputError
-from trainer.generation.ends import end_ids
 from trainer.generation.settings import GenerationSettings
+from trainer.generation.stop_tokens import stop_token_ids
 from trainer.generation.text import generate
 from trainer.models.config import ModelConfig
 from trainer.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def chatty(tmp_path_factory: pytest.TempPathFactory, decoder: Path) -> Path:
 
 
 def expected(folder: Path, prompts: list[Any], **settings: Any) -> list[str]:
-    """What the library gives for the prompts."""
+    """The Python API's texts for the prompts."""
     model, tokenizer = (
         kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
@@ -70,6 +70,20 @@ def test_a_prompt_is_taken_as_it_is(ask: Callable[..., Any], decoder: Path) -> N
     assert answer.code == 0, answer.err
     assert answer.out == expected(decoder, [PROMPT])[0] + "\n"
     assert not list(Path.cwd().iterdir())
+
+
+def test_beams_and_several_texts_of_a_prompt(ask: Callable[..., Any], decoder: Path) -> None:
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 2.0}
+    given = [f"generation.{name}={value}" for name, value in options.items()]
+    prompts = json.dumps([PROMPT, "a happy"])
+    answer = ask("job=generate", f"model.path={decoder}", f"input.prompt={prompts}", *given, *SHORT)
+    assert answer.code == 0, answer.err
+    rows = [json.loads(line) for line in answer.out.splitlines()]
+    assert [row["prompt"] for row in rows] == [PROMPT, PROMPT, "a happy", "a happy"]
+    wanted = expected(decoder, [PROMPT, "a happy"], **options)
+    assert [row["completion"] for row in rows] == wanted
+    refused = ask("job=chat", f"model.path={decoder}", *given)
+    assert refused.code == 2 and "num_return_sequences" in refused.err
 
 
 def test_several_prompts_of_every_source(
@@ -134,7 +148,7 @@ def test_a_chat_keeps_the_conversation(
 
 
 def asked(folder: Path, *messages: tuple[str, str]) -> list[int]:
-    """The ids of a conversation that awaits an answer."""
+    """The ids of a conversation that ends before an answer."""
     chat = [{"role": role, "content": content} for role, content in messages]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
@@ -177,7 +191,7 @@ def test_a_template_sees_the_day_of_the_training(
     assert answer.out == wanted, answer.err
     monkeypatch.setattr("sys.stdin", io.StringIO("happy?\n"))
     assert ask("job=chat", f"model.path={folder}", *SHORT).out == wanted
-    (folder / "recipe.json").unlink()  # nobody says when it was trained
+    (folder / "recipe.json").unlink()  # its training date is unknown
     today = ask("job=generate", f"model.path={folder}", "input.prompt=happy?", *SHORT)
     assert today.code == 0 and today.out != wanted
 
@@ -189,7 +203,7 @@ def test_a_chat_that_outgrows_the_model_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The oldest turns leave, the system message does not; what is too long is not answered."""
+    """The oldest turns are dropped, the system message is kept; too long messages get no answer."""
     positions = 100
     folder = tmp_path / "short"
     AutoModelForCausalLM.from_pretrained(chatty, max_position_embeddings=positions).save_pretrained(
@@ -210,7 +224,7 @@ def test_a_chat_that_outgrows_the_model_goes_on(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     answer = ask("job=chat", f"model.path={folder}", f"input.system={SYSTEM[1]}", *SHORT)
     assert (answer.code, answer.out) == (0, wanted), answer.err
-    assert "chat: the oldest messages left; the model has 100 positions" in caplog.messages
+    assert "chat: the oldest messages were dropped; the model has 100 positions" in caplog.messages
     assert any(line.startswith("chat: not answered: found 1") for line in caplog.messages)
 
 
@@ -233,7 +247,7 @@ def test_rows_of_messages_are_answered(
     with Path("in.jsonl").open("a") as file:
         file.write(json.dumps({"messages": rows[1][:3]}) + "\n")
     answer = ask(*common, "generation.batch_size=2")
-    said = "error: input row 2: messages: the last is an answer; accepted"
+    said = "error: input.file: in.jsonl:3: messages: the last one is an answer; accepted"
     assert (answer.code, answer.err[: len(said)]) == (2, said)
 
 
@@ -259,13 +273,13 @@ def test_ends_are_those_of_model_tokenizer_folder_and_chats(chatty: Path, tmp_pa
         kind.from_pretrained(chatty) for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
     turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert end_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn})
+    assert stop_token_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn})
     model.config.eos_token_id = [7, 9]
     model.save_pretrained(tmp_path)
     file = tmp_path / "generation_config.json"
     file.write_text('{"eos_token_id": [9, 11], "top_k": 5}')
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert end_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn, 7, 9, 11})
+    assert stop_token_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, turn, 7, 9, 11})
     model.save_pretrained(tmp_path)
     assert json.loads(file.read_text())["top_k"] == 5
     for text, said in (
@@ -298,7 +312,7 @@ def test_generation_stops_where_the_folder_says(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("job=generate",), "input: nothing to go on with; accepted: either input.prompt or"),
+        (("job=generate",), "input: no prompt; accepted: either input.prompt or"),
         (("job=generate", "input.prompt=a", "input.file=b"), "input: both; accepted"),
         (("job=generate", "input.text=a"), "input.text: job=generate takes input.prompt"),
         (("job=generate", "input.prompt=a", "generation.top_p=2"), "generation.top_p: found 2"),

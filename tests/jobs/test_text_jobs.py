@@ -42,10 +42,28 @@ def test_inspect_shows_samples_of_any_recipe(
     assert any(line.split()[:1] == ["truncated"] for line in lines)
     assert "dataset.validation  40 rows, 40 samples" in answer.out
     assert "columns        text (text), label (text)" in answer.out
-    assert "'label': single_label, whole numbers are names\n               bad " in answer.out
-    assert "dataset.validation: 1 of 40 rows are in dataset.train too" in answer.out
+    assert "'label': single_label\n               bad " in answer.out
+    assert "dataset.validation: 1 of 40 rows is in dataset.train too" in answer.out
     assert answer.out.count("\nsample ") == 4 and ", labels bad" in answer.out
-    assert "[CLS]" in answer.out and "{+" not in answer.out  # a class is learnt, no token is
+    assert "[CLS]" in answer.out and "{+" not in answer.out  # classes are learnt, tokens are not
+
+
+def test_inspect_shows_the_learning_rate_of_each_group(
+    ask: Callable[..., Any], table: Path, tiny: Path
+) -> None:
+    shared = ("job=inspect", f"model.path={tiny}", *DATA, "inspect.samples=0")
+    shared = (*shared, "trainer.learning_rate=1e-3", "trainer.weight_decay=0.1")
+    groups = "trainer.parameter_groups={'*pooler*': {lr_scale: 2}}"
+    answer = ask(*shared, groups, "trainer.layer_decay=0.5")
+    assert answer.code == 0, answer.err
+    rates = answer.out.split("learning rate  weight decay\n")[1].split("\n")
+    of_embeddings = next(row.split() for row in rates if row.startswith("body.embeddings.token"))
+    assert of_embeddings[-2:] == ["0.000125", "0.1"]  # fewer than two layers
+    of_the_pooler = next(row.split() for row in rates if row.startswith("body.pooler"))
+    assert of_the_pooler[-2:] == ["0.002", "0.1"]
+    assert "learning rate  weight" not in ask(*shared).out
+    refused = ask(*shared, "trainer.parameter_groups={nothing: {lr_scale: 2}}")
+    assert refused.code == 2 and "'nothing' matches no parameter" in refused.err
 
 
 def test_inspect_marks_what_is_learnt(ask: Callable[..., Any], table: Path, tiny: Path) -> None:
@@ -133,7 +151,7 @@ def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
     assert metrics.keys() == {"eval_loss", "eval_perplexity", "eval_token_accuracy"}
     wrong = ("job=evaluate", "model.path=run/model", "metrics=classification")
     answer = ask(*wrong, "dataset.validation=chats.jsonl")
-    assert answer.code == 2 and "metrics.accuracy: not for Instruction, which" in answer.err
+    assert answer.code == 2 and "metrics.accuracy: Instruction compares nothing" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -147,9 +165,9 @@ def test_chats_train_and_evaluate(ask: Callable[..., Any], table: Path) -> None:
         ),
         (
             ("inspect.samples=2",),
-            "inspect.samples: job=train has no inspect; accepted: job=inspect",
+            "inspect.samples: job=train has no inspect; accepted: for example job=inspect",
         ),
-        (("job=inspect", "inspect.samples=-1"), "inspect: found less than 0 samples"),
+        (("job=inspect", "inspect.samples=-1"), "inspect: found samples=-1"),
         (("job=inspect", "inspect.sample=1"), "inspect.sample: "),
     ],
 )

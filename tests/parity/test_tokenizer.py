@@ -1,4 +1,4 @@
-"""The tokenizer against transformers' own: the same ids for any text, and files that both read."""
+"""The tokenizer against transformers': equal ids for any text, and files that both can read."""
 
 import inspect
 import json
@@ -45,7 +45,7 @@ AWKWARD = [
 
 
 def random_texts(number: int, seed: int) -> list[str]:
-    """Strings over all of Unicode, and over the letters that normalization works on."""
+    """Strings from all of Unicode, and from letters that normalization changes."""
     rng = random.Random(seed)
     letters = [chr(i) for i in range(sys.maxunicode + 1) if not 0xD800 <= i < 0xE000]
     marks = [c for c in letters[:0x3000] if unicodedata.category(c)[0] in "MZCPS"]
@@ -69,13 +69,13 @@ def write(folder: Path, **configs: Any) -> Path:
 
 
 def mask() -> AddedToken:
-    """RoBERTa's mask takes the space before it along."""
+    """RoBERTa's mask token includes the space before it."""
     return AddedToken("<mask>", lstrip=True, special=True, normalized=False)
 
 
 @pytest.fixture(scope="session")
 def bpe() -> tokenizers.Tokenizer:
-    """Byte-level BPE as RoBERTa has it, learnt from sources of the standard library."""
+    """Byte-level BPE as in RoBERTa, learnt from source files of the standard library."""
     library = Path(sysconfig.get_paths()["stdlib"])
     sources = [file.read_text("utf-8", "ignore") for file in sorted(library.glob("[a-d]*.py"))]
     backend = tokenizers.Tokenizer(models.BPE())
@@ -93,7 +93,7 @@ def bpe() -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="session")
 def unigram() -> tokenizers.Tokenizer:
-    """Unigram as XLM-RoBERTa has it, learnt from a little text."""
+    """Unigram as in XLM-RoBERTa, learnt from a short text."""
     texts = inspect.getsource(textwrap) + "中文 naïve Русский\n" * 3
     backend = tokenizers.Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -120,7 +120,7 @@ ROBERTA = {"model_type": "roberta", "max_position_embeddings": 514, "type_vocab_
 def folders(
     bpe: tokenizers.Tokenizer, unigram: tokenizers.Tokenizer, tmp_path_factory: Any
 ) -> dict[str, Path]:
-    """A folder of each kind."""
+    """A folder for each kind of tokenizer."""
     root = tmp_path_factory.mktemp("tokenizers")
     limit = {"model_max_length": 512}
     roberta = write(root / "bpe", config=ROBERTA, tokenizer_config=limit)
@@ -136,7 +136,7 @@ def folders(
 
 @pytest.fixture(scope="session")
 def vocabularies(bpe: tokenizers.Tokenizer, tmp_path_factory: Any) -> dict[str, Path]:
-    """Folders so old that they have a vocabulary and no tokenizer.json."""
+    """Old folders with a vocabulary but no tokenizer.json."""
     root = tmp_path_factory.mktemp("vocabularies")
     bert = write(root / "bert", config=json.loads((MINILM / "config.json").read_text()))
     (bert / "vocab.txt").write_bytes((MINILM / "vocab.txt").read_bytes())
@@ -151,7 +151,7 @@ def vocabularies(bpe: tokenizers.Tokenizer, tmp_path_factory: Any) -> dict[str, 
 
 
 def reference(folder: Path, **options: Any) -> Any:
-    """transformers' tokenizer of a folder, without the padding that MiniLM's file carries."""
+    """transformers' tokenizer of a folder, without the padding in MiniLM's file."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
@@ -160,7 +160,7 @@ def reference(folder: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram"])
 def pair(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Tokenizer, Any]:
-    """Our tokenizer and theirs, of each kind."""
+    """Our tokenizer and transformers', for each kind."""
     folder = folders[request.param]
     return Tokenizer.from_pretrained(folder), reference(folder)
 
@@ -487,7 +487,7 @@ def test_encodings_are_collated(minilm: tuple[Tokenizer, Any], options: dict[str
     bare = {"input_ids": ours(texts).input_ids}
     assert_same(ours.pad(bare, **options), theirs.pad(bare, **options))
     if "return_attention_mask" in options:
-        return  # a mask that is there stays as short as it is, with theirs
+        return  # transformers does not pad an existing mask
     rows = [dict(single) | {"labels": 3} for single in singles]
     assert_same(ours.pad(rows, **options), theirs.pad(rows, **options))
     assert_same(ours.pad(ours(texts), **options), theirs.pad(theirs(texts), **options))
@@ -500,7 +500,7 @@ def test_encodings_are_collated(minilm: tuple[Tokenizer, Any], options: dict[str
 
 
 def saved_and_read(tokenizer: Tokenizer, folder: Path) -> tuple[Tokenizer, Any]:
-    """What was saved, read back by ourselves and by transformers."""
+    """The saved files, read by this package and by transformers."""
     tokenizer.save_pretrained(folder)
     again = Tokenizer.from_pretrained(folder)
     assert again.fingerprint() == tokenizer.fingerprint()

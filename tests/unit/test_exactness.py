@@ -1,4 +1,4 @@
-"""Contract 1: however a global batch is split, its gradient and its loss are the same."""
+"""Contract 1: any split of a global batch gives the same gradient and loss."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ import torch
 from recipes.sequence_classification import SequenceClassification
 from trainer.data.plan import GlobalBatchPlan
 from trainer.data.tokens import TokenTable
+from trainer.devices.ranks import Ranks
 from trainer.models.auto import AutoModelForSequenceClassification
 from trainer.models.config import ModelConfig
-from trainer.ranks import Ranks
 from trainer.settings import TrainSettings
-from trainer.step import Stepper
 from trainer.trainer import Trainer
+from trainer.training.step import Stepper
 
 SIZES = {
     "vocab_size": 97,
@@ -62,7 +62,7 @@ RECIPES = {
 
 
 def one_step(name: str, parts: list[np.ndarray], smoothing: float) -> tuple[float, torch.Tensor]:
-    """The loss and the whole gradient of one global batch, cut into these parts, dropout on."""
+    """Loss and gradient of one global batch split into these parts, with dropout."""
     problem = name.replace("weighted", "single_label")
     model = tiny_model(num_labels=1 if problem == "regression" else 5).train()
     table = ragged_table(problem=problem)
@@ -98,7 +98,7 @@ def test_any_split_gives_the_same_gradient_and_loss(name: str, smoothing: float)
 
 
 def test_another_step_has_another_dropout_mask() -> None:
-    """Else the test above would hold without dropout too."""
+    """Shows that dropout is active in the test above."""
     model, table = tiny_model().train(), ragged_table()
     losses = [
         model(**table.collate(range(32)).for_step(seed=7, step=step).inputs()).logits
@@ -131,7 +131,7 @@ def test_the_gradient_is_that_of_torch_on_the_mean_loss() -> None:
 
 
 def test_micro_batch_size_does_not_change_a_run() -> None:
-    """Through the Trainer: three epochs over 45 samples, the last global batch short, with SGD."""
+    """The Trainer with SGD: three epochs of 45 samples, whose last global batch is short."""
 
     def weights(**settings: int | None) -> torch.Tensor:
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Paths to folders: local, packaged, in the hub's cache; every failure is one line."""
+"""Folders from local paths, packages and the hub's cache; every failure is one line."""
 
 import hashlib
 import json
@@ -14,6 +14,8 @@ import pytest
 from trainer import hub
 from trainer.errors import InputError
 from trainer.hub import check_digest, find
+from trainer.models.auto import AutoConfig
+from trainer.tokenizer import Tokenizer
 
 
 def refused(path, *parts, **options):
@@ -41,7 +43,7 @@ def test_what_looks_local_is_never_asked_of_the_hub(path, monkeypatch):
         refused(path, f"model: there is no directory '{path}'")
         refused(path, "tokenizer: there is no directory", what="tokenizer")
     else:
-        assert find(path).is_dir()  # the current folder, as the system has it
+        assert find(path).is_dir()  # the current folder as the system reports it
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -79,7 +81,7 @@ def test_a_package_that_is_not_there():
 
 
 def test_a_cached_repository_is_used_offline(tmp_path):
-    """The cache as huggingface_hub lays it out."""
+    """The cache in huggingface_hub's layout."""
     snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
@@ -107,10 +109,13 @@ def test_an_unknown_name_offline_is_told_what_is_cached(tmp_path):
 def test_what_the_hub_does_not_give(tmp_path):
     offline = {"cache_dir": tmp_path, "local_files_only": True}
     refused(
-        "org/name", "'org/name' is no local directory, and it is not in the hub's cache", **offline
+        "org/name",
+        "'org/name' is not a local directory, and it is not in the hub's cache",
+        **offline,
     )
-    refused("a/b/c", "it is no hub id either (accepted: name or organisation/name)", **offline)
-    refused("no spaces here", "it is no hub id either", **offline)
+    refused("a/b//c", "it is not a hub id either (accepted: name or organisation/name)", **offline)
+    refused("a/b/c", "'a/b' is not a local directory", **offline)  # a folder of a repository
+    refused("no spaces here", "it is not a hub id either", **offline)
 
 
 ANSWERS = {
@@ -123,7 +128,7 @@ ANSWERS = {
 
 @contextmanager
 def serving(monkeypatch, handler):
-    """A server on this machine in the place of the hub."""
+    """A server on this machine that replaces the hub."""
     from huggingface_hub import constants
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -144,7 +149,7 @@ def serving(monkeypatch, handler):
 
 @pytest.fixture
 def hub_that_answers(monkeypatch):
-    """A hub on this machine that refuses everything: set its `answer` to a key of ANSWERS."""
+    """A local hub that refuses everything: set its `answer` to a key of ANSWERS."""
 
     class Refuse(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -166,7 +171,7 @@ def hub_that_answers(monkeypatch):
 def test_every_refusal_of_the_hub_is_one_line(tmp_path, hub_that_answers, answer):
     hub_that_answers.answer = answer
     message = ANSWERS[answer][1]
-    where = "model: 'org/name' is no local directory, and"
+    where = "model: 'org/name' is not a local directory, and"
     refused("org/name", where, message, revision="v9", cache_dir=tmp_path)
 
 
@@ -177,13 +182,15 @@ FILES = {
     "tokenizer.json": b"words",
     "pytorch_model.bin": b"never",
     "model.onnx": b"never",
-    "onnx/config.json": b"never",
+    "onnx/config.json": b"onnx",
+    "onnx/deeper/config.json": b"never",
+    "additional_chat_templates/tool_use.jinja": b"template",
 }
 
 
 @pytest.fixture
 def hub_with_a_repository(monkeypatch):
-    """org/name in two revisions, for whoever has the token: its `asked` are the files sent."""
+    """A hub with two revisions of org/name that requires a token; `asked` lists the files sent."""
 
     class Serve(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -222,7 +229,7 @@ def hub_with_a_repository(monkeypatch):
 
 
 def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository):
-    """Of its files what is needed, the revision that is asked for, and then from the cache."""
+    """The required files of the requested revision; the second time from the cache."""
     options = {"cache_dir": tmp_path, "token": "hf_secret"}
     folder = find("org/name", **options)
     wanted = {"config.json", "model.safetensors", "tokenizer.json"}
@@ -238,7 +245,34 @@ def test_a_repository_is_downloaded_once(tmp_path, hub_with_a_repository):
     assert find("org/name", cache_dir=tmp_path, local_files_only=True) == folder
     hub_with_a_repository.shutdown()
     hub_with_a_repository.socket.close()
-    assert find("org/name", **options) == folder  # the hub is gone; the cache is not
+    assert find("org/name", **options) == folder  # the hub is gone but the cache remains
+
+
+def test_a_subfolder_and_named_templates_are_downloaded_where_they_are_asked_for(
+    tmp_path, hub_with_a_repository
+):
+    options = {"cache_dir": tmp_path, "token": "hf_secret"}
+    asked = hub_with_a_repository.asked
+    folder = find("org/name", **options, weights=None, templates=True)
+    kept = {"config.json", "tokenizer.json", "additional_chat_templates/tool_use.jinja"}
+    assert set(asked) == kept and (folder / "additional_chat_templates/tool_use.jinja").is_file()
+    del asked[:]
+    below = find("org/name", **options, subfolder="onnx")
+    assert asked == ["onnx/config.json"] and below.name == "onnx"
+    assert find("org/name/onnx", **options) == below
+    refused("org/name", "model: 'org/name' has no folder 'flax'", **options, subfolder="flax")
+    refused("org/name/flax", "model: 'org/name' has no folder 'flax'", **options)
+    for wrong in ("../x", "/etc", "a/../../b"):
+        refused("org/name", f"subfolder: found '{wrong}'", **options, subfolder=wrong)
+
+
+def test_a_tokenizer_and_a_config_of_the_hub_need_no_weights(tmp_path, hub_with_a_repository):
+    template = "additional_chat_templates/tool_use.jinja"
+    for cls, more in ((Tokenizer, {template}), (AutoConfig, set())):
+        del hub_with_a_repository.asked[:]
+        with pytest.raises(InputError, match="json"):  # the server's files are not in any format
+            cls.from_pretrained("org/name", cache_dir=tmp_path / cls.__name__, token="hf_secret")
+        assert set(hub_with_a_repository.asked) == {"config.json", "tokenizer.json", *more}
 
 
 def test_digests(tmp_path):
@@ -259,11 +293,13 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(tmp_path, monkeypatch, c
     (tmp_path / "minilm").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "PROBE_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections but never answers
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         started = time.monotonic()
-        refused("minlm", "no local directory; did you mean 'minilm'?, and it is not in the hub's")
+        refused(
+            "minlm", "not a local directory; did you mean 'minilm'?, and it is not in the hub's"
+        )
     assert time.monotonic() - started < 3
     assert "there is no folder 'minlm' here; looking for it on the hub" in caplog.text

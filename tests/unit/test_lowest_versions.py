@@ -1,4 +1,4 @@
-"""The lowest versions that are accepted are those that `.ci/run` tests."""
+"""The lowest accepted versions are those that `.ci/run` tests."""
 
 import re
 import tomllib

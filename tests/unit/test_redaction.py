@@ -1,4 +1,4 @@
-"""Secrets and what others wrote: one place each, on the way to files, terminals and logs."""
+"""Secrets are redacted and foreign text is escaped in files, terminals and logs."""
 
 import json
 import logging
@@ -7,8 +7,7 @@ import os
 import pytest
 from rich.table import Table
 
-from trainer.console import PlainFormatter, error_line, make_console, show
-from trainer.plain_text import MAX_LINE, one_line, plain, plain_json
+from trainer import redaction
 from trainer.redaction import (
     INTERPOLATED,
     names_secret,
@@ -17,6 +16,8 @@ from trainer.redaction import (
     redacted_text,
     without_environment,
 )
+from trainer.terminal.console import PlainFormatter, error_line, make_console, show
+from trainer.terminal.plain_text import MAX_LINE, one_line, plain, plain_json
 
 TOKENS = [
     "hf_abcdefghijklmnopqrst",
@@ -113,3 +114,15 @@ def test_every_way_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\n" not in PlainFormatter().format(record) and "hf_" not in PlainFormatter().format(
         record
     )
+
+
+def test_the_environment_is_read_once_for_a_whole_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config has thousands of texts, and an environment thousands of variables."""
+    calls = []
+    read = redaction.environment_secrets
+    monkeypatch.setattr(redaction, "environment_secrets", lambda: calls.append(1) or read())
+    monkeypatch.setenv("THE_TOKEN", "not-for-anybody")
+    config = {"a": [{"b": f"text {n}", "c": "is not-for-anybody"} for n in range(50)]}
+    found = redacted(config)
+    assert found["a"][49] == {"b": "text 49", "c": "is <redacted THE_TOKEN>"}
+    assert len(calls) == 1

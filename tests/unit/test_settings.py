@@ -1,20 +1,24 @@
-"""TrainSettings: derived quantities, and every contradiction refused in one line."""
+"""TrainSettings: derived values, and a one-line error for every contradiction."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from trainer.devices.precision import check_same_precision
 from trainer.errors import InputError
-from trainer.precision import check_same_precision
 from trainer.settings import TrainSettings
 
 
 def test_steps() -> None:
     settings = TrainSettings(num_epochs=2.5, global_batch_size=10)
     assert settings.steps_per_epoch(95) == 10
-    assert settings.total_steps(95) == 25
-    assert TrainSettings(max_steps=7).total_steps(95) == 7
-    assert TrainSettings(num_epochs=0.001).total_steps(95) == 1
+    assert settings.total_steps(10) == 25
+    assert TrainSettings(max_steps=7).total_steps(10) == 7
+    assert TrainSettings(num_epochs=0.001).total_steps(10) == 1
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ def test_steps() -> None:
 )
 def test_intervals(value: Any, steps: int) -> None:
     settings = TrainSettings(num_epochs=2, global_batch_size=10, eval_steps=value)
-    assert settings.interval("eval_steps", 100) == steps
+    assert settings.interval("eval_steps", 10) == steps
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -37,13 +41,38 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_steps": 2.5}, "trainer.max_steps: found 2.5; accepted: a whole number above 0"),
     ({"micro_batch_size": -1}, "trainer.micro_batch_size"),
     ({"warmup_steps": -1}, "trainer.warmup_steps"),
-    ({"warmup_steps": 2.5}, "whole steps or a share"),
+    ({"warmup_steps": 2.5}, "a whole number of steps, or a share"),
     ({"warmup_steps": 9, "max_steps": 8}, r"at most max_steps \(8\)"),
     ({"label_smoothing": 1.0}, "trainer.label_smoothing"),
+    ({"layer_decay": 0}, "trainer.layer_decay: found 0; accepted: a number above 0 and at most 1"),
+    ({"layer_decay": 1.1}, "trainer.layer_decay: found 1.1"),
+    ({"parameter_groups": ["a"]}, "trainer.parameter_groups: found .*accepted: a mapping {name"),
+    ({"parameter_groups": {"a": 2}}, "trainer.parameter_groups.a: found 2; accepted: a mapping"),
+    ({"parameter_groups": {"a": {"lr": 2}}}, "found 'lr'; accepted: lr_scale, weight_decay"),
+    ({"parameter_groups": {"a": {"lr_scale": -1}}}, "a.lr_scale: found -1; accepted: a number of"),
     ({"ema_decay": 1.0}, "trainer.ema_decay"),
     ({"save_total_limit": 1}, "accepted: 2 or more"),
     ({"save_total_limit": None}, "trainer.save_total_limit: found None; accepted: 2 or more"),
-    ({"lr_scheduler": "cosin"}, "accepted: linear, cosine, constant, wsd"),
+    ({"lr_scheduler": "cosin"}, "accepted: linear, cosine, .*did you mean 'cosine'"),
+    (
+        {"lr_scheduler_options": {"power": 2}},
+        "found 'power'; accepted: none; linear has no options",
+    ),
+    (
+        {"lr_scheduler": "polynomial", "lr_scheduler_options": {"power": 0}},
+        "trainer.lr_scheduler_options.power: found 0; accepted: a number above 0",
+    ),
+    (
+        {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_options": {"cycle": 2}},
+        "found 'cycle'; accepted: cycles; did you mean 'cycles'",
+    ),
+    ({"min_learning_rate": -1}, "trainer.min_learning_rate: found -1"),
+    ({"min_learning_rate": 1}, "trainer.min_learning_rate: found 1; accepted: at most"),
+    ({"min_learning_rate": 1e-6, "lr_scheduler": "constant"}, "constant does not decay"),
+    ({"lr_scheduler": "reduce_on_plateau", "eval_steps": 0}, "needs evaluations"),
+    ({"optimizer": "schedule_free"}, "found 'linear'; optimizer schedule_free averages"),
+    ({"optimizer": "adamw_torch_8bit"}, "found 'adamw_torch_8bit'; here it is adamw_8bit"),
+    ({"early_stopping_threshold": -0.1}, "trainer.early_stopping_threshold"),
     ({"precision": "bf17"}, "accepted: auto, fp32, bf16, fp16"),
     ({"non_finite": "hide"}, "accepted: stop, skip"),
     ({"eval_steps": "steps"}, "accepted: a whole number of steps"),
@@ -64,7 +93,67 @@ def test_contradictions(settings: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_other_tools_names_for_optimizers() -> None:
+    spelled = {"adamw_torch_fused": "adamw", "adamw_bnb_8bit": "adamw_8bit", "AdamW": "AdamW"}
+    spelled |= {"paged_adamw_32bit": "paged_adamw", "paged_adamw_8bit": "paged_adamw_8bit"}
+    for name, own in spelled.items():
+        assert TrainSettings(optimizer=name).optimizer == own
+
+
 def test_ranks_that_resolved_auto_differently_are_refused() -> None:
     check_same_precision(["bf16", "bf16"])
     with pytest.raises(InputError, match="auto is bf16 on rank 0 and fp32 on rank 2; accepted: "):
         check_same_precision(["bf16", "bf16", "fp32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("resume", True, "auto, must, never, or the path of a checkpoint"),
+        ("optimizer", None, "text"),
+        ("metric_for_best_model", 3, "text, or null"),
+        ("greater_is_better", "max", "true, false, or null"),
+        ("compile", "yes", "true, false"),
+        ("deterministic", 2, "true, false"),
+        ("activation_offload", 1.0, "true, false"),
+        ("allow_changes", "seed", "a list"),
+        ("optimizer_options", [1], "a mapping"),
+    ],
+)
+def test_values_of_another_type_are_refused(name: str, value: Any, accepted: str) -> None:
+    """In Python, nothing else checks them: they were obeyed, ignored or ended in a traceback."""
+    with pytest.raises(InputError) as caught:
+        TrainSettings(**{name: value})
+    assert str(caught.value) == f"trainer.{name}: found {value!r}; accepted: {accepted}"
+
+
+def test_a_checkpoint_may_be_a_path() -> None:
+    assert TrainSettings(resume=Path("runs/a")).resume == "runs/a"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("allow_changes", OmegaConf.create(["seed"]), ["seed"]),
+        ("allow_changes", {"seed", "data"}, ["data", "seed"]),
+        ("allow_changes", {"seed": 1}.keys(), ["seed"]),
+        ("trackers", OmegaConf.create([]), []),
+        ("optimizer_options", OmegaConf.create({"betas": [0.5, 0.9]}), {"betas": [0.5, 0.9]}),
+        ("optimizer_options", {"betas": (0.5, 0.9)}, {"betas": (0.5, 0.9)}),
+        ("deterministic", np.True_, True),
+        ("greater_is_better", np.False_, False),
+        ("compile", 1, True),
+        ("global_batch_size", np.int64(4), 4),
+        ("learning_rate", torch.tensor(0.5), 0.5),
+        ("report", 0, False),
+        *((name, None, False) for name in ("gradient_checkpointing", "load_best_model_at_end")),
+        ("report", None, True),
+        ("allow_changes", None, []),
+        *((name, None, {}) for name in ("optimizer_options", "lr_scheduler_options")),
+        ("resume", None, "auto"),
+    ],
+)
+def test_values_of_the_same_meaning_are_converted(name: str, value: Any, expected: Any) -> None:
+    found = getattr(TrainSettings(**{name: value}), name)
+    assert found == expected
+    assert type(found) is type(expected)

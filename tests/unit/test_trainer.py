@@ -1,7 +1,9 @@
-"""The Trainer: what a run leaves, that it resumes to the same bits, and plain modules."""
+"""The Trainer: the files of a run, bitwise equal resumed runs, and plain modules."""
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def weights(run: Trainer) -> torch.Tensor:
 
 @dataclass
 class KillAt(Callback):
-    """Dies after a step, as a killed process would: nothing is saved for it."""
+    """Ends a run after a step like a killed process, without saving."""
 
     step: int
 
@@ -78,13 +80,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adamw": {"warmup_steps": 2},
     "ema and best": {"ema_decay": 0.9, "load_best_model_at_end": True, "lr_scheduler": "cosine"},
     "sgd with momentum": {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}},
+    "reduce on plateau": {
+        "lr_scheduler": "reduce_on_plateau",
+        "lr_scheduler_options": {"factor": 0.5, "patience": 0},
+        "eval_steps": 1,
+        "learning_rate": 3e-2,
+    },
     "early stopping": {"early_stopping_patience": 2, "eval_steps": 1, "learning_rate": 3e-2},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_equals_never_stopped(tmp_path: Path, variant: str) -> None:
-    """Bit for bit, killed in the middle of an epoch, at its edge, right after a save, and twice."""
+    """Bit for bit; killed within an epoch, at its end, right after a save, and twice."""
     settings = {"save_steps": 2, **VARIANTS[variant]}
     whole = trainer(tmp_path / "whole", **settings)
     results = whole.fit()
@@ -101,9 +109,42 @@ def test_resumed_equals_never_stopped(tmp_path: Path, variant: str) -> None:
 
 def without_speed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {k: v for k, v in row.items() if not k.endswith(("per_second", "data_wait"))}
+        {k: v for k, v in row.items() if not k.endswith(("per_second", "data_wait", "memory_gib"))}
         for row in found
     ]
+
+
+def test_a_plateau_lowers_the_rate_of_the_steps_that_follow(tmp_path: Path) -> None:
+    trainer(tmp_path, **VARIANTS["reduce on plateau"]).fit()
+    rates, wanted = [row["learning_rate"] for row in rows(tmp_path) if "loss" in row], 3e-2
+    best = -math.inf
+    accuracies = [row["eval_accuracy"] for row in rows(tmp_path) if "eval_loss" in row]
+    for rate, accuracy in zip(rates, accuracies, strict=True):
+        assert rate == wanted
+        wanted *= 1.0 if accuracy > best else 0.5
+        best = max(best, accuracy)
+    assert rates[-1] < rates[0]
+
+
+def test_a_threshold_ends_a_run_whose_metric_creeps(tmp_path: Path) -> None:
+    settings = {"early_stopping_patience": 2, "eval_steps": 1, "num_epochs": 3}
+    plain = trainer(tmp_path / "a", metric_for_best_model="loss", **settings).fit()
+    strict = trainer(
+        tmp_path / "b", metric_for_best_model="loss", early_stopping_threshold=0.5, **settings
+    ).fit()
+    assert (strict["steps"], plain["steps"]) == (3, 9)
+    assert strict["stopped"] == "no better evaluation in 2 in a row"
+
+
+def test_label_smoothing_without_classes_is_refused() -> None:
+    run = Trainer(
+        tiny_model("regression", num_labels=1).float(),
+        RECIPES["regression"],
+        TrainSettings(**SETTINGS, label_smoothing=0.1),
+        train_dataset=ragged_table(8, "regression"),
+    )
+    with pytest.raises(InputError, match="^trainer.label_smoothing: found 0.1, and the task has"):
+        run.fit()
 
 
 def test_evaluating_saving_and_logging_do_not_touch_training(tmp_path: Path) -> None:
@@ -142,15 +183,39 @@ def test_the_logged_loss_is_the_optimised_loss(tmp_path: Path) -> None:
             module.p = 0.0
     start = tiny_model().float().eval()
     run.fit()
-    batch = run.train_samples.collate(run.plan.global_batch(0))
+    batch = run.train_samples.collate(run.session.plan.global_batch(0))
     with torch.no_grad():
         logits = start(**batch.inputs()).logits
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
     assert rows(tmp_path)[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@dataclass
+class Measured(Callback):
+    """Keeps the numbers of each step."""
+
+    def __post_init__(self) -> None:
+        self.rows: list[Mapping[str, float]] = []
+
+    def on_step_measured(self, row: Mapping[str, float]) -> None:
+        self.rows.append(row)
+
+
+def test_callbacks_get_the_loss_of_each_step_between_logged_rows(tmp_path: Path) -> None:
+    run, measured = trainer(tmp_path, logging_steps=3), Measured()
+    run.add_callback(measured)
+    results = run.fit()
+    losses = np.array([row["loss"] for row in measured.rows])
+    assert [row["step"] for row in measured.rows] == list(range(1, 10))
+    assert [row["loss"] for row in rows(tmp_path) if "loss" in row] == list(
+        losses.reshape(3, 3).mean(axis=1)
+    )
+    assert all(row["samples_per_second"] > 0 <= row["data_wait"] for row in measured.rows)
+    assert results["peak_memory_gib"] > 0.05
+
+
 def test_evaluation_does_not_depend_on_its_batches() -> None:
-    """Sums and counts: any token budget gives the loss of all samples, and the same metrics."""
+    """From sums and counts: any token budget gives the same loss and metrics."""
     found = []
     for budget in (1, 100, 100_000):
         run = trainer(None, max_tokens_per_micro_batch=budget)
@@ -170,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Pat
     run.callbacks.append(PoisonAt(4, run.model))
     with pytest.raises(NumericsError, match=r"step 5: loss nan.*last good.*checkpoint-3") as error:
         run.fit()
-    for sample in run.plan.global_batch(4):
+    for sample in run.session.plan.global_batch(4):
         assert f" {sample}," in str(error.value) or f" {sample};" in str(error.value)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "model").exists()
@@ -229,19 +294,23 @@ def test_a_finished_run_is_complete_and_can_be_extended(tmp_path: Path) -> None:
 
 
 def test_a_second_fit_finds_what_the_first_one_did(tmp_path: Path) -> None:
-    """Its last metrics are those of the last weights, though the first one has shipped the best."""
+    """Its final metrics belong to the last weights, although the first fit saved the best."""
     settings = {"eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
     run = stopping.build(tmp_path, learning_rate=0.05, optimizer="sgd", **settings)
     first, second = run.fit(), run.fit()
     assert first["model_step"] != 10 and first["last_metrics"] != first["metrics"]
-    assert first | {"seconds": 0} == second | {"seconds": 0}
+    measured = {"seconds": 0, "peak_memory_gib": 0}  # the process's peak may rise in between
+    assert first | measured == second | measured
 
 
 def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
     trainer(tmp_path, max_steps=3, save_steps=3).fit()
     with pytest.raises(InputError, match=r"global_batch_size: found 8"):
         trainer(tmp_path, global_batch_size=8).fit()
-    refusal = r"trainer.learning_rate: found 1.0; the checkpoint of step 3 has 0.001"
+    refusal = (
+        r"trainer.learning_rate: found 1.0; the checkpoint of step 3 has 0.001; accepted: "
+        r"the same, trainer.allow_changes=\[trainer.learning_rate\], or another output_dir"
+    )
     with pytest.raises(InputError, match=refusal):
         trainer(tmp_path, learning_rate=1.0).fit()
     trainer(
@@ -258,7 +327,7 @@ def test_a_changed_run_is_not_resumed_unasked(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_named_as_users_know_it(tmp_path: Path) -> None:
-    """Model, recipe and data too; each may be let pass by its name, or by its group's."""
+    """Model, recipe and data too; each is allowed by its name or by its group's name."""
     trainer(tmp_path, max_steps=3, save_steps=3).fit()
 
     def changed(allow: list[str]) -> Trainer:
@@ -290,7 +359,7 @@ def test_what_differs_is_named_as_users_know_it(tmp_path: Path) -> None:
 def test_a_finished_run_without_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
     trainer(tmp_path, save_steps=0).fit()
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="holds a finished run without checkpoints"):
+    with pytest.raises(InputError, match="holds a finished run and no checkpoint"):
         trainer(tmp_path, save_steps=0, num_epochs=5).fit()
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
@@ -304,7 +373,7 @@ def test_rows_logged_over_several_steps_are_those_of_one_run(tmp_path: Path) -> 
 
 @dataclass
 class DieWhenSaved(Callback):
-    """Dies between a checkpoint and whatever follows it."""
+    """Ends a run between a checkpoint and the next action."""
 
     step: int
 
@@ -415,7 +484,7 @@ class StopAt(Callback):
 
 
 def test_a_stop_between_evaluations_is_measured_before_the_best_is_chosen(tmp_path: Path) -> None:
-    """The loss falls at each step: the last model is the best, and is shipped."""
+    """The loss falls at each step, so the last model is the best and is saved."""
     settings = {"eval_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
     run = trainer(tmp_path, **settings)
     run.callbacks.append(StopAt(5))

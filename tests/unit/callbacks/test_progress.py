@@ -1,19 +1,23 @@
-"""Progress: plain lines without a terminal, a bar with one, silence on other ranks."""
+"""Progress: plain lines without a terminal, a bar with one, no output on other ranks."""
 
-import os
-import pty
-import subprocess
+import io
+import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.progress import ProgressSample
 
+from tests.screens import on_terminal
 from trainer.callbacks.callback import RunFacts
 from trainer.callbacks.progress import Progress
-from trainer.console import make_console
 from trainer.rendering import evaluation_progress
+from trainer.rendering.bar import training_bar
 from trainer.rendering.evaluation_progress import EvaluationProgress
+from trainer.terminal.console import make_console
 
 FACTS = RunFacts(
     output_dir=Path("runs/a"),
@@ -53,16 +57,30 @@ SUMMARY = {
 }
 
 
+LINES = [
+    "step 10/40  epoch 0.50  loss 0.1000  312 samples/s  1.2 GiB  peak 1.4 GiB",
+    "step 20/40  epoch 1.00  loss 0.0500  312 samples/s  1.2 GiB  peak 1.4 GiB",
+    "step 30/40  epoch 1.50  loss 0.0333  312 samples/s  1.2 GiB  peak 1.4 GiB",
+    "step 40/40  epoch 2.00  loss 0.0250  312 samples/s  1.2 GiB  peak 1.4 GiB",
+]
+
+
 def run(callback):
-    """The moments of a run of 40 steps with two evaluations."""
+    """The events of a run of 40 steps with two evaluations."""
     callback.on_start(FACTS)
     for step in range(1, 41):
         callback.on_step_end(step, 40)
         if step == 20:
             evaluate(callback, 0)
+        callback.on_step_measured({"step": step, "loss": 1 / step, "samples_per_second": 312.4})
         if step % 10 == 0:
             where = {"step": step, "epoch": step / 20}
-            callback.on_log(where | {"loss": 1 / step, "samples_per_second": 312.4})
+            memory = {"memory_gib": 1.2, "peak_memory_gib": 1.4}
+            callback.on_log(where | {"loss": 1 / step, "samples_per_second": 312.4} | memory)
+        if step == 10 and callback._bar:
+            callback._bar.refresh()
+        if step == 30:
+            callback.on_log({"step": 30, "skipped_loss": math.nan, "grad_norm": math.inf})
         if step % 20 == 0:
             results = {"eval_loss": 0.2 + 0.01 * step}
             callback.on_log(where | results)
@@ -77,14 +95,10 @@ def test_without_a_terminal_each_logged_row_is_a_plain_line(capsys, monkeypatch)
     printed = capsys.readouterr()
     assert printed.err == "" and "\x1b" not in printed.out and "\r" not in printed.out
     lines = printed.out.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("step ")] == [
-        "10/40",
-        "20/40",
-        "30/40",
-        "40/40",
-    ]
-    assert "eval  step 20/40  epoch 1.00  loss 0.4000  best" in lines
-    assert "eval  step 40/40  epoch 2.00  loss 0.6000" in lines
+    assert [line for line in lines if line.startswith("step ")] == LINES
+    assert "skipped  step 30  loss -  gradient norm inf" in lines
+    assert "eval  step 20  epoch 1.00  loss 0.4000  best" in lines
+    assert "eval  step 40  epoch 2.00  loss 0.6000" in lines
     assert "predict  " + SUMMARY["commands"]["predict"] in lines
     assert "[red]" not in printed.out  # the numbers by class are for terminals and results.json
 
@@ -127,53 +141,74 @@ def test_a_rank_that_was_not_told_of_the_start_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def _in_a_terminal(columns, arguments):
-    """What a process of this file prints to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "60"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, __file__, *arguments], stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not piece:
-            break
-        output += piece
-    os.close(ours)
-    assert process.wait() == 0, output.decode()
-    return output.decode()
+@pytest.mark.parametrize(
+    "columns, expected",
+    [
+        (40, "epoch 0.50 10/40 loss 0.2929 0:03 left"),
+        (80, "epoch 0.50 10/40 BAR loss 0.2929 312 samples/s 1.2 GiB 0:03 left"),
+        (
+            120,
+            "epoch 0.50 10/40 BAR loss 0.2929 312 samples/s data wait 12 % 1.2 GiB peak 1.4 GiB "
+            "0:03 left",
+        ),
+    ],
+)
+def test_the_bar_takes_one_line_and_drops_what_does_not_fit(columns, expected):
+    console = Console(file=io.StringIO(), width=columns, force_terminal=True, color_system=None)
+    bar = training_bar(console, 0, 40)
+    texts = {"epoch": "epoch 0.50", "loss": "loss 0.2929", "speed": "312 samples/s"}
+    texts |= {"memory": "1.2 GiB", "peak": "peak 1.4 GiB"}
+    texts |= {"wait": "data wait 12 %"} if columns == 120 else {}
+    bar.update(bar.task_ids[0], completed=10, **texts)
+    samples = bar.tasks[0]._progress
+    samples.clear()
+    samples.extend([ProgressSample(0, 0), ProgressSample(1, 10)])
+    console.print(bar.get_renderable())
+    (line,) = console.file.getvalue().splitlines()
+    assert re.sub("[━╸╺]+", "BAR", line).split() == expected.split()
+    # three columns stay free for an echoed ^C, if there is room
+    assert len(line) == (40 if columns == 40 else columns - 3)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, 40])
 def test_in_a_terminal_there_is_a_bar_and_the_report_by_class(columns):
-    output = _in_a_terminal(columns, [])
-    assert "40/40" in output and "312 samples/s" in output and "\x1b[2K" in output
-    assert output.endswith("\n") and "\x1b[?25h" in output  # the cursor is back
-    assert "[red]" in output and "true class below, predicted class across" in output
-    assert SUMMARY["commands"]["predict"] in output  # whole: the terminal wraps it, we do not
+    screen = on_terminal([__file__], columns, until={"10/40": 0})
+    (bar,) = [line for line in screen.snapshots["10/40"] if "10/40" in line]
+    assert bar.startswith("epoch 0.50 10/40") and "loss 0.2929" in bar and len(bar) <= columns
+    assert ("312 samples/s" in bar) == (columns == 80)
+    assert "10/40" not in screen.text and not screen.cursor_hidden and screen.code == 0
+    assert "[red]" in screen.text and ("precision" in screen.text) == (columns == 80)
+    assert "skipped  step 30  loss -  gradient norm" in screen.text
+    # the terminal wraps commands, which can be copied as one line
+    assert SUMMARY["commands"]["predict"] in screen.raw
+    data = "data    640 samples, 64,000 tokens, 47 %{}padding avoided"
+    assert data.format(" " if columns == 80 else "\n        ") in screen.text
+
+
+def test_without_colours_and_without_redrawing():
+    screen = on_terminal([__file__], environment={"NO_COLOR": "1"})
+    assert "10/40" in screen.raw and not re.search(r"\x1b\[(\d+;)*[34]\d", screen.raw)
+    screen = on_terminal([__file__], environment={"TERM": "dumb"})
+    assert "\x1b" not in screen.raw and screen.raw.count("\r") == screen.raw.count("\r\n")
+    assert [line for line in screen.lines if line.startswith("step ")] == LINES
 
 
 def test_a_failed_run_gives_the_cursor_back():
-    assert _in_a_terminal(80, ["fail"]).rindex("\x1b[?25h") > 0
+    assert not on_terminal([__file__, "fail"]).cursor_hidden
 
 
 def test_an_evaluations_bar_takes_the_trainings_place_for_a_while():
-    output = _in_a_terminal(100, ["evaluate"])
-    evaluating = output.index("evaluating")
-    assert "300/400" in output[evaluating:] and "10/40" in output[:evaluating]
-    assert "11/40" in output[output.rindex("evaluating") :]
-    assert output.endswith("over\r\n") and "\x1b[?25h" in output[output.rindex("11/40") :]
+    screen = on_terminal([__file__, "evaluate"], until={"10/40": 0, "300/400": 0, "11/40": 0})
+    assert "10/40" in screen.snapshots["10/40"][-1]
+    assert screen.snapshots["300/400"][-1].startswith("evaluating 300/400")
+    assert "10/40" not in screen.snapshots["300/400"][-1]
+    assert "evaluating" not in "".join(screen.snapshots["11/40"])
+    assert screen.lines[-1] == "over" and not screen.cursor_hidden
 
 
 def test_a_failed_evaluation_gives_the_cursor_back():
-    output = _in_a_terminal(100, ["evaluate", "fail"])
-    assert output.rindex("\x1b[?25h") > output.rindex("100/400")
+    screen = on_terminal([__file__, "evaluate", "fail"])
+    assert "100/400" in screen.raw and not screen.cursor_hidden
 
 
 def evaluate_within(failing):

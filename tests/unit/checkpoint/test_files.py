@@ -1,4 +1,4 @@
-"""Writing, renaming and removing: whole or not at all, in one line where it fails."""
+"""Writing, renaming and removing are atomic, and fail with a one-line error."""
 
 import errno
 import json

@@ -15,7 +15,7 @@ from trainer.checkpoint import files
 from trainer.checkpoint.publish import checkpoint_path, publish, published
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, InputError, NumericsError
-from trainer.run_folder import RunFolder
+from trainer.runs.folder import RunFolder
 
 
 def write(text: str) -> Callable[[Path], None]:
@@ -38,7 +38,7 @@ def test_a_folder_with_its_manifest(tmp_path):
 
 
 def test_the_order_of_things(tmp_path, monkeypatch):
-    """Each file is synced before the manifest is written, folders before the rename, then above."""
+    """Files are synced before the manifest, folders before the rename, the parent afterwards."""
     events: list[tuple[str, str]] = []
 
     def hook(moment: str, operation: str, *paths: Path) -> None:

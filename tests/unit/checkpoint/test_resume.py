@@ -36,7 +36,9 @@ def test_nothing_to_resume(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
         assert choose(folder, "auto") is None
         assert choose(folder, "never") is None
-        with pytest.raises(InputError, match="trainer.resume: must, and .* holds no checkpoint"):
+        with pytest.raises(
+            InputError, match="trainer.resume: found must, but .* holds no checkpoint"
+        ):
             choose(folder, "must")
     assert list(tmp_path.iterdir()) == []
 
@@ -44,7 +46,7 @@ def test_nothing_to_resume(tmp_path):
 @pytest.mark.parametrize("trace", ["metrics.jsonl", "results.json", "model", "checkpoint-3"])
 def test_never_is_refused_where_a_run_is(tmp_path, trace):
     (tmp_path / trace).mkdir()
-    with pytest.raises(InputError, match=f"never, and .* holds a run \\({trace}\\)"):
+    with pytest.raises(InputError, match=f"found never, but .* holds a run \\({trace}\\)"):
         choose(tmp_path, "never")
 
 

@@ -1,4 +1,4 @@
-"""State of which each rank wrote its rows: read back by any rows; a missing part is told."""
+"""State in one file per rank: any rows can be read back, and a missing part is an error."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ COUNT = torch.tensor(7.0)
 
 
 def write(folder: Path, world_size: int) -> None:
-    """11 rows, dealt as torch.chunk does: 8 ranks get 2 2 2 2 2 1 0 0."""
+    """11 rows, split as by torch.chunk: 8 ranks get 2 2 2 2 2 1 0 0."""
     most = -(-11 // world_size)
     for rank in range(world_size):
         own = range(min(rank * most, 11), min((rank + 1) * most, 11))

@@ -1,4 +1,4 @@
-"""Optimizers that go on bit for bit, and what a resumed run must match."""
+"""Optimizers resume bit for bit, and resumed runs are compared with their checkpoint."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ from trainer.checkpoint.state import (
     write_state,
 )
 from trainer.errors import InputError
-from trainer.optim import ExponentialMovingAverage
+from trainer.training.moving_average import ExponentialMovingAverage
 
 PROGRESS = Progress(
     step=30,
@@ -51,7 +51,7 @@ OPTIONS = {"SGD": {"lr": 0.1, "momentum": 0.9}, "AdamW": {"amsgrad": True}}
 
 def build(name: str, **options) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    bias = name != "Muon"  # which takes matrices alone
+    bias = name != "Muon"  # takes only matrices
     model = nn.Sequential(nn.Linear(4, 3, bias=bias), nn.Tanh(), nn.Linear(3, 2, bias=bias))
     model[2].weight.requires_grad_(name == "Muon")  # frozen: without state
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -263,3 +263,12 @@ def test_what_may_differ_is_said():
         "the learning rate follows the new number of steps",
         "world_size: 2 before the checkpoint, 4 from here; weights will differ in rounding",
     ]
+
+
+def test_a_new_setting_that_is_not_set_is_no_difference() -> None:
+    old = dataclasses.replace(PROGRESS, config_fingerprint={"recipe": "a"})
+    unset = {"recipe": "a", "recipe.format": "null", "trainer.floor": "None"}
+    assert compare(old, dataclasses.replace(PROGRESS, config_fingerprint=unset)) == []
+    for changed in ({"recipe": "a", "recipe.format": '"b"'}, {"recipe": "null"}, {}):
+        with pytest.raises(InputError, match="recipe"):
+            compare(old, dataclasses.replace(PROGRESS, config_fingerprint=changed))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recipes.sequence_classification import SequenceClassification
-from trainer.data.reading import BadRows
+from trainer.data.read_options import BadRows
 from trainer.data.rows import Files, Splits
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
@@ -57,7 +57,7 @@ def test_bad_rows_are_left_out_with_place_and_reason(tokenizer: Tokenizer, folde
         ("dataset.train: a.csv:3", ["one cell"]),
         ("dataset.train: a.csv:7", ["a", "b", "c"]),
     ]
-    assert splits.bad_rows.dropped[0].reason.startswith("1 columns, but 2 in the first line")
+    assert splits.bad_rows.dropped[0].reason.startswith("1 column, but 2 in the first line")
     fresh = table(splits, tokenizer, folder / "cache")
     cached = table(splits, tokenizer, folder / "cache")
     for found in (fresh, cached):
@@ -191,5 +191,5 @@ def test_policies() -> None:
     lenient = BadRows("drop", 0.5)
     lenient.refuse("here:3", "odd", {"a": 1})
     lenient.check("here", lenient.dropped, 2)
-    with pytest.raises(InputError, match="here: 1 of 1 rows are bad"):
+    with pytest.raises(InputError, match="here: 1 of 1 row is bad"):
         lenient.check("here", lenient.dropped, 1)

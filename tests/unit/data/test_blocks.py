@@ -1,4 +1,4 @@
-"""Blocks: every token of every document once, in order, its boundaries and its context kept."""
+"""Blocks: every token of every document once, in order, with boundaries and context."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from trainer.data.blocks import Blocks, cut
 
 
 def documents(lengths: list[int]) -> dict[str, np.ndarray]:
-    """Documents whose tokens say where they are from: 100 * document + place."""
+    """Documents whose tokens tell their origin: 100 * document + position."""
     tokens = [100 * d + t for d, length in enumerate(lengths) for t in range(length)]
     return {
         "input_ids": np.array(tokens, dtype=np.int32),
@@ -42,7 +42,7 @@ def test_every_token_is_new_in_one_block(seed: int, stride: int) -> None:
     assert 0 < sum(len(part) for _, part in found[-1]) <= 5
     for block in found:
         for number, (context, part) in enumerate(block):
-            assert len({token // 100 for token in part}) == 1  # of one document
+            assert len({token // 100 for token in part}) == 1  # parts of one document
             assert part == list(range(part[0], part[0] + len(part)))
             begun = (part[0] + context) % 100
             assert context == (min(stride, begun) if number == 0 else 0)

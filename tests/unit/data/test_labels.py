@@ -1,4 +1,4 @@
-"""Labels: what a label column may be, and what each of its cells means."""
+"""Labels: the kinds of label columns, and the meaning of their cells."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recipes.sequence_classification import SequenceClassification
-from trainer.data.given_rows import as_table
+from trainer.data.in_memory_rows import as_table
 from trainer.data.rows import Files
 from trainer.errors import AnswerError, InputError
 
@@ -37,11 +37,11 @@ def rows_of(name: str, **options: Any) -> Any:
 
 
 def targets(recipe: SequenceClassification, rows: Any) -> list[Any]:
-    """What each row's label becomes: a target, or the words of its refusal."""
+    """Each row's target, or the message of its error."""
     found = []
-    for row, value in enumerate(recipe._values(rows)):
+    for row, value in enumerate(recipe.label_column.values(rows)):
         try:
-            found.append(recipe._target(value, row))
+            found.append(recipe.label_column.target(value, row))
         except AnswerError as error:
             found.append(str(error))
     return found
@@ -55,7 +55,7 @@ MISSING = "'label' is missing; every row needs one"
 @pytest.mark.parametrize(
     ("cells", "fields", "problem", "labels", "wanted"),
     [
-        # numbers of CSV are what they look like
+        # numbers in CSV
         (["1", "0", "1"], {}, "single_label", ["0", "1"], [1, 0, 1]),
         (["10", "9", "10"], {}, "single_label", ["9", "10"], [1, 0, 1]),
         (["0.50", "1", "2e-1"], {}, "regression", None, [0.5, 1.0, 0.2]),
@@ -63,7 +63,7 @@ MISSING = "'label' is missing; every row needs one"
         (["0.0", "1.0", "0.0"], {}, "single_label", ["0", "1"], [0, 1, 0]),
         (["0.0", "1.0"], {"labels": ["neg", "pos"]}, "single_label", ["neg", "pos"], [0, 1]),
         (["3.0", "1.0"], {}, "regression", None, [3.0, 1.0]),
-        # a missing cell is no class, and turns no column of numbers into words
+        # a missing cell is not a class, and does not turn numbers into words
         (["pos", "", "neg"], {}, "single_label", ["neg", "pos"], [1, MISSING, 0]),
         (["1", "", "0"], {}, "single_label", ["0", "1"], [1, MISSING, 0]),
         (
@@ -76,7 +76,7 @@ MISSING = "'label' is missing; every row needs one"
         (["1", "NA", "0"], {}, "single_label", ["0", "1"],
          [1, "'label' is 'NA'; accepted: 0, 1", 0]),
         (["NA", "DE", "NA"], {}, "single_label", ["DE", "NA"], [1, 0, 1]),
-        # whole numbers are names where the given names have numbers among them
+        # whole numbers are names if some of the given names are numbers
         (["1", "2", "other"], {}, "single_label", ["1", "2", "other"], [0, 1, 2]),
         (["1", "2"], {"labels": ["1", "2", "other"]}, "single_label", ["1", "2", "other"], [0, 1]),
         (["1", "0"], {"labels": ["neg", "pos"]}, "single_label", ["neg", "pos"], [1, 0]),
@@ -101,7 +101,7 @@ def test_labels_of_csv(
     recipe = SequenceClassification(**fields).learn(rows)
     assert (recipe.problem, recipe.labels) == (problem, labels)
     assert targets(recipe, rows) == wanted
-    assert recipe.learn(rows) == recipe  # as the Trainer learns again
+    assert recipe.learn(rows) == recipe  # since the Trainer calls learn again
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_combinations_of_labels_are_no_classes() -> None:
 @pytest.mark.parametrize(
     ("values", "found"),
     [
-        ([{"a": 1}, {"a": 2}], "found {'a': 1}; accepted: names, or whole numbers"),
-        ([date(2024, 1, 2)], "found datetime.date(2024, 1, 2); accepted: names, or whole"),
-        ([b"x", b"y"], "found b'x'; accepted: names, or whole numbers"),
-        ([Decimal("1.5")], "found Decimal('1.5'); accepted: names, or whole numbers"),
-        ([[["a"]], [["b"]]], "found ['a']; accepted: names, or whole numbers"),
+        ([{"a": 1}, {"a": 2}], "found {'a': 1}; accepted: texts, or integers"),
+        ([date(2024, 1, 2)], "found datetime.date(2024, 1, 2); accepted: texts, or integers"),
+        ([b"x", b"y"], "found b'x'; accepted: texts, or integers"),
+        ([Decimal("1.5")], "found Decimal('1.5'); accepted: texts, or integers"),
+        ([[["a"]], [["b"]]], "found ['a']; accepted: texts, or integers"),
         ([[], []], "'label' holds no label in any row; accepted: one or more"),
         ([None, None], "'label' holds no label in any row; accepted: two or more"),
         (["b", "b"], "'label' holds only one label, b; accepted: two or more"),
@@ -183,20 +183,23 @@ def test_true_is_another_label_than_1() -> None:
 
 def test_flags_of_a_recipe_that_has_learnt_nothing_are_not_guessed() -> None:
     foreign = SequenceClassification(labels=["a", "b"], problem="multi_label")
-    with pytest.raises(AnswerError, match=r"is \[0, 1\]: flags, or ids\? accepted: recipe.int_lab"):
-        foreign._target([0, 1], 0)
-    assert foreign._target([1], 0) == [0.0, 1.0]
+    with pytest.raises(AnswerError, match=r"is \[0, 1\]: flags or ids\? accepted: recipe.int_lab"):
+        foreign.label_column.target([0, 1], 0)
+    assert foreign.label_column.target([1], 0) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"label": []}, r"recipe.label: found \[\]"),
-        ({"label": ["a", "a"]}, "recipe.label: found .*or different ones"),
-        ({"label": ["a", "b"], "problem": "regression"}, "recipe.label: several columns"),
+        ({"label": ["a", "a"]}, "recipe.label: found .*or several different ones"),
+        ({"label": ["a", "b"], "problem": "regression"}, "recipe.label: found several columns"),
         ({"label": ["a", "b"], "labels": ["x"]}, "recipe.labels: found 1 names for 2 columns"),
         ({"label_separator": ""}, "recipe.label_separator: found ''"),
-        ({"label_separator": "|", "problem": "regression"}, "found beside recipe.problem=regress"),
+        (
+            {"label_separator": "|", "problem": "regression"},
+            "found '|' with recipe.problem=regress",
+        ),
         ({"int_labels": "index"}, "recipe.int_labels: found 'index'; accepted: auto, ids, names"),
     ],
 )
@@ -214,8 +217,8 @@ def test_classes_are_held_out_in_their_shares() -> None:
     assert splits.train is not None and len(held) == 60
     assert {name: held.count(name) for name in counts} == {"a": 50, "b": 9, "c": 1, "d": 0}
     assert splits.notes == (
-        "dataset.train: 60 of 600 rows are held out, stratified by 'label'; none is among the "
-        "others too",
+        "dataset.train: 60 of 600 rows are held out, stratified by 'label'; no other row equals "
+        "one of them",
     )
     assert set(splits.train["text"]).isdisjoint(splits.validation[""]["text"])
     by_text = Files(train="a.csv", stratify_by="text").load()

@@ -1,21 +1,24 @@
-"""Answers to files: the format that a name tells, whole or not at all, through links and pipes."""
+"""Output files: format by name, atomic replacement, links and pipes."""
 
 import csv
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from trainer.checkpoint import files
 from trainer.data import output_rows
-from trainer.data.output_rows import write_rows
+from trainer.data.output_format import FORMATS, output_format, refuse_own_input
+from trainer.data.output_rows import STREAMED, write_rows
+from trainer.data.sources import read_files
 from trainer.errors import InputError
-from trainer.output_format import output_format, refuse_own_input
-from trainer.run import OutputSettings
+from trainer.runs.run import OutputSettings
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'a "b",\tc\nd', "id": "007", "label": "x", "probabilities": {"x": 0.75, "y": 0.25}},
@@ -44,6 +47,39 @@ def test_each_format_is_read_back(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "a.jsonl", "a.ndjson", "a.json", "a.csv", "a.tsv", "a.parquet", "a.CSV",
     }  # fmt: skip
+
+
+def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
+    """A pipe gets the header with the first row, so a later row with other columns is refused."""
+    rows = [{"a": 1}, {"b": "x", "probabilities": {"y": 0.5}}]
+    write_rows(str(tmp_path / "a.csv"), iter(rows))
+    assert (tmp_path / "a.csv").read_text() == "a,b,probabilities.y\n1,,\n,x,0.5\n"
+    with pytest.raises(InputError, match="a row with a column 'b', which the first row lacks"):
+        list(STREAMED["csv"](iter(rows)))
+
+
+def test_vectors_alone_are_written_as_an_array(tmp_path: Path) -> None:
+    vectors = [[0.1, -2.0, 3e-5], [1.0, 0.0, 7.25]]
+    rows = [{"text": "x", "embedding": vector} for vector in vectors]
+    write_rows(str(tmp_path / "a.npy"), iter(rows))
+    found = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert found.dtype == np.float32 and np.array_equal(found, np.array(vectors, np.float32))
+
+
+def test_each_format_that_is_written_is_read_as_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ending in FORMATS.keys() - {".npy"}:  # vectors, without rows
+        write_rows(f"a{ending}", iter([{"text": "x", "label": "b"}, {"text": "y", "label": "c"}]))
+        assert read_files(f"a{ending}", "input.file").to_list() == [
+            {"text": "x", "label": "b"},
+            {"text": "y", "label": "c"},
+        ]
+    Path("both").mkdir()
+    for name in ("train-0.ndjson", "train-1.jsonl"):
+        shutil.copy("a.jsonl", f"both/{name}")
+    assert len(read_files("both", "input.file")) == 4
 
 
 def test_parquet_takes_several_groups_and_types_that_differ(
@@ -153,3 +189,5 @@ def test_an_output_that_would_replace_its_input_is_refused(
     for output in ("rows.jsonl", "./rows.jsonl", "link.jsonl"):
         with pytest.raises(InputError, match="is input.file; accepted: another file"):
             refuse_own_input(output, "rows.jsonl")
+        with pytest.raises(InputError, match="is input.file; accepted: another file"):
+            refuse_own_input(output, ["other.jsonl", "rows.jsonl"])

@@ -44,7 +44,7 @@ def test_what_is_no_text_is_refused(folder: Path) -> None:
     (folder / "latin.txt").write_bytes(b"a\n\xe9\n")
     for settings, said in (
         ({}, "dataset.train: nothing given; accepted: a .txt file"),
-        ({"train": str(folder / "rows.csv")}, r"rows\.csv is no plain text; accepted: files in"),
+        ({"train": str(folder / "rows.csv")}, r"rows\.csv is not plain text; accepted: .txt files"),
         ({"train": str(folder / "short.txt")}, r"short\.txt is too short to cut; give dataset\."),
         ({"train": str(folder / "latin.txt")}, r"latin\.txt:2: byte 0xe9 is not UTF-8"),
         ({"train": str(folder / "none.txt")}, r"dataset\.train: .*none\.txt does not exist"),

@@ -1,23 +1,20 @@
-"""The plan of global batches: every sample once an epoch, whoever runs it and in what pieces."""
+"""The plan of global batches: every sample once per epoch, for any ranks and micro batches."""
+
+import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.plan import (
-    ATTENTION_PARITY,
-    GlobalBatchPlan,
-    cost,
-    epoch_order,
-    evaluation_batches,
-    splitmix64,
-)
+from trainer.data.dealing import ATTENTION_PARITY, cost
+from trainer.data.plan import GlobalBatchPlan, epoch_order, evaluation_batches, splitmix64
 from trainer.errors import InputError
 
 
 def ragged(num_samples: int, seed: int = 0) -> np.ndarray:
-    """Lengths as texts have them: many short, few long."""
+    """Lengths like those of texts: many short, few long."""
     rng = np.random.default_rng(seed)
     return np.clip(rng.lognormal(3.5, 0.8, num_samples), 1, 512).astype(np.int64)
 
@@ -51,22 +48,24 @@ def test_position_counts_the_samples_of_all_steps_before(plan: GlobalBatchPlan) 
         consumed += len(plan.global_batch(step))
 
 
+def dealt(
+    plan: GlobalBatchPlan, step: int, world_size: int, size: int | None, tokens: int | None
+) -> list[list[np.ndarray]]:
+    """The micro batches of each rank, of up to `size` samples and `tokens` tokens."""
+    limits: dict[str, Any] = {"micro_batch_size": size, "max_tokens": tokens}
+    return [
+        plan.micro_batches(step, rank=rank, world_size=world_size, **limits)
+        for rank in range(world_size)
+    ]
+
+
 @properties
 @given(plans, st.integers(1, 6), bounds, bounds)
 def test_ranks_share_a_global_batch(
     plan: GlobalBatchPlan, world_size: int, micro_batch_size: int | None, max_tokens: int | None
 ) -> None:
     step = plan.steps_per_epoch - 1
-    ranks = [
-        plan.micro_batches(
-            step,
-            rank=rank,
-            world_size=world_size,
-            micro_batch_size=micro_batch_size,
-            max_tokens=max_tokens,
-        )
-        for rank in range(world_size)
-    ]
+    ranks = dealt(plan, step, world_size, micro_batch_size, max_tokens)
     assert len({len(parts) for parts in ranks}) == 1
     everything = np.concatenate([part for parts in ranks for part in parts])
     assert sorted(everything) == sorted(plan.global_batch(step))
@@ -91,7 +90,7 @@ def test_micro_batch_size_makes_no_more_micro_batches_than_it_must(
 def test_resuming_anywhere_in_any_world_sees_every_sample_once(
     plan: GlobalBatchPlan, data: st.DataObject
 ) -> None:
-    """A chain of processes that stop at any step, each of another world size and seeking anew."""
+    """Runs that stop at any step and continue with another world size see the same samples."""
     total = 2 * plan.steps_per_epoch
     seen: list[int] = []
     step = 0
@@ -119,7 +118,7 @@ def test_a_global_batch_depends_on_neither_ranks_nor_bounds_nor_the_steps_before
 
 
 def test_work_is_dealt_by_cost_and_not_by_count() -> None:
-    """Beside dealing samples round robin in the order of the plan, as samplers do."""
+    """Compared with dealing samples round robin in the order of the plan, as samplers do."""
     lengths = np.random.default_rng(0).lognormal(4, 1, 2000).astype(np.int64) + 1
     plan = GlobalBatchPlan(lengths, 64, seed=0)
     assert plan.imbalance(1) == 0.0
@@ -146,7 +145,7 @@ def test_the_hash_is_splitmix64() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
-    """Recorded once: a run that is resumed after an upgrade must go on with the same samples."""
+    """Recorded: a run resumed after an upgrade must continue with the same samples."""
     assert epoch_order(12, seed=0, epoch=0).tolist() == RECORDED[0]
     assert epoch_order(12, seed=42, epoch=3).tolist() == RECORDED[1]
 
@@ -212,3 +211,94 @@ def test_evaluation_batches_hold_every_sample_once_within_the_budget(
 
 
 RECORDED = ([4, 8, 0, 1, 7, 6, 11, 2, 10, 5, 3, 9], [8, 0, 1, 9, 6, 11, 5, 3, 10, 7, 4, 2])
+
+
+RECORDED_PLANS = {
+    (131, 16, 0, 1, None, None): "219ff772bef02fd6",
+    (131, 16, 42, 2, None, 120): "1e1f5c66fd47238e",
+    (200, 32, 7, 3, 4, None): "387f43ada29364db",
+    (99, 8, 2**40, 4, 3, 200): "b1c3156f857dd8dc",
+    (7, 11, 1, 8, None, 60): "e6ff11791c65a78e",
+}
+"""(samples, global batch size, seed, ranks, micro batch size, max tokens) -> digest of the plan."""
+
+
+@pytest.mark.parametrize("case", RECORDED_PLANS)
+def test_plans_are_those_of_earlier_versions(case: tuple[int, int, int, int, int, int]) -> None:
+    """Checkpoints hold only a position, so that another plan would train on other samples."""
+    num_samples, size, seed, world_size, micro_batch_size, max_tokens = case
+    lengths = (np.arange(num_samples, dtype=np.int64) * 7919) % 97 + 1
+    plan = GlobalBatchPlan(lengths, size, seed)
+    found = hashlib.sha256()
+    for step in range(plan.steps_per_epoch + 2):
+        for rank in range(world_size):
+            for part in plan.micro_batches(
+                step,
+                rank=rank,
+                world_size=world_size,
+                micro_batch_size=micro_batch_size,
+                max_tokens=max_tokens,
+            ):
+                found.update(repr(part.tolist()).encode())
+    batches = evaluation_batches(lengths, max_tokens or 100)
+    found.update(repr([batch.tolist() for batch in batches]).encode())
+    assert found.hexdigest()[:16] == RECORDED_PLANS[case]
+
+
+def runs_of(part: np.ndarray, size: int) -> list[list[int]]:
+    """A micro batch cut into groups of `size`; the last one may be shorter."""
+    return [part[start : start + size].tolist() for start in range(0, len(part), size)]
+
+
+@properties
+@given(
+    st.integers(1, 150),
+    st.integers(2, 5),
+    st.integers(1, 12),
+    st.integers(1, 8),
+    st.one_of(st.none(), st.integers(1, 40)),
+    bounds,
+)
+def test_no_split_divides_a_group(
+    num_samples: int,
+    group_size: int,
+    groups: int,
+    world_size: int,
+    more: int | None,
+    max_tokens: int | None,
+) -> None:
+    """Each group runs once, whole and in order; a short one comes last in its micro batch."""
+    plan = GlobalBatchPlan(
+        ragged(num_samples, seed=groups), group_size * groups, 3, group_size=group_size
+    )
+    micro_batch_size = None if more is None else group_size + more - 1
+    for step in {0, plan.steps_per_epoch - 1}:
+        ranks = dealt(plan, step, world_size, micro_batch_size, max_tokens)
+        assert len({len(parts) for parts in ranks}) == 1
+        found = [group for parts in ranks for part in parts for group in runs_of(part, group_size)]
+        assert sorted(found) == sorted(runs_of(plan.global_batch(step), group_size))
+        for part in (part for parts in ranks for part in parts):
+            assert micro_batch_size is None or len(part) <= micro_batch_size
+            fits = max_tokens is None or plan.lengths[part].sum() <= max_tokens
+            assert fits or len(part) <= group_size
+    assert plan.imbalance(world_size, micro_batch_size) >= 0
+
+
+@properties
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 600))
+def test_evaluation_keeps_groups_of_the_data_set(size: int, group_size: int, tokens: int) -> None:
+    batches = evaluation_batches(ragged(size), tokens, group_size)
+    found = [group for batch in batches for group in runs_of(batch, group_size)]
+    assert sorted(found) == runs_of(np.arange(size), group_size)
+
+
+def test_sizes_that_would_divide_a_group_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^trainer.global_batch_size: found 6; .* multiple of 4,"):
+        GlobalBatchPlan(ragged(9), 6, seed=0, group_size=4)
+    plan = GlobalBatchPlan(ragged(9), 8, seed=0, group_size=4)
+    for ask in (
+        lambda: plan.imbalance(1, 3),
+        lambda: plan.micro_batches(0, rank=0, world_size=1, micro_batch_size=3),
+    ):
+        with pytest.raises(InputError, match=r"^trainer.micro_batch_size: found 3; .*at least 4,"):
+            ask()

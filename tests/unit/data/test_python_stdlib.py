@@ -1,4 +1,4 @@
-"""The standard library as a corpus: what is a row, and that near-copies share a side."""
+"""The standard library as a data set: its rows, and that near-duplicates stay together."""
 
 import inspect
 import textwrap
@@ -8,7 +8,7 @@ from http.cookiejar import CookieJar
 import pytest
 from datasets import Dataset
 
-from trainer.data.near_copies import near_copies
+from trainer.data.near_duplicates import near_duplicates
 from trainer.data.python_stdlib import PythonStdlib
 from trainer.data.rows import Splits
 from trainer.errors import InputError
@@ -54,12 +54,12 @@ def test_a_row_is_a_function_as_the_interpreter_sees_it(parts: tuple[Dataset, Da
     assert all("def " in row["source"] for row in rows)
 
 
-def test_no_text_occurs_twice_and_near_copies_share_a_side(
+def test_no_text_occurs_twice_and_near_duplicates_stay_together(
     parts: tuple[Dataset, Dataset],
 ) -> None:
     train, validation = (list(part["source"]) for part in parts)
     assert len(set(train + validation)) == len(train) + len(validation)
-    groups = near_copies(train + validation)
+    groups = near_duplicates(train + validation)
     assert len(set(groups)) < len(groups)
     assert set(groups[: len(train)]).isdisjoint(groups[len(train) :])
 
@@ -72,18 +72,20 @@ def test_loading_again_gives_the_same_rows(parts: tuple[Dataset, Dataset]) -> No
     assert set(again.validation[""]["text"]) < set(parts[1]["source"])
 
 
-def test_near_copies_are_seen_through_comments_strings_numbers_and_layout() -> None:
+def test_near_duplicates_are_seen_through_comments_strings_numbers_and_layout() -> None:
     first = 'def f(self, a):\n    """Doc."""\n    self.call(a, "x", 1)\n    return self.value(a)'
     layout = "def f(self,a):\n  # why\n  self.call(a, 'yy',\n    2)\n  return self.value(a)"
     documented = first.replace('"""Doc."""', "'''Other\n\n    words.'''")
     unlike = "async def g():\n    for line in file:\n        yield line.strip()"
     short = "x"
-    groups = near_copies([unlike, first, documented, short, first + "\n    # end", unlike + " "])
+    groups = near_duplicates(
+        [unlike, first, documented, short, first + "\n    # end", unlike + " "]
+    )
     assert groups.tolist() == [0, 1, 1, 3, 1, 0]
-    assert near_copies([first, layout.replace("'yy'", "'y'")])[0] == 0
+    assert near_duplicates([first, layout.replace("'yy'", "'y'")])[0] == 0
     edited = first.replace('"""Doc."""', 'log("a")')
     long = "\n".join(f"    self.step_{i}(a, b)" for i in range(40))
-    assert near_copies([first + long, edited + long]).tolist() == [0, 0]
+    assert near_duplicates([first + long, edited + long]).tolist() == [0, 0]
 
 
 def test_bad_settings_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Rows: what loads, from where, split and renamed how; and the one line for each bad input."""
+"""Rows: loading from all sources, splitting and renaming; one-line errors for bad input."""
 
 import bz2
 import gzip
@@ -173,7 +173,7 @@ def test_files_that_name_no_split_or_two_are_refused_by_name() -> None:
     write("nested/train/dev.csv", "text\na\n")
     assert "nested/train/dev.csv is named after train and validation" in refusal(path="nested")
     for name, word in (
-        ("x.xlsx", "Excel files are not read; accepted: saved as CSV (UTF-8)"),
+        ("x.xlsx", "Excel files are not read; accepted: each sheet saved as CSV (UTF-8)"),
         ("x.arrow", "unknown ending '.arrow'"),
         ("x.pkl", "pickle files are not read"),
         ("sample_submission.csv", "not named after a split"),
@@ -214,15 +214,15 @@ def test_spreadsheets_and_windows_files_are_read() -> None:
         "text": ["a, b"],
         "label": [1],
     }
-    assert "a.csv:4: 1 columns, but 2" in refusal(
+    assert "a.csv:4: 1 column, but 2" in refusal(
         train=write("a.csv", "sep=;\ntext;label\na;1\nb\n")
     )
     german = whole(write("b.csv", "text;label\na, b;1\n"), delimiter=";")
     assert german[:] == {"text": ["a, b"], "label": [1]}
     name = write("c.csv", "text\nit\u2019s\n".encode("cp1252"))
     assert refusal(train=name) == (
-        "dataset.train: c.csv:2: byte 0x92 is not UTF-8; text files must be UTF-8, or named: "
-        "dataset.encoding=cp1252, for one"
+        "dataset.train: c.csv:2: byte 0x92 is not UTF-8; text files must be UTF-8; for another "
+        "encoding set dataset.encoding=cp1252"
     )
     assert whole(name, encoding="cp1252")["text"][:] == ["it\u2019s"]
     for odd in ("latin-99", "undefined", "rot13"):
@@ -233,6 +233,13 @@ def test_spreadsheets_and_windows_files_are_read() -> None:
 def test_rows_may_lie_under_a_key() -> None:
     rows = whole(write("a.json", '{"version": "1", "data": [{"text": "a"}, {"text": "b"}]}'))
     assert rows["text"][:] == ["a", "b"]
+    text = '{\n "text": "a",\n "n": [1,\n 2]\n} {\n "text": "b"\n}\n\n{"text": "c"}\n'
+    rows = whole(write("c.json", text))
+    assert rows["text"] == ["a", "b", "c"] and rows["n"] == [[1, 2], None, None]
+    with pytest.raises(InputError, match="d.json:6: bad JSON, Expecting property name"):
+        whole(write("d.json", text.replace(' "text": "b"', " oops")))
+    with pytest.raises(InputError, match="e.json:5: .*key 'text' occurs twice"):
+        whole(write("e.json", text.replace('"text": "b"', '"text": "b", "text": "b"')))
     one = whole(write("b.json", '{"messages": [{"role": "user"}]}'))
     assert one["messages"][:] == [[{"role": "user"}]]
 
@@ -322,7 +329,7 @@ def test_shared_rows_are_counted_in_one_line(caplog: pytest.LogCaptureFixture) -
     write("a.conll", "a\tO\n\nb\tO\n")
     write("b.conll", "b\tO\n\nc\tO\n")
     Files(train="a.conll", validation="b.conll").load()
-    assert caplog.messages == ["dataset.validation: 1 of 2 rows are in dataset.train too"]
+    assert caplog.messages == ["dataset.validation: 1 of 2 rows is in dataset.train too"]
 
 
 def test_columns_are_renamed_and_may_be_swapped() -> None:
@@ -373,15 +380,27 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "ragged.csv": ("a,b\n1,2\n1,2,3\n", ":3: 3 columns, but 2 in the first line"),
     "open.csv": ('a,b\n"x,1\n', ":2: bad quoting (unexpected end of data)"),
     "twice.csv": ("a,a\n1,2\n", ":1: column 'a' occurs twice"),
+    "semicolons.csv": (
+        "text;label\na;b\n",
+        ":1: found one column, 'text;label'; accepted: columns separated by ',', or another "
+        "dataset.delimiter",
+    ),
     "latin.csv": (b"a\nx\n\xe9t\n", ":3: byte 0xe9 is not UTF-8"),
     "latin.jsonl": (b'{"a": "\xe9"}', ":1: byte 0xe9 is not UTF-8"),
-    "bad.conll": ("a\tO\nb O\n", ":2: 'b O' found; a line is token TAB tag"),
+    "bad.conll": (
+        "a\tO\nb O\n",
+        ":2: 'b O' has 1 cell (separated by TABs); accepted: 2, as in line 1",
+    ),
+    "empty.conll": (
+        "a\tO\nb\t \n",
+        ":2: 'b\\t ' has an empty cell; accepted: 2 cells with content",
+    ),
     "bad.parquet": (b"PAR1xxxx", ": not a whole parquet file ("),
     "empty.parquet": (b"", ": not a whole parquet file ("),
     "a.pkl": (b"", ": pickle files are not read; accepted: .csv "),
     "pickled.jsonl": (pickle.dumps({}), ": pickle files are not read"),
-    "a.xyz": ("a", ": unknown ending '.xyz'; accepted: .csv "),
-    "noending": ("a", ": unknown ending ''"),
+    "noending": (b"\x00\x01", ": no known ending, and binary data inside; accepted: text, or pa"),
+    "a.arrow": ("a", ": unknown ending '.arrow'; accepted: .csv "),
 }
 
 
@@ -440,15 +459,10 @@ def test_bad_settings_are_refused_in_one_line() -> None:
         ({"train": "hollow"}, "dataset.train: hollow holds no data file"),
         ({"path": "hollow"}, "dataset.path: hollow holds no data file"),
         ({"train": "d"}, "d/dev.jsonl is named after validation rows"),
-        ({"train": "mixed"}, "files of one split have one ending"),
+        ({"train": "mixed"}, "files of one split must have one ending"),
         ({"train": "d/*.csv"}, "d/y.csv has columns text, other; d/x.csv has text, label"),
-        ({"train": "d/x.csv", "validation": "d/../d/x.csv"}, "is in dataset.train too"),
-        (
-            {"train": "mixed/*.csv", "validation": {"dev": "mixed/x.csv"}},
-            "dataset.validation.dev: ",
-        ),
-        ({"path": "d", "validation": "train"}, "dataset.validation: train is dataset.train too"),
-        ({"path": "d/train.jsonl", "name": "mrpc"}, "dataset.name: only a hub id has one"),
+        ({"train": "d/x.csv", "format": "xls"}, "dataset.format: found 'xls'; accepted: csv tsv "),
+        ({"path": "d/train.jsonl", "name": "mrpc"}, "dataset.name: only hub data sets have one"),
         ({"train": "d/x.csv", "delimiter": '"'}, "dataset.delimiter: found '\"'; accepted: one"),
         ({"train": "d/x.csv", "validation": 3}, "dataset.validation: 3; accepted: "),
         ({"train": "d/x.csv", "max_train_rows": 0}, "dataset.max_train_rows: 0; accepted: "),
@@ -456,6 +470,58 @@ def test_bad_settings_are_refused_in_one_line() -> None:
     ]
     for options, found in cases:
         assert found in refusal(**options), options
+
+
+UNKNOWN = {
+    "table": ("text,label\na,1\n'b, c',0\n", ["text", "label"], ".csv"),
+    "tabs.data": ("text\tlabel\na, b\t1\nc\t0\n", ["text", "label"], ".tsv"),
+    "lines.old": ('{"text": "a"}\n{"text": "b"}\n', ["text"], ".jsonl"),
+    "list": ('[{"text": "a"},\n {"text": "b"}]', ["text"], ".json"),
+    "prose": ("A text, with a comma.\nNone here.\n", ["text"], ".txt"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_files_without_a_known_ending_are_read_as_what_they_hold(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    content, columns, ending = UNKNOWN[name]
+    write(name, content.replace("'", '"') if ending == ".csv" else content)
+    rows = Files(train=name, validation_fraction=0).load().train
+    assert rows is not None and rows.column_names == columns and len(rows) == 2
+    assert caplog.messages == [
+        f"dataset.train: {name}: no known ending; read as {ending} (dataset.format chooses another)"
+    ]
+    chosen = Files(train=name, validation_fraction=0, format="txt").load().train
+    assert chosen is not None and chosen.column_names == ["text"]
+
+
+def test_a_parquet_file_without_an_ending_and_a_packed_one() -> None:
+    Dataset.from_dict({"text": ["a", "b"]}).to_parquet("rows")
+    packed = gzip.compress(b"text,label\na,1\nb,0\n")
+    write("packed.gz", packed)
+    for name, columns in (("rows", ["text"]), ("packed.gz", ["text", "label"])):
+        rows = Files(train=name, validation_fraction=0).load().train
+        assert rows is not None and rows.column_names == columns and len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train": "d/x.csv", "validation": "d/../d/x.csv"},
+        {"train": "d/*.csv", "validation": {"dev": "d/x.csv"}},
+        {"path": "d", "train": "train", "validation": "train"},
+    ],
+)
+def test_one_file_for_training_and_validation_is_warned_of(
+    options: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    write("d/x.csv", "text,label\na,1\nb,0\n")
+    found = Files(**options).load()  # type: ignore[arg-type]
+    (rows,) = found.validation.values()
+    assert found.train is not None and found.train[:] == rows[:]
+    assert "is in dataset.train too, so its metrics do not measure" in caplog.text
+    assert "2 of 2 rows are in dataset.train too" in caplog.text
 
 
 def test_columns_of_text_and_labels_name_the_bad_row() -> None:

@@ -1,4 +1,4 @@
-"""Token tables: what comes out of a recipe is gathered unchanged, and made only once."""
+"""Token tables: a recipe's features are gathered unchanged, and computed only once."""
 
 import errno
 import hashlib
@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +16,15 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 
+from recipes.sequence_classification import SequenceClassification
 from trainer.checkpoint import files
-from trainer.data import tokens
+from trainer.data import blocks, cache_locks, chat_rows, labels, tokens
 from trainer.data.tokens import TokenTable, default_cache_dir, rows_digest, tokenize
 from trainer.errors import InputError, RowError
-from trainer.recipe import Axis, Recipe
-from trainer.tokenizer import Tokenizer
+from trainer.tasks import chat_formats
+from trainer.tasks.recipe import Axis, Recipe
+from trainer.terminal import counted
+from trainer.tokenizer import Tokenizer, encoder
 
 calls: list[int] = []
 """How many rows each call of `features` saw."""
@@ -59,6 +63,7 @@ class Choices(Recipe):
     """Several sequences for each sample."""
 
     fields: ClassVar[Mapping[str, Axis]] = {"labels": "sample", "score": "sequence", "odd": "token"}
+    roles: ClassVar[tuple[str, ...]] = ("question", "answer")
 
     def features(self, rows: Mapping[str, Sequence[Any]], tokenizer: Tokenizer) -> dict[str, Any]:
         ids = [
@@ -69,12 +74,13 @@ class Choices(Recipe):
             "labels": list(rows["label"]),
             "score": [[float(len(choice)) for choice in sample] for sample in ids],
             "odd": [[[i % 2 for i in choice] for choice in sample] for sample in ids],
+            "roles": [[int(number > 0) for number in range(len(sample))] for sample in ids],
         }
 
 
 @dataclass(frozen=True)
 class Made(Recipe):
-    """Whatever the rows say that a recipe makes."""
+    """A recipe whose features are given by its rows."""
 
     fields: ClassVar[Mapping[str, Axis]] = {"labels": "sample", "word": "token"}
 
@@ -153,6 +159,15 @@ def test_a_sample_may_have_several_sequences(tokenizer: Tokenizer, cache: Path |
     assert batch.position_ids.tolist() == [0, 0, 1, 0, 1, 2, 0, 1, 2, 0]
     assert batch["score"].tolist() == [1, 2, 3, 3, 1]
     assert batch["labels"].tolist() == [2, 0]
+    assert batch.roles is not None and batch.roles.tolist() == [0, 1, 1, 0, 1]
+    assert batch.of_role("question").tolist() == [0, 3]
+    assert batch.of_role("answer").tolist() == [1, 2, 4]
+    assert table.placeholder().of_role("answer").tolist() == [1]
+    assert batch.for_step(0, 0).to(torch.device("cpu")).of_role("answer").tolist() == [1, 2, 4]
+    without = replace(table, roles=None)
+    assert without.collate([2, 0]).roles is None and without.fingerprint != table.fingerprint
+    other = replace(table, roles=1 - table.roles)
+    assert other.fingerprint != table.fingerprint
     assert batch["odd"].tolist() == [i % 2 for i in batch.input_ids.tolist()]
     placeholder = table.placeholder()
     assert placeholder.sequence_lengths.tolist() == [1, 1]
@@ -242,6 +257,23 @@ def test_the_key_is_of_all_that_decides_the_ids(tokenizer: Tokenizer, tmp_path: 
     assert len(keys) == 8
 
 
+def test_the_key_covers_the_code_that_recipes_import(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache key includes code that recipes share."""
+    rows, recipe = rows_of(5), SequenceClassification()
+    read, before = Path.read_bytes, tokens.entry_name(rows, recipe, tokenizer)
+    for module in (chat_formats, chat_rows, labels, blocks, encoder):
+        monkeypatch.setattr(
+            Path,
+            "read_bytes",
+            lambda file, at=module: read(file) + b"#" * (at.__file__ == str(file)),
+        )
+        assert tokens.entry_name(rows, recipe, tokenizer) != before, module
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert tokens.entry_name(rows, recipe, tokenizer) == before
+
+
 def test_a_recipe_without_a_source_file_is_not_cached(tokenizer: Tokenizer, tmp_path: Path) -> None:
     class Typed(Words):
         pass
@@ -307,11 +339,11 @@ def test_a_damaged_entry_is_made_anew(tokenizer: Tokenizer, tmp_path: Path, dama
     assert calls == [50]
     assert_equal(table_of(rows_of(50), tokenizer, cache=tmp_path), first)
     assert calls == [50]
-    assert list(tmp_path.iterdir()) == [entry]
+    assert entries_in(tmp_path) == [entry]
 
 
 def forged(entry: Path, change: Any) -> None:
-    """An entry whose digests fit what it holds, as somebody else can make one."""
+    """A forged entry whose digests fit its content."""
     arrays = {file.stem: np.load(file) for file in entry.glob("*.npy")}
     change(arrays)
     digests = {}
@@ -357,7 +389,7 @@ def test_an_entry_under_another_key_or_of_everybody_is_not_used(
     shutil.copytree(other, entry)
     calls.clear()
     assert len(table_of(rows_of(50), tokenizer, cache=tmp_path)) == 50
-    assert calls == [50] and "it was made as" in caplog.text
+    assert calls == [50] and "it was written for the digest" in caplog.text
     other.chmod(0o777)
     table_of(rows_of(60), tokenizer, cache=tmp_path)
     assert calls == [50, 60] and "another user may have written it" in caplog.text
@@ -366,6 +398,9 @@ def test_an_entry_under_another_key_or_of_everybody_is_not_used(
 def test_who_loses_the_race_takes_the_winners_entry(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As on a file system without locks."""
+    monkeypatch.setattr(tokens, "making", lambda entry: nullcontext())
+
     def another_process(moment: str, operation: str, *paths: Path) -> None:
         if moment == "before" and operation == "rename":
             monkeypatch.setattr(files, "hook", None)
@@ -376,7 +411,7 @@ def test_who_loses_the_race_takes_the_winners_entry(
     assert not table.input_ids.flags.writeable
     assert_equal(table, table_of(rows_of(50), tokenizer))
     name = tokens.entry_name(rows_of(50), Words(), tokenizer)
-    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert [entry.name for entry in entries_in(tmp_path)] == [name]
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(
@@ -393,7 +428,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
     table = table_of(rows_of(50), tokenizer, cache=tmp_path)
     assert_equal(table, table_of(rows_of(50), tokenizer))
     assert "No space left" in caplog.text
-    assert list(tmp_path.iterdir()) == []
+    assert entries_in(tmp_path) == []
 
 
 def test_a_cache_folder_that_is_a_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -409,10 +444,10 @@ def test_rows_without_tokens_are_counted(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError) as caught:
         table_of(Dataset.from_dict(rows), tokenizer)
     assert str(caught.value) == (
-        "dataset.train row 1012: found no tokens (so 3 of 1200 rows); every row needs at least one"
+        "dataset.train row 1012: found no tokens (in 3 of 1200 rows); every row needs at least one"
     )
     choices = Dataset.from_dict({"texts": [["a"], ["b", ""], []], "label": [0, 0, 0]})
-    with pytest.raises(InputError, match=r"dataset.train row 1: found no tokens \(so 2 of 3 rows"):
+    with pytest.raises(InputError, match=r"dataset.train row 1: found no tokens \(in 2 of 3 rows"):
         table_of(choices, tokenizer, Choices())
 
 
@@ -432,11 +467,12 @@ def test_no_rows_are_refused(tokenizer: Tokenizer) -> None:
     ("made", "message"),
     [
         ({"input_ids": [[5], [6, 7]], "lables": [0, 1]}, "features made 'lables'; accepted: "),
-        ({"input_ids": [[5], [6, 7]], "labels": ["x", "y"]}, "'labels' is not made of numbers"),
-        ({"input_ids": [[5], [6, 7]], "labels": [1, None]}, "'labels' is not made of numbers"),
+        ({"input_ids": [[5], [6, 7]], "labels": ["x", "y"]}, "'labels' does not hold numbers"),
+        ({"input_ids": [[5], [6, 7]], "labels": [1, None]}, "'labels' does not hold numbers"),
         ({"input_ids": [[5], [6, 7]], "labels": [[1], [1, 2]]}, "vectors of one width"),
         ({"input_ids": [[5], [6, 7]], "word": [[1, 2], [1]]}, "one entry for each token"),
         ({"input_ids": [[5], [6, 7]], "token_type_ids": [[0], [0]]}, "one entry for each token"),
+        ({"input_ids": [[5], [6, 7]], "roles": [0, 1]}, "'roles': found 0; accepted: none"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -466,6 +502,11 @@ def test_a_recipe_that_forgets_rows(tokenizer: Tokenizer) -> None:
         table_of(rows_of(1500), tokenizer, Forgetful(lost="labels"))
 
 
+def entries_in(cache_dir: Path) -> list[Path]:
+    """What a cache holds besides the files of locks."""
+    return [path for path in cache_dir.iterdir() if path.name != cache_locks.FOLDER]
+
+
 def test_where_tables_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -480,10 +521,30 @@ def test_where_tables_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_a_bar_shows_on_a_terminal_only(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokens, "INSTANT", -1.0)
+    monkeypatch.setattr(counted, "BAR_DELAY", -1.0)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     for terminal in (False, True):
-        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal, raising=False)
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
         tokenize(
             rows_of(2500), Words(), tokenizer, cache_dir=None, where="dataset.x", progress=True
         )
-        assert ("tokenizing dataset.x" in capsys.readouterr().out) == terminal
+        assert ("tokenizing dataset.x" in capsys.readouterr().err) == terminal
+
+
+def test_roles_beyond_the_recipes_own_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    class Shifted(Choices):
+        def features(
+            self, rows: Mapping[str, Sequence[Any]], tokenizer: Tokenizer
+        ) -> dict[str, Any]:
+            made = super().features(rows, tokenizer)
+            return {**made, "roles": [[role + 1 for role in roles] for roles in made["roles"]]}
+
+    rows = Dataset.from_dict({"texts": [["a", "b"]], "label": [0]})
+    with pytest.raises(InputError, match=r"'roles': found 2; accepted: 0 \(question\), 1 \(answer"):
+        table_of(rows, tokenizer, Shifted())
+    first = table_of(rows, tokenizer, Choices(), tmp_path)
+    entry = tmp_path / tokens.entry_name(rows, Choices(), tokenizer)
+    forged(entry, lambda arrays: arrays.update(roles=arrays["roles"] + 1))
+    again = table_of(rows, tokenizer, Choices(), tmp_path)
+    assert again.fingerprint == first.fingerprint

@@ -1,34 +1,13 @@
-"""Decoding: what a conversation has said is computed once, and answers are the same."""
+"""Decoding: the earlier turns of a conversation are computed once, with equal answers."""
 
 from typing import Any
 
 import pytest
-import torch
 
+from tests.unit.generation.small_decoders import MODELS, model_of
 from trainer.generation.decoding import Decoding, Past
 from trainer.generation.settings import GenerationSettings
-from trainer.models.auto import AutoConfig, AutoModelForCausalLM
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 200,
-    "initializer_range": 0.4,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama"},
-    "window": {"model_type": "mistral", "sliding_window": 4},
-    "gpt2": {"model_type": "gpt2", "n_positions": 200, "n_embd": 16, "n_layer": 2, "n_head": 4},
-    "lengths": {
-        "model_type": "llama",
-        "max_position_embeddings": 24,
-        "rope_scaling": {"rope_type": "dynamic", "factor": 4.0},
-    },
-}
 HOW = {"max_new_tokens": 6, "temperature": 1.0}
 ASKED = [5, 9, 3]
 
@@ -45,12 +24,12 @@ def said(model: Any, ids: list[int], turn: int, past: Past | None, **settings: A
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 @pytest.mark.parametrize("name", MODELS)
 def test_turns_with_a_past_say_what_they_say_without(name: str, penalty: float) -> None:
-    """A text that goes on, one whose past was rewritten, a shorter one, and the same again."""
-    torch.manual_seed(0)
-    config = AutoConfig({**SIZES, **MODELS[name]})
-    model = AutoModelForCausalLM.from_config(config).double().eval()
+    """A continued text, one with a rewritten past, a shorter one, and the same again."""
+    model = model_of(name)
     fed: list[int] = []
-    model.register_forward_pre_hook(lambda _, arguments: fed.append(len(arguments[0])))
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: fed.append(len(named["input_ids"])), with_kwargs=True
+    )
     past, ids, computed = Past(), list(ASKED), []
     for turn in range(3):
         fed.clear()
@@ -65,7 +44,7 @@ def test_turns_with_a_past_say_what_they_say_without(name: str, penalty: float) 
         answer = said(model, text, 7, past, repetition_penalty=penalty)
         computed.append(fed[0])
         assert answer == said(model, text, 7, None, repetition_penalty=penalty)
-    if name == "lengths":  # its keys would be others in a longer text
+    if name == "lengths":  # its keys would differ in a longer text
         assert computed == [3, 12, 21, len(rewritten), 4, 4]
     else:
         assert computed == [3, 4, 4, len(rewritten) - 7, 1, 1]

@@ -1,4 +1,4 @@
-"""Settings and draws: what is refused, and that draws have the probabilities that they should."""
+"""Sampling: refused settings, and that draws have the right probabilities."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
-    """Chi-square of 20000 draws over 6 tokens; one is left out by top_k."""
+    """Chi-square of 20000 draws over 6 tokens, one of which top_k excludes."""
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -3.0])
     settings = GenerationSettings(temperature=0.8, top_k=5)
     count = 20000

@@ -1,4 +1,4 @@
-"""The direction of a result comes from its metric, never from its name."""
+"""Whether a greater result is better depends on its metric, not on its name."""
 
 import pytest
 
@@ -40,5 +40,5 @@ def test_an_unknown_result_is_refused_with_the_nearest(name):
 
 
 def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(InputError, match="metrics.again: 'f1_macro' is taken"):
+    with pytest.raises(InputError, match="metrics.again: found 'f1_macro' twice"):
         directions({"f1": F1(), "again": F1()})

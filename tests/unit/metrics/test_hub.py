@@ -1,4 +1,4 @@
-"""A metric that is somebody else's code runs when it is trusted, and never otherwise."""
+"""A metric with foreign code runs only if it is trusted."""
 
 import numpy as np
 import pytest

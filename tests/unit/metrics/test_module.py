@@ -1,4 +1,4 @@
-"""Scores are `evaluate` modules that work offline, in memory, and are imported late."""
+"""Scores are `evaluate` modules that work offline and in memory, and are imported late."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ assert issubclass(ScoreModule, evaluate.Metric)
 
 
 def test_evaluate_comes_without_transformers_and_leaves_it_importable() -> None:
-    """Its evaluators would load transformers, which costs more than all the rest."""
+    """The evaluators of `evaluate` would import transformers, which takes seconds."""
     code = (
         "import sys, trainer.metrics.module, evaluate\n"
         "assert 'transformers' not in sys.modules\n"

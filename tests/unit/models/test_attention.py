@@ -1,10 +1,10 @@
-"""Which attention is used where, and that all of them give the same numbers."""
+"""The choice of attention, and that all implementations give the same numbers."""
 
 import pytest
 import torch
 
-from trainer.models import attention
-from trainer.models.attention import Attention, AttentionCore, choose_path
+from trainer.models.attention import self_attention as attention
+from trainer.models.attention.self_attention import Attention, AttentionCore, choose_path
 from trainer.models.packing import Layout
 
 CALM = {

@@ -1,22 +1,13 @@
-"""The cache of keys and values: a text in parts gives what the whole gives, for any rows."""
+"""The cache of keys and values: a text in parts gives the outputs of the whole text."""
 
 import pytest
 import torch
 
+from tests.unit.generation.small_decoders import SIZES
 from trainer.errors import InputError
 from trainer.models.auto import AutoConfig, AutoModelForCausalLM
 from trainer.models.cache import KeyValueCache
 
-SIZES = {
-    "vocab_size": 30,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 200,
-    "initializer_range": 0.3,
-}
 PARTS = [[3, 90, 1], [70, 1, 2], [1, 1, 1]]
 """Tokens of three texts that each of three calls adds; more than the cache has room for at first"""
 
@@ -58,7 +49,7 @@ def test_rows_leave_and_change_places():
 def test_calls_that_a_cache_cannot_be_in_are_refused():
     model = AutoModelForCausalLM.from_config(AutoConfig({"model_type": "llama", **SIZES})).eval()
     flat = {"input_ids": torch.tensor([1, 2]), "sequence_lengths": torch.tensor([2])}
-    with pytest.raises(InputError, match="output_attentions: found True beside a cache"):
+    with pytest.raises(InputError, match="output_attentions: found True with a cache"):
         model(**flat, cache=KeyValueCache(1), output_attentions=True)
     with pytest.raises(InputError, match="cache: found one in a padded call"):
         model(torch.tensor([[1, 2]]), cache=KeyValueCache(1))

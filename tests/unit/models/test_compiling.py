@@ -1,4 +1,4 @@
-"""Compiled models: one graph in training, whatever the lengths, with the numbers of eager ones."""
+"""Compiled models: one graph in training for all lengths, with the numbers of eager models."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.backends.debugging import aot_eager
 
-from tests.cuda.models import HEADS, SIZES, batch_of
-from trainer.models.config import ModelConfig
+from tests.cuda.models import DECODERS, HEADS, batch_of, config_of
+from trainer.models.attention import biased_attention, grouped_attention, self_attention
 from trainer.models.pretrained import PretrainedModel
 
 
@@ -22,15 +23,12 @@ def fresh_compiler():
 
 
 def model_of(family: str, head: str = "base", **entries: object) -> PretrainedModel:
-    depth = {"distilbert": "n_layers", "gpt2": "n_layer"}.get(family, "num_hidden_layers")
-    conf = {"model_type": family.replace("xlm_roberta", "xlm-roberta"), "vocab_size": 97}
-    conf |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, **SIZES[family], depth: 1}
     torch.manual_seed(0)
-    return HEADS[head].from_config(ModelConfig({**conf, **entries})).train()
+    return HEADS[head].from_config(config_of(family, **entries)).train()
 
 
 def counted(model: PretrainedModel) -> Callable[[], int]:
-    """Compile the model by nothing; the number of graphs so far, none of which is broken."""
+    """Trace the model without generating code; counts graphs, and fails for graph breaks."""
 
     def graphs() -> int:
         counters = torch._dynamo.utils.counters
@@ -50,7 +48,13 @@ def step(model: PretrainedModel, lengths: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(
     "family",
-    ["llama", *(pytest.param(f, marks=pytest.mark.slow) for f in ("bert", "modernbert", "gpt2"))],
+    [
+        "llama",
+        *(
+            pytest.param(f, marks=pytest.mark.slow)
+            for f in ("bert", "modernbert", "gpt2", "gemma2")
+        ),
+    ],
 )
 def test_a_model_is_one_graph_whatever_the_lengths(family: str) -> None:
     model = model_of(family)
@@ -67,8 +71,48 @@ def test_a_model_is_one_graph_whatever_the_lengths(family: str) -> None:
             step(model, lengths)
     assert graphs() == 2
     model.train()
-    step(model, [23])  # torch has a graph of its own for axes of 1
+    step(model, [23])  # torch makes a separate graph for axes of length 1
     assert graphs() <= 3
+
+
+DROPPING = {
+    "modernbert": {"attention_dropout": 0.1},
+    "gemma2": {"attention_dropout": 0.1},
+    "deberta-v2": {},
+}
+"""Families with windows, with capped scores, and with a bias."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", DROPPING)
+def test_without_a_kernel_one_graph_computes_attention_in_blocks(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU without our kernel: no scores of all tokens, and the numbers of eager models."""
+    for module in (self_attention, grouped_attention, biased_attention):
+        monkeypatch.setattr(module, "is_split_in_blocks", lambda layout, num_heads: True)
+    head = "causal_lm" if family in DECODERS else "token_classification"
+    model = model_of(family, head, **DROPPING[family]).double()
+    operations: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return aot_eager(graph, inputs)
+
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile(dynamic=True, backend=backend)
+        model.zero_grad()
+        hidden = step(model, [150, 4, 17])
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found.append({"hidden": hidden, **gradients})
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-15)
+    step(model, [60, 3, 60])
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    assert any("attention_blocks" in name for name in operations)
+    assert not any("softmax" in name for name in operations)
 
 
 @pytest.mark.slow
@@ -95,8 +139,8 @@ def test_a_compiled_model_gives_the_numbers_of_an_eager_one(
 
 
 def test_generation_runs_uncompiled_and_says_the_same() -> None:
-    from trainer.generation.decoding import generate_ids
     from trainer.generation.settings import GenerationSettings
+    from trainer.generation.token_ids import generate_ids
 
     model = model_of("llama", "causal_lm").eval()
     settings = GenerationSettings(max_new_tokens=6, temperature=0.0)

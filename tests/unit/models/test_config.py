@@ -1,4 +1,4 @@
-"""config.json as attributes: defaults, round trips, labels that agree, and every refusal."""
+"""config.json as attributes: defaults, round trips, consistent labels, and every error."""
 
 import copy
 import json
@@ -81,9 +81,9 @@ def test_setting_labels_keeps_them_agreeing():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({}, "model_type: found None; accepted: bert, distilbert, "),
-        ({"model_type": "xlm_roberta"}, "found 'xlm_roberta'; accepted: bert"),
-        ({"model_type": "berd"}, "roberta, xlm-roberta; did you mean 'bert'"),
+        ({}, "model_type: found None; accepted: albert, bart, bert, "),
+        ({"model_type": "xlm_roberta"}, "found 'xlm_roberta'; accepted: albert, bart"),
+        ({"model_type": "berd"}, "xlm-roberta; did you mean 'bert'"),
         ({"model_type": "encoder"}, "found 'encoder'"),
         ({"model_type": "../bert"}, "model_type: found"),
         ({"model_type": 3}, "model_type: found 3"),

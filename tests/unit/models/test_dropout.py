@@ -1,4 +1,4 @@
-"""Dropout masks: functions of their keys, whatever the batch; fair, independent, no state."""
+"""Dropout masks are functions of keys, independent of the batch, uniform and uncorrelated."""
 
 import itertools
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from trainer.models.auto import AutoConfig, AutoModelForSequenceClassification
-from trainer.models.dropout import Dropout, head_keys, number_sites, token_keys
+from trainer.models.blocks.dropout import Dropout, number_sites
+from trainer.models.blocks.dropout_hash import head_keys, token_keys
 
 SIZES = {
     "model_type": "bert",
@@ -90,7 +91,7 @@ def test_neighbours_are_independent():
 
 
 def test_pairs_of_draws_take_every_value_alike():
-    """Joint counts of four neighbouring channels: the chi-square of 16 cells is in its range."""
+    """Joint counts of four neighbouring channels: the chi-square of 16 cells is plausible."""
     drawn = mask(keys_of(range(2000)), channels=64).view(-1, 4)
     cells = (drawn * torch.tensor([8.0, 4, 2, 1])).sum(1).long().bincount(minlength=16)
     expected = drawn.shape[0] / 16
@@ -175,7 +176,7 @@ def joined(flats):
 
 
 def test_a_model_drops_the_same_however_the_batch_is_split():
-    """Every split gives the same logits, though sequences share a padded grid or sit alone."""
+    """Every split gives the same logits, whether sequences share a padded grid or not."""
     model, flats = model_and_batch()
     whole = model(**joined(flats)).logits
     for split in ([[0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4]], [[4, 2], [0, 3, 1]]):
@@ -236,7 +237,7 @@ def test_sites_are_numbered_in_the_order_of_the_modules():
 
 @pytest.mark.slow
 def test_compiled_masks_are_the_same():
-    """Overflow is undefined in compiled C++, so the arithmetic must not hang on it."""
+    """Overflow is undefined in compiled C++, so results must not depend on it."""
     keys = keys_of([1, 2], tokens=10)
     module = dropout(0.3, site=3)
     compiled = torch.compile(lambda x, keys: module(x, keys), dynamic=True)

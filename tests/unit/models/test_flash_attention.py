@@ -1,4 +1,4 @@
-"""The Triton attention in Triton's interpreter: outputs, gradients and masks of the plain path."""
+"""The Triton attention, interpreted, has the plain path's outputs, gradients and masks."""
 
 import os
 import subprocess
@@ -10,22 +10,23 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import trainer.models
-from trainer.models import flash_attention as module
-from trainer.models.attention import Attention
-from trainer.models.dropout import Dropout, head_keys
-from trainer.models.flash_attention import flash_attention
-from trainer.models.flash_trial import plain, worst_error
+from trainer.models.attention import flash_attention as module
+from trainer.models.attention.flash_attention import flash_attention
+from trainer.models.attention.flash_trial import plain, worst_error
+from trainer.models.attention.self_attention import Attention
+from trainer.models.blocks.dropout import Dropout
+from trainer.models.blocks.dropout_hash import head_keys
 from trainer.models.packing import Layout
 
 with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):  # read when Triton is imported
     pytest.importorskip("triton.language")
 CPU = torch.device("cpu")
-# rows behind a sequence's end, which are not written, see no key
+# rows after a sequence's end, which are not written, see no key
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
 
 def _forget_kernels():
-    sys.modules.pop("trainer.models.flash_kernels", None)
+    sys.modules.pop("trainer.models.attention.flash_kernels", None)
     vars(trainer.models).pop("flash_kernels", None)
 
 
@@ -65,6 +66,21 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("softcap", [0.5, 50.0])
+def test_scores_are_scaled_and_capped_as_in_plain_products(softcap):
+    """A small cap changes every score, a large one hardly any; with a window and dropout."""
+    inputs, keys, layout = tensors([35, 2, 17], 4, 2, 16)
+    options = {"scale": 0.7, "softcap": softcap, "sides": (9, 0)}
+    dropout = dropout_of(0.3)
+    found = flash_attention(*inputs, layout, dropout=dropout, keys=keys, **options)
+    wanted = plain(*inputs, layout, dropout, keys, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=5e-6)
+    upstream = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (found, wanted)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_outputs_and_gradients_are_those_of_plain_products(case):
     lengths, heads, key_heads, channels, p, sides = case
@@ -80,7 +96,7 @@ def test_outputs_and_gradients_are_those_of_plain_products(case):
 
 
 def test_masks_are_those_of_the_plain_path_bit_for_bit():
-    """Equal scores and values that tell the keys apart leave the mask itself in the context."""
+    """With equal scores and one-hot values, the context equals the mask."""
     length, heads = 64, 2
     inputs, keys, layout = tensors([length, 23], heads, heads, length)
     query = torch.zeros_like(inputs[0])
@@ -107,14 +123,14 @@ def test_inputs_may_be_slices_of_one_projection():
 
 
 def test_half_precision_and_its_gradients(monkeypatch):
-    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (21, 2, 18))
-    assert worst_error(CPU, torch.float16, 16) < 0.005
+    monkeypatch.setattr("trainer.models.attention.flash_trial.LENGTHS", (21, 2, 18))
+    assert worst_error(flash_attention, CPU, torch.float16, 16) < 0.005
 
 
 def test_the_operators_are_registered_as_torch_wants():
     inputs, keys, layout = tensors([3, 2], 2, 1, 16)
     heads = dropout_of(0.1).head_hashes(2, CPU)
-    arguments = (keys, heads, layout.cumulative_lengths, 3, 6554, 1.1, -1, 0)
+    arguments = (keys, heads, layout.cumulative_lengths, 3, 6554, 1.1, -1, 0, 0.25, 2.0)
     torch.library.opcheck(module._forward, (*inputs, *arguments))
 
 
@@ -127,7 +143,8 @@ def test_the_layer_takes_the_kernel_and_gives_what_its_plain_path_gives(monkeypa
     plain_context, _ = layer(x, layout, keys)
     calls = []
     monkeypatch.setattr(
-        "trainer.models.attention.fits_flash_kernel", lambda *facts: calls.append(facts) or True
+        "trainer.models.attention.self_attention.fits_flash_kernel",
+        lambda *facts: calls.append(facts) or True,
     )
     torch.testing.assert_close(layer(x, layout, keys)[0], plain_context, rtol=1e-5, atol=1e-6)
     assert calls == [(CPU, torch.float32, 16)]
@@ -146,17 +163,17 @@ def test_without_keys_the_masks_come_from_the_generator():
 def test_a_kernel_that_fails_is_left_out_with_one_warning(monkeypatch):
     module._agrees.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 1 / 0)
+    monkeypatch.setattr("trainer.models.attention.flash_trial.worst_error", lambda *_: 1 / 0)
     arguments = torch.device("cuda"), torch.bfloat16, 64
     with pytest.warns(UserWarning, match="ZeroDivisionError.*TEMPERING_TRITON=0"):
         assert not module.fits_flash_kernel(*arguments)
-    assert not module.fits_flash_kernel(*arguments)  # warns once: a warning would be an error here
+    assert not module.fits_flash_kernel(*arguments)  # a second warning would be an error
     module._agrees.cache_clear()
-    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 0.4)
+    monkeypatch.setattr("trainer.models.attention.flash_trial.worst_error", lambda *_: 0.4)
     with pytest.warns(UserWarning, match="relative error 0.4"):
         assert not module.fits_flash_kernel(*arguments)
     module._agrees.cache_clear()
-    monkeypatch.setattr("trainer.models.flash_trial.worst_error", lambda *_: 0.001)
+    monkeypatch.setattr("trainer.models.attention.flash_trial.worst_error", lambda *_: 0.001)
     assert module.fits_flash_kernel(*arguments)
     assert not module.fits_flash_kernel(arguments[0], torch.float64, 64)
     assert not module.fits_flash_kernel(arguments[0], torch.float32, 256)
@@ -166,13 +183,13 @@ def test_a_kernel_that_fails_is_left_out_with_one_warning(monkeypatch):
 
 
 def test_a_trial_in_a_checkpointed_layer_leaves_the_layer_alone(monkeypatch):
-    """Its tensors are not among those that the layer saves, and not computed once more."""
-    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (5, 2))
+    """The layer does not save its tensors, and they are not recomputed."""
+    monkeypatch.setattr("trainer.models.attention.flash_trial.LENGTHS", (5, 2))
     errors = []
 
     def layer(x):
         if not errors:
-            errors.append(worst_error(CPU, torch.float32, 16))
+            errors.append(worst_error(flash_attention, CPU, torch.float32, 16))
         return x.sin()
 
     x = torch.zeros(3, requires_grad=True)
@@ -181,12 +198,12 @@ def test_a_trial_in_a_checkpointed_layer_leaves_the_layer_alone(monkeypatch):
 
 
 def test_a_compiled_model_tries_the_kernels_too(monkeypatch):
-    """Dynamo asks while it traces, where tensors are fake for whatever asks Dynamo."""
-    monkeypatch.setattr("trainer.models.flash_trial.LENGTHS", (5, 2))
+    """Dynamo calls the trial while tracing, when tensors may be fake."""
+    monkeypatch.setattr("trainer.models.attention.flash_trial.LENGTHS", (5, 2))
     monkeypatch.setattr(module, "triton_runs_on", lambda device: True)
     errors = []
     monkeypatch.setattr(
-        "trainer.models.flash_trial.worst_error",
+        "trainer.models.attention.flash_trial.worst_error",
         lambda *facts: errors.append(worst_error(*facts)) or 1.0,
     )
     module._agrees.cache_clear()
@@ -202,7 +219,9 @@ def test_a_compiled_model_tries_the_kernels_too(monkeypatch):
 
 
 def test_a_compiled_layer_that_drops_is_one_graph(monkeypatch):
-    monkeypatch.setattr("trainer.models.attention.fits_flash_kernel", lambda *facts: True)
+    monkeypatch.setattr(
+        "trainer.models.attention.self_attention.fits_flash_kernel", lambda *facts: True
+    )
     graphs = []
 
     def compiled(graph, _):
@@ -214,7 +233,7 @@ def test_a_compiled_layer_that_drops_is_one_graph(monkeypatch):
     for lengths in ([3, 4], [2, 5, 2], [6, 1]):
         keys = torch.arange(sum(lengths), dtype=torch.int32)
         layout = Layout(torch.tensor(lengths), CPU)
-        layout.settle()
+        layout.precompute()
         x = torch.randn(sum(lengths), 32)
         torch.testing.assert_close(model(x, layout, keys)[0], layer(x, layout, keys)[0])
     assert len(graphs) == 1
@@ -224,8 +243,9 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer.models import cross_entropy_kernel, flash_kernels
-from trainer.models.flash_attention import tiles
+from trainer.models.blocks import cross_entropy_kernel
+from trainer.models.attention import flash_kernels
+from trainer.models.attention.flash_attention import tiles
 
 POINTERS = {"LSE": "*fp32", "DELTA": "*fp32", "KEYS": "*i32", "HEADS": "*i32", "STARTS": "*i32"}
 FLOATS = {"scale": "fp32", "plain_scale": "fp32", "keep_scale": "fp32"}
@@ -263,7 +283,7 @@ assert built.asm["cubin"]
 
 @pytest.mark.slow
 def test_the_kernels_compile_for_gpus_without_one(tmp_path):
-    """Down to the machine code of capabilities 8.0 and 9.0, by the assembler that Triton brings."""
+    """Compiled to machine code for capabilities 8.0 and 9.0, with Triton's assembler."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True

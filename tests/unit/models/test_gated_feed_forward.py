@@ -1,4 +1,4 @@
-"""The gated feed-forward network: the plain formula's values and gradients, from fewer tensors."""
+"""The gated feed-forward network: the plain formula's values and gradients, with fewer tensors."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.blocks.gated_feed_forward import GatedFeedForward
 from trainer.models.config import ModelConfig
-from trainer.models.gated_feed_forward import GatedFeedForward
 
 T, D, INNER = 50, 16, 48
 
@@ -30,7 +30,7 @@ def plain(layer: GatedFeedForward) -> Callable[[Tensor], Tensor]:
 
 
 def gradients(layer: GatedFeedForward, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
-    """What it gives, and the gradients of something of it by x and what is trained."""
+    """The output, and the gradients of a function of it with respect to x and the parameters."""
     y = call(x)
     weights = [p for p in layer.parameters() if p.requires_grad]
     return [y, *torch.autograd.grad(y.cos().sum(), [x, *weights])]
@@ -77,7 +77,7 @@ def test_neither_the_product_nor_narrow_weights_are_kept() -> None:
 
 
 def test_a_weight_of_its_own_kind_is_called() -> None:
-    """An adapter's layer does more than its weight says."""
+    """An adapted layer computes more than its weight."""
 
     class Doubled(torch.nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

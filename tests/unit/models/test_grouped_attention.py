@@ -1,4 +1,4 @@
-"""Causal attention: which path is used where, and that all of them give the same numbers."""
+"""Causal attention: the choice of path, and that all paths give the same numbers."""
 
 from math import prod
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.models import causal_attention
-from trainer.models.grouped_attention import GroupedAttention, choose_path
+from trainer.models.attention import causal_attention
+from trainer.models.attention.grouped_attention import GroupedAttention, choose_path
 from trainer.models.packing import Layout
 
 CALM = {
@@ -15,7 +15,7 @@ CALM = {
     "fits_flash": True,
     "dropping": False,
     "weights_wanted": False,
-    "window_over_gaps": False,
+    "own_mask": False,
 }
 RAGGED = [100, 3, 1, 40, 77, 90, 200]
 
@@ -27,14 +27,14 @@ RAGGED = [100, 3, 1, 40, 77, 90, 200]
         ("cpu", torch.bfloat16, {"fits_varlen": False}, "blocks"),
         ("cpu", torch.float32, {"dropping": True, "fits_flash": False}, "plain"),
         ("cpu", torch.float32, {"weights_wanted": True}, "plain"),
-        ("cpu", torch.float32, {"window_over_gaps": True}, "plain"),
+        ("cpu", torch.float32, {"own_mask": True}, "plain"),
         ("cuda", torch.bfloat16, {}, "varlen"),
         ("cuda", torch.float32, {}, "sdpa"),
         ("cuda", torch.bfloat16, {"fits_varlen": False}, "sdpa"),
         ("cuda", torch.bfloat16, {"dropping": True}, "flash"),
         ("cuda", torch.bfloat16, {"dropping": True, "fits_flash": False}, "plain"),
         ("cuda", torch.bfloat16, {"dropping": True, "weights_wanted": True}, "plain"),
-        ("cuda", torch.bfloat16, {"window_over_gaps": True}, "sdpa"),
+        ("cuda", torch.bfloat16, {"own_mask": True}, "sdpa"),
         ("mps", torch.float16, {}, "sdpa"),
         ("xpu", torch.bfloat16, {}, "sdpa"),
     ],
@@ -44,7 +44,7 @@ def test_the_path_is_a_function_of_plain_facts(device, dtype, facts, path):
 
 
 def one_by_one(query, key, value, lengths, window):
-    """[T, H, C] of torch's own attention over each sequence, with the mask written out."""
+    """[T, H, C], torch's attention over each sequence, with an explicit mask."""
     parts = []
     for q, k, v in zip(*(x.split(lengths) for x in (query, key, value)), strict=True):
         places = torch.arange(len(q))

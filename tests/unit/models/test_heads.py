@@ -1,5 +1,6 @@
-"""Heads of every family: labels and their refusals, flat choices, ties, the tour's numbers."""
+"""Heads of every family: labels, refused labels, flat choices, ties, the quick tour's numbers."""
 
+import inspect
 import logging
 
 import pytest
@@ -8,15 +9,32 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import trainer
+from trainer import registry
 from trainer.errors import InputError
 from trainer.models.auto import TASKS, AutoConfig
 from trainer.models.family import find_family, native_families
-from trainer.models.head_losses import classification_loss
-from trainer.models.pretrained import log_pads
+from trainer.models.heads.losses import classification_loss
+from trainer.models.input_checks import log_pads
 
 FAMILIES = native_families()
-ENCODER_TASKS = [task for task in TASKS if task != "causal_lm"]
-DECODER_TASKS = ["base", "causal_lm", "sequence_classification", "token_classification"]
+OWN = {"electra": ["replaced_token_detection"]}
+"""Tasks of one family."""
+OTHERS = ("causal_lm", "seq2seq_lm", "replaced_token_detection", "multi_task")
+KINDS = {
+    "encoder": [task for task in TASKS if task not in OTHERS],
+    "decoder": [
+        "base",
+        "causal_lm",
+        "sentence_embedding",
+        "sequence_classification",
+        "token_classification",
+        "token_classification_crf",
+    ],
+    "encoder_decoder": ["seq2seq_lm"],
+}
+"""The tasks of each kind of body."""
+NOT_OF_THE_HUB = ("multi_task", "sentence_embedding", "token_classification_crf")
+"""Tasks for which transformers has no class; their classes are in `trainer.models.auto`."""
 IDS = torch.arange(4, 16).view(3, 4)
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
 
@@ -32,6 +50,10 @@ def small(family, task, **overrides):
     }
     known = find_family(family)
     sizes |= {"num_key_value_heads": 1} if "num_key_value_heads" in known.defaults else {}
+    if known.kind == "encoder_decoder":
+        sizes |= {"num_decoder_layers": 1, "decoder_start_token_id": 1}
+    if "max_position_embeddings" in known.constants:
+        del sizes["max_position_embeddings"]
     sizes = {known.synonyms.get(name, name): value for name, value in sizes.items()}
     torch.manual_seed(0)
     config = AutoConfig({"model_type": family, "pad_token_id": 1, **sizes}, overrides)
@@ -40,12 +62,13 @@ def small(family, task, **overrides):
 
 @pytest.fixture(scope="module")
 def models():
-    return {task: small("bert", task) for task in ENCODER_TASKS if task != "base"}
+    return {task: small("bert", task) for task in KINDS["encoder"] if task != "base"}
 
 
 def pretraining(family):
     """The task that a family's models were pretrained for."""
-    return "masked_lm" if "masked_lm" in find_family(family).heads else "causal_lm"
+    heads = find_family(family).heads
+    return next(task for task in ("masked_lm", "causal_lm", "seq2seq_lm") if task in heads)
 
 
 def refused(call, *parts):
@@ -59,16 +82,19 @@ def refused(call, *parts):
 
 def test_every_task_is_public_by_the_hubs_name():
     names = [name for name in trainer.__all__ if name.startswith("AutoModel")]
-    assert {getattr(trainer, name) for name in names} == set(TASKS.values())
-    suffixes = {task.class_suffix.replace("Model", "") for task in TASKS.values()}
+    models = [model for task, model in TASKS.items() if task not in NOT_OF_THE_HUB]
+    assert {getattr(trainer, name) for name in names} == set(models)
+    suffixes = {model.class_suffix.replace("Model", "") for model in models}
     assert {name.removeprefix("AutoModel") for name in names} == suffixes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_every_head_and_names_its_classes(family):
     known = find_family(family)
-    assert list(known.heads) == (DECODER_TASKS if "causal_lm" in known.heads else ENCODER_TASKS)
-    for task in known.heads:
+    tasks = KINDS[known.kind] + OWN.get(family, [])
+    single = [task for task in known.heads if task != "multi_task"]  # which has its own heads
+    assert single == sorted(tasks, key=list(TASKS).index)
+    for task in single:
         suffix = known.heads[task].class_suffix or TASKS[task].class_suffix
         assert small(family, task).architecture == known.name + suffix
 
@@ -120,11 +146,6 @@ def test_a_wrong_argument_is_named_in_one_line(models, task, inputs, message):
 
 def test_configs_that_a_head_cannot_have():
     refused(lambda: small("bert", "question_answering", num_labels=3), "found 3; accepted: 2 for")
-    refused(
-        lambda: small("bert", "masked_lm", tie_word_embeddings=False),
-        "tie_word_embeddings: found False; accepted: True",
-    )
-    assert small("bert", "base", tie_word_embeddings=False)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +218,7 @@ def test_a_span_that_is_not_there_counts_nothing(models):
         some = model(IDS, MASK, start_positions=start, end_positions=end)
         end = torch.tensor([2, 1, 4])  # beyond the input
         same = model(IDS, MASK, start_positions=start[:, None], end_positions=end[:, None])
-        end = torch.tensor([2, 3, 9])  # a pad, and beyond
+        end = torch.tensor([2, 3, 9])  # a pad, and beyond the input
         pad = model(IDS, MASK, start_positions=start, end_positions=end)
     scores = [s.masked_fill(MASK == 0, -torch.inf) for s in (some.start_logits, some.end_logits)]
     starts = F.cross_entropy(scores[0], start)
@@ -243,7 +264,7 @@ def test_tied_weights_are_saved_once_and_checked_on_load(family, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     assert sum(tensor.numel() for tensor in weights.values()) == model.num_parameters()
     prefix = model.config.family.prefix
-    for second, first in model.family_head.tied.items():
+    for second, first in model.tied.items():
         assert second not in weights
         name = first if first in weights else f"{prefix}.{first}"
         save_file({**weights, second: weights[name].clone()}, tmp_path / "model.safetensors")
@@ -259,20 +280,21 @@ def test_tied_weights_are_saved_once_and_checked_on_load(family, tmp_path):
 
 
 def test_one_body_under_every_head_is_silent_about_the_others(tmp_path, caplog):
-    """A pretrained language model as each of the others: fresh heads, nothing unused."""
+    """A pretrained language model loaded as each other task: fresh heads, no unused tensors."""
     caplog.set_level(logging.INFO, logger="trainer")
     for family in FAMILIES:
         small(family, pretraining(family)).save_pretrained(tmp_path)
-        for task in find_family(family).heads:
+        for task in set(find_family(family).heads) - {"multi_task"}:
             caplog.clear()
             model = TASKS[task].from_pretrained(tmp_path)
-            fresh = task not in ("base", pretraining(family)) or model.body.pooler is not None
+            without_head = ("base", "sentence_embedding", pretraining(family))
+            fresh = task not in without_head or model.body.pooler is not None
             assert len(caplog.messages) == int(fresh), caplog.messages
             assert not any("not used" in message for message in caplog.messages)
 
 
 def test_another_tasks_head_is_not_taken_for_this_ones(tmp_path, caplog):
-    """The hub calls all of them classifier; config.json's architectures tell whose it is."""
+    """The hub calls all of them classifier; architectures in config.json tell them apart."""
     small("bert", "sequence_classification", id2label=["bad", "good"]).save_pretrained(tmp_path)
     caplog.set_level(logging.INFO, logger="trainer")
     tagger = TASKS["token_classification"]
@@ -323,3 +345,132 @@ def test_pads_without_a_mask_are_told_of_once(caplog):
         model(ids)
     model(ids, attention_mask=(ids != model.config.pad_token_id).long())
     assert caplog.text.count("and no attention_mask, so each counts as a token") == 1
+
+
+NEW_HEAD = '''
+"""Scores of tokens: a head that no family knows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer.models.heads.layers import TokenHead
+from trainer.models.inputs import Arguments
+from trainer.models.outputs import ModelOutput
+from trainer.models.pretrained import PretrainedModel
+
+
+@dataclass
+class Output(ModelOutput):
+    loss: Tensor | None = None
+    scores: Tensor | None = None
+
+
+class Answers(Arguments, total=False):
+    targets: Tensor | None
+    sharpness: float
+
+
+class TokenScores(PretrainedModel):
+    task = "token_scores"
+    class_suffix = "ForTokenScores"
+    kinds = ("encoder", "decoder")
+    arguments = Answers
+    labels = ("targets",)
+    keys = {"classifier": "scorer"}
+
+    @staticmethod
+    def build(config):
+        return TokenHead(config.hidden_size, 1, dropout=0.0)
+
+    def respond(self, encoding, answers):
+        scores = answers.get("sharpness", 1.0) * self.head(encoding.encoded.tokens).squeeze(-1)
+        targets = answers.get("targets")
+        loss = None if targets is None else (scores - encoding.layout.pack(targets)).square().mean()
+        return Output(loss=loss, scores=encoding.layout.unpack(scores))
+
+
+HEAD = TokenScores
+'''
+
+
+@pytest.fixture
+def new_head(tmp_path, monkeypatch):
+    """A head in its own file, in a package that the user trusts."""
+    folder = tmp_path / "package_with_a_head" / "heads"
+    folder.mkdir(parents=True)
+    (folder / "token_scores.py").write_text(NEW_HEAD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry.trust("package_with_a_head")
+    return TASKS["token_scores"]
+
+
+def test_a_head_is_one_file_for_all_families(new_head, tmp_path):
+    for family in FAMILIES:
+        if find_family(family).kind == "encoder_decoder":
+            continue
+        config = small(family, "base").config
+        torch.manual_seed(0)
+        model = new_head.from_config(config).eval()
+        assert model.architecture == f"{config.family.name}ForTokenScores"
+        outputs = model(IDS, MASK, None, None, torch.zeros(3, 4), sharpness=2.0)
+        assert outputs.scores.shape == (3, 4) and not outputs.scores[MASK == 0].any()
+        outputs.loss.backward()
+        assert model.head.classifier.weight.grad.any()
+        model.save_pretrained(tmp_path / family)
+        assert "scorer.weight" in load_file(tmp_path / family / "model.safetensors")
+        again = new_head.from_pretrained(tmp_path / family)(IDS, MASK, sharpness=2.0)
+        assert torch.equal(again.scores, outputs.scores) and again.loss is None
+
+
+def test_calls_take_labels_and_flags_by_position_or_by_name(models):
+    labels = torch.tensor([0, 1, 0])
+    classify = models["sequence_classification"]
+    by_name = classify(IDS, MASK, labels=labels, output_hidden_states=True, return_dict=False)
+    by_place = classify(IDS, MASK, None, None, labels, True, False, False)
+    assert len(by_place) == len(by_name) == 3
+    assert all(map(torch.equal, by_place[2], by_name[2]))
+    with pytest.raises(TypeError, match="multiple values for argument 'labels'"):
+        classify(IDS, MASK, None, None, labels, labels=labels)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'label'"):
+        classify(IDS, label=labels)
+    with pytest.raises(TypeError, match="takes 8 positional arguments but 9 were given"):
+        classify(IDS, MASK, None, None, labels, True, False, False, None)
+
+
+def test_the_signature_of_forward_lists_a_heads_own_arguments():
+    named = {
+        task: [*inspect.signature(cls.forward).parameters][5:]
+        for task, cls in TASKS.items()
+        if task != "base"
+    }
+    derived = type("Own", (TASKS["token_classification"],), {})  # as fully_shard creates one
+    named["a subclass"] = [*inspect.signature(derived.forward).parameters][5:]
+    flags = ["output_hidden_states", "output_attentions", "return_dict"]
+    inputs = ["inputs_embeds", "past_key_values", "use_cache"]
+    always = ["sequence_lengths", "dropout_keys"]
+    assert named["sequence_classification"] == ["labels", *flags, *inputs, *always]
+    assert named["question_answering"] == [
+        "start_positions",
+        "end_positions",
+        *flags,
+        *inputs,
+        *always,
+    ]
+    assert named["multiple_choice"] == ["labels", *flags, *inputs, "num_choices", *always]
+    own = ["cache", "logits_to_keep", "num_items_in_batch"]
+    assert named["causal_lm"] == ["labels", *flags, *inputs, *own, *always]
+    items = [*inputs, "num_items_in_batch"]
+    assert (
+        named["a subclass"] == named["token_classification"] == ["labels", *flags, *items, *always]
+    )
+
+
+def test_a_head_without_a_name_for_a_module_is_refused(models, monkeypatch, tmp_path):
+    model = models["sequence_classification"]
+    monkeypatch.delitem(model.family_head.keys, "classifier")
+    refused(
+        lambda: model.save_pretrained(tmp_path),
+        "model: the keys of the head sequence_classification: no entry 'classifier'; accepted:",
+    )

@@ -1,4 +1,4 @@
-"""Fused leaves: as plain code on a CPU, compiled there too, and left out where compiling fails."""
+"""Fused leaves: equal to plain code, also compiled on a CPU, and disabled if compiling fails."""
 
 import warnings
 from functools import partial
@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.models import leaves
-from trainer.models.dropout import Dropout
-from trainer.models.fused_dropout import draws_of, dropped, dropped_sum, keep
-from trainer.models.fused_norm import _norm
-from trainer.models.gated_feed_forward import _fused_silu_times, _fused_silu_times_gradients
-from trainer.models.leaves import Leaf
-from trainer.models.modern_encoder import _GeluTimes
-from trainer.models.norms import LayerNorm, RMSNorm
-from trainer.models.rotary import _Rotate, angles, rotate
+from trainer.models.blocks import leaves
+from trainer.models.blocks.dropout import Dropout
+from trainer.models.blocks.fused_dropout import dropped, dropped_sum, keep
+from trainer.models.blocks.fused_norm import _norm
+from trainer.models.blocks.gated_feed_forward import _fused_silu_times, _fused_silu_times_gradients
+from trainer.models.blocks.leaves import Leaf
+from trainer.models.blocks.modern_encoder import _GeluTimes
+from trainer.models.blocks.norms import LayerNorm, RMSNorm
+from trainer.models.blocks.rotary import _Rotate, angles, rotate
 
 
 def dropout_of(p, site=5):
@@ -36,7 +36,7 @@ def keys_of(number):
 def test_masks_are_those_of_dropout_bit_for_bit(channels, p):
     dropout, keys = dropout_of(p), keys_of(300)
     x = torch.ones(300, channels)
-    draws = draws_of(dropout, keys, channels)
+    draws = dropout.draws_for(keys, channels)
     assert torch.equal(keep(x, draws) > 0, dropout.mask(x, keys).bool())
 
 
@@ -54,7 +54,7 @@ def both(fused, plain, inputs):
 def test_dropout_and_its_sum_have_the_gradients_of_plain_code():
     dropout, keys = dropout_of(0.3), keys_of(20)
     x, residual = (torch.randn(20, 48, requires_grad=True) for _ in range(2))
-    draws = draws_of(dropout, keys, 48)
+    draws = dropout.draws_for(keys, 48)
     both(lambda x: [dropped(x, draws)], lambda x: [dropout(x, keys)], [x])
     both(
         lambda x, r: [dropped_sum(r, x, draws)],
@@ -71,7 +71,7 @@ def test_norms_have_the_gradients_of_plain_code(kind, p):
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     dropout, keys = dropout_of(p), keys_of(20)
-    draws = draws_of(dropout, keys, 48) if p else None
+    draws = dropout.draws_for(keys, 48) if p else None
     x, residual = (torch.randn(20, 48, requires_grad=True) for _ in range(2))
     weights = list(layer.parameters())
 
@@ -96,13 +96,18 @@ def test_gates_and_turns_have_the_gradients_of_plain_code():
     activated, other = pair.chunk(2, -1)
     both(lambda pair: [_GeluTimes.apply(pair)], lambda pair: [F.gelu(activated) * other], [pair])
     turns = angles(torch.arange(7), 8, 10_000.0)
-    both(lambda x: [_Rotate.apply(x, *turns)], lambda x: [rotate(x, turns)], [x])
+    for neighbours in (False, True):
+        both(
+            lambda x, pairs=neighbours: [_Rotate.apply(x, *turns, 8, pairs)],
+            lambda x, pairs=neighbours: [rotate(x, turns, 8, pairs)],
+            [x],
+        )
 
 
 def test_in_half_precision_sums_and_norms_stay_in_it_and_weights_have_wide_gradients():
     layer = LayerNorm(32)
     x, residual = (torch.randn(9, 32).bfloat16().requires_grad_() for _ in range(2))
-    total, normed = _norm(x, residual, layer, draws_of(dropout_of(0.1), keys_of(9), 32))
+    total, normed = _norm(x, residual, layer, dropout_of(0.1).draws_for(keys_of(9), 32))
     assert total.dtype == normed.dtype == torch.bfloat16
     normed.float().sum().backward()
     assert x.grad.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.float32
@@ -110,13 +115,13 @@ def test_in_half_precision_sums_and_norms_stay_in_it_and_weights_have_wide_gradi
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """Leaves believe that they are on a GPU with Triton."""
+    """Leaves behave as on a GPU with Triton."""
     monkeypatch.setattr(leaves, "runs_compiled", lambda x, reduces=False: True)
     monkeypatch.setattr(Leaf, "broken", False)
 
 
 def test_each_kind_of_input_is_compiled_however_many_there_are(on_a_gpu, monkeypatch):
-    """Heads, adapters and evaluations are more than the 8 graphs that Dynamo allows a function."""
+    """Heads, adapters and evaluations need more than Dynamo's 8 graphs per function."""
     graphs = []
 
     def compiled(graph, _):
@@ -126,7 +131,7 @@ def test_each_kind_of_input_is_compiled_however_many_there_are(on_a_gpu, monkeyp
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiled))
     double = Leaf(lambda x, keys: x * 2 if keys is None else x * 2 + keys.unsqueeze(-1))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # inputs that are no leaves of autograd have no .grad
+        warnings.simplefilter("error")  # inputs that are not leaves of autograd have no .grad
         for channels, rows in product(range(2, 7), (1, 4)):
             x = torch.ones(rows, channels, requires_grad=True) * 2
             assert double(x, None).unique().tolist() == [4]

@@ -1,4 +1,4 @@
-"""Files into models: what may be missing or too much, and every broken file in one line."""
+"""Loading: missing and additional tensors, and a one-line error for every broken file."""
 
 import json
 import logging
@@ -8,7 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.errors import InputError
-from trainer.models.auto import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from trainer.models.auto import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 from trainer.models.family import find_family, native_families
 
 SIZES = {
@@ -149,7 +154,7 @@ def test_a_missing_pooler_is_fresh(folder, caplog):
 
 def test_half_a_head_is_refused(folder):
     without(folder, "classifier.bias")
-    refused(folder, "half of the head is missing (classifier.bias)", "model.new_head=true")
+    refused(folder, "a part of the head is missing (classifier.bias)", "model.new_head=true")
     Classifier.from_pretrained(folder, new_head=True)
 
 
@@ -168,7 +173,7 @@ def test_one_tensor_under_two_names_is_refused(folder):
         folder,
         lambda w: w.update({"pooler.dense.bias": w["bert.pooler.dense.bias"].clone()}),
     )
-    refused(folder, "pooler.dense.bias is there twice")
+    refused(folder, "pooler.dense.bias is stored twice")
 
 
 @pytest.mark.parametrize("labels", [["bad", "good", "ugly"], ["good", "bad"], ["no", "yes"]])
@@ -212,13 +217,13 @@ def truncate(content):
 
 
 BROKEN = {
-    "truncated": (truncate, "is truncated or no safetensors file"),
-    "header cut": (lambda content: content[:20], "is truncated or no safetensors file"),
+    "truncated": (truncate, "is truncated or not a safetensors file"),
+    "header cut": (lambda content: content[:20], "is truncated or not a safetensors file"),
     "empty": (lambda content: b"", "is empty (0 bytes)"),
     "lfs": (lambda _: b"version https://git-lfs.github.com/spec/v1\noid x\n", "git-lfs pointer"),
     "html": (lambda _: b"\n<!DOCTYPE html><html></html>", "is an HTML page"),
-    "garbage": (lambda _: b"\xff" * 1000, "is truncated or no safetensors file"),
-    "pickle": (lambda _: b"\x80\x02}q\x00.", "is truncated or no safetensors file"),
+    "garbage": (lambda _: b"\xff" * 1000, "is truncated or not a safetensors file"),
+    "pickle": (lambda _: b"\x80\x02}q\x00.", "is truncated or not a safetensors file"),
 }
 
 
@@ -251,7 +256,7 @@ def test_a_shard_that_leaves_the_folder_is_refused(folder, shard_name):
     content = json.loads(index.read_text())
     content["weight_map"]["classifier.bias"] = shard_name
     index.write_text(json.dumps(content))
-    refused(folder, f"found the shard '{shard_name}'; accepted: a file beside it")
+    refused(folder, f"found the shard '{shard_name}'; accepted: a file in the same folder")
 
 
 def test_a_shard_that_links_out_of_the_folder_is_refused(folder, tmp_path_factory):
@@ -285,7 +290,7 @@ def test_the_hub_caches_links_into_its_blobs_are_followed(folder, tmp_path_facto
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {}}'])
 def test_a_broken_index_is_refused(folder, text):
     shard(folder).write_text(text)
-    refused(folder, "accepted: a JSON object whose weight_map names a file a tensor")
+    refused(folder, "accepted: a JSON object whose weight_map maps tensors to files")
 
 
 def test_an_index_that_contradicts_its_shards_is_refused(folder):
@@ -296,7 +301,7 @@ def test_an_index_that_contradicts_its_shards_is_refused(folder):
     refused(folder, "has no tensor no.such")
     content["weight_map"]["no.such"] = "model-9.safetensors"
     index.write_text(json.dumps(content))
-    refused(folder, "model-9.safetensors: there is no such file")
+    refused(folder, "model-9.safetensors: missing, but")
 
 
 def test_weights_may_be_read_a_module_at_a_time(folder):
@@ -313,23 +318,28 @@ def test_weights_may_be_read_a_module_at_a_time(folder):
 
 @pytest.mark.parametrize("family", native_families())
 def test_weights_may_be_drawn_a_module_at_a_time(family):
-    """In the order that sharding asks for them, and with other draws in between."""
+    """In the order in which sharding requests them, and with other draws in between."""
     defaults = find_family(family).defaults
     own = {name: 1 for name in ("num_key_value_heads", *SPECIAL) if name in defaults}
-    config = AutoConfig({**SIZES, **own, "model_type": family, "num_labels": 3})
+    names = find_family(family).synonyms
+    if find_family(family).kind == "encoder_decoder":
+        own |= {"num_decoder_layers": 1, "decoder_start_token_id": 1}
+    sizes = {names.get(name, name): value for name, value in {**SIZES, **own}.items()}
+    config = AutoConfig({**sizes, "model_type": family, "num_labels": 3})
     torch.manual_seed(7)
-    whole = Classifier.from_config(config)
+    kind = AutoModelForSeq2SeqLM if config.family.kind == "encoder_decoder" else Classifier
+    whole = kind.from_config(config)
     after = torch.rand(3)
     torch.manual_seed(7)
-    model = Classifier.from_config(config, lazily=True)
-    for part in (model.body.embeddings, *model.body.layers, model):
+    model = kind.from_config(config, lazily=True)
+    for part in (model.body.embed, *(unit for _, unit in model.body.units), model):
         assert any(parameter.is_meta for parameter in part.parameters())
         model.fill(part)
         assert not any(parameter.is_meta for parameter in part.parameters())
         torch.rand(5)
     assert same(model, whole)
     torch.manual_seed(7)
-    Classifier.from_config(config)
+    kind.from_config(config)
     assert torch.equal(torch.rand(3), after)
 
 
@@ -347,7 +357,7 @@ def test_weights_are_overwritten_in_place(folder):
 
 
 def test_shared_parameters_stay_shared_and_are_saved_once(folder):
-    """No family here ties weights yet; the machinery must not untie what a model shares."""
+    """No family here ties weights yet; loading must not untie shared weights."""
     model = Classifier.from_pretrained(folder)
     layers = model.body.layers
     layers[1].feed_forward.input.weight = layers[0].feed_forward.input.weight

@@ -1,9 +1,10 @@
-"""Outputs read as attributes, items, indices and slices; unset fields are not there."""
+"""Outputs are read as attributes, items, indices and slices; unset fields are absent."""
 
 import pytest
 import torch
 
-from trainer.models.outputs import BaseModelOutput, SequenceClassifierOutput
+from trainer.models.heads.bare import BaseModelOutput
+from trainer.models.heads.sequence_classification import SequenceClassifierOutput
 
 LOGITS = torch.tensor([[1.0, 2.0]])
 OUTPUT = SequenceClassifierOutput(logits=LOGITS, attentions=(LOGITS, LOGITS))
@@ -31,7 +32,7 @@ def test_an_unset_field_is_none_and_absent():
 def test_repr_is_the_dataclass_one():
     empty = BaseModelOutput()
     assert repr(empty) == (
-        "BaseModelOutput(last_hidden_state=None, pooler_output=None, hidden_states=None, "
-        "attentions=None)"
+        "BaseModelOutput(last_hidden_state=None, pooler_output=None, "
+        "past_key_values=None, hidden_states=None, attentions=None)"
     )
     assert empty.to_tuple() == ()

@@ -1,4 +1,4 @@
-"""Vocabularies that grow and shrink: bits kept, ties kept, configs that follow."""
+"""Resized vocabularies: old rows are unchanged, ties are kept, and the config follows."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_type_and_frozen_state_are_kept(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "new_size: found 0; accepted: an integer from 1"),
+        ((0,), "new_size: found 0; accepted: an integer of at least 1"),
         (("30",), "new_size: found '30'"),
         ((40, 0), "pad_to_multiple_of: found 0"),
         ((1,), "pad_token_id: found 1; accepted: null, or an id below vocab_size (1)"),

@@ -1,8 +1,8 @@
-"""Rotary positions: turns keep lengths, products know only distances, and the formula itself."""
+"""Rotary positions: norms are kept, products depend only on distances, and the formula holds."""
 
 import torch
 
-from trainer.models.rotary import angles, rotate
+from trainer.models.blocks.rotary import angles, rotate
 
 
 def test_products_depend_on_the_distance_alone():

@@ -1,4 +1,4 @@
-"""The varlen branch of attention with real numbers: torch's kernels, given to a CPU."""
+"""The varlen branch of attention with real numbers: torch's kernels, emulated on a CPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,19 +9,20 @@ import torch.nn.attention.varlen  # noqa: F401  defines the operators
 from torch import Tensor
 from torch.library import Library
 
-from trainer.models import attention, grouped_attention
-from trainer.models.attention import AttentionCore
-from trainer.models.grouped_attention import GroupedAttention
+from trainer.models.attention import grouped_attention
+from trainer.models.attention import self_attention as attention
+from trainer.models.attention.grouped_attention import GroupedAttention
+from trainer.models.attention.self_attention import AttentionCore
 from trainer.models.packing import Layout
 
 LENGTHS = [100, 3, 1, 40, 77]
 HALVES = (torch.float16, torch.bfloat16)
 ROUNDING = {torch.bfloat16: 0.02, torch.float16: 0.004}
-"""How far half precision may be from float64, as a share of a tensor's length."""
+"""The largest relative error of half precision against float64, by norm."""
 
 
 def pairs(ends: Tensor, left: int, right: int) -> Tensor:
-    """[T, T] bool, whether a token sees another: in its sequence, within the window."""
+    """[T, T] bool, whether a token sees another in its sequence and window."""
     total = int(ends[-1])
     row = torch.arange(total)
     sequence = torch.bucketize(row, ends[1:].long(), right=True)
@@ -44,7 +45,7 @@ def probabilities(q: Tensor, k: Tensor, seen: Tensor, scale: float) -> Tensor:
 
 
 def check(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> None:
-    """What the CUDA kernel checks, or reads wrong numbers for."""
+    """The conditions that the CUDA kernel checks, or silently requires."""
     assert query.dtype == key.dtype == value.dtype and query.dtype in HALVES
     assert query.shape[2] % 8 == 0 and query.shape[2] <= 256
     assert query.shape[1] % key.shape[1] == 0 and key.shape == value.shape
@@ -129,7 +130,7 @@ CALLS: list[tuple[int, int]] = []
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[None]:
-    """torch's flash kernels exist on this CPU, while the tests of this file run."""
+    """Provide torch's flash kernels on this CPU for the tests of this file."""
     library = Library("aten", "IMPL")
     library.impl("_flash_attention_forward", forward, "CPU")
     library.impl("_flash_attention_backward", backward, "CPU")
@@ -139,7 +140,7 @@ def kernels() -> Iterator[None]:
 
 @pytest.fixture
 def varlen_on_cpu(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention takes the varlen branch, as it does in half precision on a GPU."""
+    """Make attention take the varlen branch, as in half precision on a GPU."""
     for module in (attention, grouped_attention):
         monkeypatch.setattr(module, "choose_path", lambda *_, **__: "varlen")
     CALLS.clear()

@@ -1,4 +1,4 @@
-"""A tiny Llama, and a tokenizer that knows turns."""
+"""A tiny Llama, and a tokenizer with a chat template."""
 
 import pytest
 import torch

@@ -1,16 +1,18 @@
-"""Instruction tuning: every format, what is learnt of it, what is cut off and what is dropped."""
+"""Instruction tuning: every format, its trained tokens, truncated and dropped rows."""
 
 import json
 from typing import Any
 
 import pytest
 
-from recipes.instruction import Instruction, _parsed
+from recipes.instruction import Instruction
 from trainer import Trainer, TrainSettings
-from trainer.data.given_rows import as_table
-from trainer.data.reading import BadRows
+from trainer.data.chat_rows import parsed
+from trainer.data.in_memory_rows import as_table
+from trainer.data.read_options import BadRows
 from trainer.data.tokens import tokenize
 from trainer.errors import InputError
+from trainer.runs.context import DataOptions, RunContext
 
 CHAT = [
     {"role": "user", "content": "what is two and two?"},
@@ -38,7 +40,7 @@ def table(rows: list[Any], tokenizer: Any, drop: float | None = None, **fields: 
 
 
 def learnt(rows: list[Any], tokenizer: Any, **fields: Any) -> list[str]:
-    """What is learnt of each row: its runs of labels, decoded, with | between them."""
+    """The trained parts of each row: its runs of labels, decoded and joined by |."""
     samples = table(rows, tokenizer, **fields)
     found = []
     for number in range(len(samples)):
@@ -102,10 +104,10 @@ def test_arguments_are_what_the_row_says(turns_tokenizer: Any, monkeypatch: Any)
 
 
 def shown(rows: list[Any], tokenizer: Any) -> list[str]:
-    """What is learnt of each row, as text, whatever tokens the tokenizer knows."""
-    from trainer.tokenizer.turns import supervised_texts
+    """The trained parts of each row as text, for any tokenizer."""
+    from trainer.tokenizer.assistant_spans import supervised_texts
 
-    chats = [_parsed(row["messages"], 0, "messages", "a chat") for row in as_table(rows)]
+    chats = [parsed(row["messages"], 0, "messages", "a chat") for row in as_table(rows)]
     texts = [text for texts in supervised_texts(tokenizer, chats, "assistant") for text in texts]
     return ["|".join(each.text[a:b] for a, b in each.spans) for each in texts]
 
@@ -141,7 +143,7 @@ def test_a_rows_own_system_message_comes_first(turns_tokenizer: Any) -> None:
     assert own.startswith("<|im_start|>system\nwhy so?<|im_end|>\n<|im_start|>user")
     assert general.startswith("<|im_start|>system\nwhat?<|im_end|>\n<|im_start|>user")
     both = [{"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"}]
-    with pytest.raises(InputError, match="row 0: system: beside a system message in the chat"):
+    with pytest.raises(InputError, match="row 0: system: given together with a system message"):
         learnt(both, turns_tokenizer)
 
 
@@ -185,7 +187,7 @@ def test_plain_texts_have_no_template(turns_tokenizer: Any) -> None:
     assert learnt(rows, turns_tokenizer, chat=False) == [" four<|im_end|>"]
     everything = ["two and two: four<|im_end|>"]
     assert learnt(rows, turns_tokenizer, chat=False, train_on="all") == everything
-    # a token that begins in the prompt and ends in the answer is learnt: it cannot be halved
+    # a token that spans the prompt and the answer is trained on
     shifted = [{"prompt": "two and two: ", "completion": "four"}]
     assert learnt(shifted, turns_tokenizer, chat=False) == [" four<|im_end|>"]
     with pytest.raises(InputError, match="'system' is not read with these rows"):
@@ -195,7 +197,7 @@ def test_plain_texts_have_no_template(turns_tokenizer: Any) -> None:
 
 
 def test_rows_that_teach_nothing_are_an_error_or_counted(
-    turns_tokenizer: Any, caplog: pytest.LogCaptureFixture
+    turns_tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = [{"role": "user", "content": "two " * 60}, CHAT[1]]
     rows = [{"messages": CHAT[:2]}, {"messages": long}, {"messages": CHAT}]
@@ -206,12 +208,13 @@ def test_rows_that_teach_nothing_are_an_error_or_counted(
     samples = table(rows, turns_tokenizer, max_length=40, drop=1)
     assert samples.counts == {"truncated": 1, "dropped": 1}
     assert samples.rows.tolist() == [0, 2] and samples.lengths.max() == 40
-    assert "rows: 1 of 3 rows are dropped" in caplog.text
-    with pytest.raises(InputError, match="rows: all 1 rows are bad, the first"):
+    assert "rows: 1 of 3 rows is dropped" in caplog.text
+    with pytest.raises(InputError, match="rows: 1 of 1 row is bad, the first"):
         table(rows[1:2], turns_tokenizer, max_length=40, drop=1)
-    many = [{"messages": long}] * 1500 + [{"messages": CHAT}]  # whole calls of dropped rows
+    monkeypatch.setattr("trainer.data.token_arrays.ROWS_PER_CALL", 10)
+    many = [{"messages": long}] * 15 + [{"messages": CHAT}]  # whole calls of dropped rows
     kept = table(many, turns_tokenizer, max_length=40, drop=1)
-    assert kept.rows.tolist() == [1500] and kept.fields["labels"].dtype.kind == "i"
+    assert kept.rows.tolist() == [15] and kept.fields["labels"].dtype.kind == "i"
 
 
 def test_a_chat_of_several_texts_is_one_sample(turns_tokenizer: Any, monkeypatch: Any) -> None:
@@ -236,12 +239,18 @@ def test_a_chat_of_several_texts_is_one_sample(turns_tokenizer: Any, monkeypatch
         ({"conversations": [{"from": "alien", "value": "x"}]}, r"conversations\[0\]: from 'alien'"),
         ({"prompt": "a"}, "no column 'completion'"),
         ({"prompt": "a", "completion": None}, "'completion' is null"),
-        ({"prompt": CHAT[:1], "completion": "four"}, "row 0: 'completion' is 'four' beside a list"),
-        ({"prompt": "two?", "completion": CHAT[1:2]}, "row 0: 'prompt' is 'two.' beside a list"),
+        (
+            {"prompt": CHAT[:1], "completion": "four"},
+            "'completion' is 'four', and the other a list",
+        ),
+        (
+            {"prompt": "two?", "completion": CHAT[1:2]},
+            "'prompt' is 'two.', and the other a list",
+        ),
         ({"prompt": CHAT[:2], "completion": CHAT[2:3]}, "no answer .* after the prompt"),
         (
             {"instruction": "a", "output": "b", "history": [["c", "d"]]},
-            "row 0: 'history' is not read with these rows; accepted: as messages",
+            "row 0: 'history' is not read with these rows; accepted: its content as messages",
         ),
         ({"text": "a"}, "no column to learn from, there are: text; accepted: messages; conv"),
     ],
@@ -258,7 +267,7 @@ def test_wrong_rows_are_refused(row: Any, said: str, turns_tokenizer: Any) -> No
         ({"max_length": 0}, "recipe.max_length: found 0"),
         (
             {"chat": False, "system": "a"},
-            "recipe.system: found beside recipe.chat=false; accepted: recipe.chat=true, or",
+            "recipe.system: found a message with recipe.chat=false; accepted: recipe.chat=true, or",
         ),
         ({"date": "today"}, "recipe.date: found 'today'; accepted: 2024-07-26"),
     ],
@@ -279,18 +288,18 @@ def test_a_model_learns_the_answers(turns_tokenizer: Any, tiny_llama: Any, tmp_p
         train_dataset=rows,
         eval_dataset=[long, *rows],
         output_dir=tmp_path,
-        bad_rows=BadRows("drop", 0.2),
+        context=RunContext(data=DataOptions(bad_rows=BadRows("drop", 0.2))),
     )
     metrics = trainer.fit()["metrics"]
     (dropped,) = map(json.loads, (tmp_path / "dropped.jsonl").read_text().splitlines())
     assert dropped["place"] == "dataset.validation row 0" and dropped["row"] == long
     assert dropped["reason"].startswith("nothing to learn from in its first 64 tokens")
     assert metrics["eval_token_accuracy"] > 0.9 and metrics["eval_perplexity"] < 2
-    assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # it was dropped
+    assert '"row": 0' not in (tmp_path / "predictions.jsonl").read_text()  # that row was dropped
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", ""])
-def test_answers_without_an_end_are_told_of(
+def test_answers_without_an_end_give_a_warning(
     turns_tokenizer: Any, tiny_llama: Any, caplog: Any, monkeypatch: Any, end: str
 ) -> None:
     template = "{% for m in messages %}" + f"({{{{ m.content }}}}){end}" + "{% endfor %}"
@@ -376,6 +385,8 @@ def test_calls_under_their_older_names_are_calls(turns_tokenizer: Any, monkeypat
         ({"messages": CHAT, "weight": 0.5}, "'weight' is not read with these rows; accepted: 'we"),
         ({"messages": CHAT, "images": ["a.png"]}, "'images' is not read with these rows"),
         ({"messages": CHAT, "functions": [{"name": "f"}]}, "'functions' is not read"),
+        ({"conversations": 5}, "conversations: found 5; accepted: a list of {from, value}, or"),
+        ({"messages": "[" * 100_000}, "messages: maximum recursion depth"),
         ({"messages": CHAT, "chat_template_kwargs": "{"}, "chat_template_kwargs: "),
         ({"messages": CHAT, "chat_template_kwargs": "[1]"}, "found [1]; accepted: a mapping"),
         ({"messages": CHAT, "chat_template_kwargs": {"tools": "x"}}, "kwargs: found tools"),
@@ -414,6 +425,6 @@ def test_a_plain_prompt_is_asked_as_it_was_learnt() -> None:
         )
         rows = {"prompt": ["Q:"], "completion": [" A"]}
         ((ids,),) = Instruction(chat=False).features(rows, tokenizer)["input_ids"]
-        asked = _ids(tokenizer, "Q:")
+        asked = _ids(tokenizer, "Q:", for_encoder=False)
         assert ids[: len(asked)] == asked and ids[-1] == 1 and 1 not in ids[:-1]
         assert (0 in asked) == around.startswith("<s>")

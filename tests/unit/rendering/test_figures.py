@@ -1,10 +1,11 @@
-"""Figures read as people write them."""
+"""Figures are formatted for people."""
 
 import math
 
 import pytest
 
-from trainer.rendering.figures import count, duration, measure, plural, share, speed
+from trainer.plurals import of_all, plural
+from trainer.rendering.figures import amount, count, duration, epochs_passed, measure, share, speed
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,14 @@ from trainer.rendering.figures import count, duration, measure, plural, share, s
         (count(15.4e12), "15.4 T"),
         (plural(1, "step"), "1 step"),
         (plural(2000, "step"), "2,000 steps"),
+        (plural(2, "class"), "2 classes"),
+        (of_all(1, 3, "row"), "1 of 3 rows is"),
+        (of_all(2, 3, "row"), "2 of 3 rows are"),
+        (of_all(1, 1, "row"), "1 of 1 row is"),
+        (amount(1, "token"), "1 token"),
+        (amount(1_234_567, "token"), "1.23 M tokens"),
+        (epochs_passed(1.0), "1 epoch"),
+        (epochs_passed(0.5), "0.5 epochs"),
         (measure(0.84123), "0.8412"),
         (measure(-0.5), "-0.5000"),
         (measure(0), "0.0000"),

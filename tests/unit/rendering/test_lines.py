@@ -1,4 +1,4 @@
-"""Lines: which words an evaluation and a logged row come to."""
+"""Lines: the text of an evaluation and of a logged row."""
 
 from dataclasses import replace
 
@@ -7,14 +7,14 @@ from trainer.rendering.lines import by_set, evaluation_lines, training_line
 
 def test_an_evaluation_of_one_set_is_one_line(facts):
     line = evaluation_lines(20, facts, {"eval_loss": 0.5, "eval_f1_macro": 0.25}, improved=True)
-    assert line.plain == "eval  step  20/120  epoch 0.50  loss 0.5000  f1_macro 0.2500  best"
+    assert line.plain == "eval  step  20  epoch 0.50  loss 0.5000  f1_macro 0.2500  best"
 
 
 def test_named_sets_have_a_line_each(facts):
     facts = replace(facts, num_eval_samples={"a": 1, "longer": 1})
     results = {"eval_a_loss": 1.0, "eval_longer_loss": float("nan")}
     assert evaluation_lines(120, facts, results, improved=False).plain.split("\n") == [
-        "eval  step 120/120  epoch 3.00",
+        "eval  step 120  epoch 3.00",
         "      a       loss 1.0000",
         "      longer  loss -",
     ]

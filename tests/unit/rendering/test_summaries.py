@@ -1,4 +1,4 @@
-"""Start and end summaries: every fact is said, and the report by class keeps to the width."""
+"""Start and end summaries: all facts are shown, and the report by class fits the width."""
 
 import io
 from dataclasses import replace
@@ -38,6 +38,16 @@ def test_the_start_says_what_is_trained_on_what_and_where(facts):
     ]
 
 
+def test_the_start_of_a_run_on_data_without_end(facts):
+    unknown = {"num_train_samples": None, "num_train_tokens": None, "padding_avoided": None}
+    lines = _lines(start_summary(replace(facts, steps_per_epoch=None, **unknown)))
+    assert lines[2:5] == [
+        "data    a stream",
+        "        evaluated on 745 samples",
+        "steps   120, 32 samples each",
+    ]
+
+
 def test_the_start_of_a_resumed_run_on_two_sets_with_frozen_weights(facts):
     lines = _lines(
         start_summary(
@@ -54,11 +64,15 @@ def test_the_start_of_a_resumed_run_on_two_sets_with_frozen_weights(facts):
     )
     assert "        22.7 M parameters, 7,104 of them trained" in lines
     assert "        evaluated on 9,815 a + 9,832 b samples" in lines
-    assert "steps   120 (3 epochs), 32 samples each, the first 40 of them done" in lines
+    assert "steps   120 (3 epochs), 32 samples each, the first 40 steps done" in lines
     uneven = "the busiest does 3 % more than the mean"
     assert f"device  cpu, bf16, 4 processes; {uneven}" in lines
     assert "output  nothing is written" in lines
+    one = _lines(start_summary(replace(facts, num_eval_samples={"": 1}, num_train_samples=1)))
+    assert "        evaluated on 1 sample" in one and "data    1 sample, " in one[2]
     assert "        no evaluation set" in _lines(start_summary(replace(facts, num_eval_samples={})))
+    cut = _lines(start_summary(replace(facts, num_truncated_rows={"train": 2310, "a": 0, "b": 1})))
+    assert "        cut to the maximum length: 2,310 rows of train, 1 row of b" in cut
 
 
 def test_the_end_says_what_came_out_and_how_to_go_on():
@@ -94,9 +108,10 @@ def test_the_end_says_what_came_out_and_how_to_go_on():
 @pytest.mark.parametrize("width, matrix", [(80, True), (40, False)])
 def test_the_report_keeps_to_the_width(width, matrix):
     lines = _lines(class_report(_report(16), width), width=200)
-    assert max(map(len, lines[17:]), default=0) <= width
+    assert max(map(len, lines)) <= width
     assert ("true class below, predicted class across" in lines) == matrix
-    assert lines[1].split()[-4:] == ["0.0000", "0.0000", "0.0000", "1"]
+    figures = lines[1].partition("…")[2].split()
+    assert figures == ["0.0000"] * (3 if matrix else 1) + ["1"]
 
 
 def test_too_many_classes_are_left_to_the_file():

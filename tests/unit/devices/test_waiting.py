@@ -1,0 +1,130 @@
+"""Ranks that wait through the store: for slow ones, but not for lost ones, which are named."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from torch.distributed import HashStore, TCPStore
+
+from trainer.devices.waiting import Waiting
+from trainer.errors import LostRank
+from trainer.launching import rendezvous
+
+Role = Callable[[Waiting], list[bytes]]
+
+
+def outcomes(
+    roles: dict[int, Role], world_size: int, timeout: float, store: TCPStore | None = None
+) -> dict[int, list[bytes] | str]:
+    """The result of each rank, a thread with its own connection."""
+    host = store or rendezvous.open_store("127.0.0.1", 0, 20, "here")
+    found: dict[int, list[bytes] | str] = {}
+
+    def take_part(rank: int, role: Role) -> None:
+        visitor = rendezvous.connect("127.0.0.1", host.port, 20, "here")
+        try:
+            found[rank] = role(Waiting(visitor, rank, world_size, timeout))
+        except LostRank as error:
+            found[rank] = str(error)
+
+    threads = [threading.Thread(target=take_part, args=pair) for pair in roles.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def meets(times: int = 1) -> Role:
+    """A rank that sends its name and the number of the exchange."""
+
+    def role(waiting: Waiting) -> list[bytes]:
+        for number in range(times):
+            found = waiting.gather(f"{waiting.rank}: {number}")
+            assert found == [f"{r}: {number}".encode() for r in range(waiting.world_size)]
+        return found
+
+    return role
+
+
+def works(seconds: float, says_so: bool = True) -> Role:
+    """A rank that arrives late."""
+
+    def role(waiting: Waiting) -> list[bytes]:
+        if says_so:
+            with waiting.at_work():
+                time.sleep(seconds)
+        else:
+            time.sleep(seconds)
+        return meets()(waiting)
+
+    return role
+
+
+def test_a_rank_at_work_is_waited_for_longer_than_the_timeout() -> None:
+    everybody = [b"0: 0", b"1: 0", b"2: 0"]
+    roles = {0: works(1.2), 1: meets(), 2: meets()}
+    assert outcomes(roles, 3, timeout=0.3) == dict.fromkeys(roles, everybody)
+
+
+@pytest.mark.parametrize("last", [works(1.2, says_so=False), None], ids=["silent", "gone"])
+def test_a_rank_that_gives_no_sign_is_lost(last: Role | None) -> None:
+    roles = {0: meets(), 1: meets()} | ({2: last} if last else {})
+    found = outcomes(roles, 3, timeout=0.3)
+    for rank in (0, 1):
+        assert found[rank] == (
+            f"rank {rank}: another rank has left or does not answer "
+            "(no heartbeat from rank 2 for 0.3 s)"
+        )
+
+
+def test_a_store_that_hangs_ends_the_wait() -> None:
+    waiting = Waiting(HashStore(), 1, 2, timeout=0.3)
+    # as if the process that holds the store was stopped
+    waiting.store = SimpleNamespace(add=lambda *_: time.sleep(60))  # type: ignore[assignment]
+    with pytest.raises(LostRank, match="the store did not answer for 0.3 s"):
+        waiting.gather("here")
+
+
+def test_signs_of_earlier_work_do_not_count_for_ever() -> None:
+    def worked_before(waiting: Waiting) -> list[bytes]:
+        with waiting.at_work():
+            return meets()(waiting)
+
+    def goes_on(waiting: Waiting) -> list[bytes]:
+        meets()(waiting)
+        return meets()(waiting)
+
+    found = outcomes({0: goes_on, 1: worked_before}, 2, timeout=0.3)
+    assert str(found[0]).endswith("(no heartbeat from rank 1 for 0.3 s)")
+
+
+def test_many_meetings_of_many_objects_leave_no_text_behind() -> None:
+    store = rendezvous.open_store("127.0.0.1", 0, 20, "here")
+    for _ in range(2):  # the second objects continue the count of the first ones
+        found = outcomes({0: meets(50), 1: meets(50)}, 2, 5, store)
+        assert found == {0: [b"0: 49", b"1: 49"], 1: [b"0: 49", b"1: 49"]}
+    # counters of exchanges and arrivals, and the texts of only the last exchange
+    assert store.num_keys() < 10
+
+
+def test_two_threads_of_a_rank_meet_by_channels_of_their_own() -> None:
+    host = rendezvous.open_store("127.0.0.1", 0, 20, "here")
+    found: dict[tuple[int, str], list[bytes]] = {}
+
+    def take_part(rank: int, channel: str, waits: float) -> None:
+        visitor = rendezvous.connect("127.0.0.1", host.port, 20, "here")
+        time.sleep(waits)
+        text = f"{rank} {channel}"
+        found[rank, channel] = Waiting(visitor, rank, 2, 10, channel).gather(text)
+
+    cases = [(0, "main", 0.0), (0, "saving", 0.2), (1, "main", 0.3), (1, "saving", 0.0)]
+    threads = [threading.Thread(target=take_part, args=case) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rank, channel, _ in cases:
+        assert found[rank, channel] == [f"{r} {channel}".encode() for r in (0, 1)]

@@ -1,0 +1,27 @@
+"""Foreign numbers: those too large for a float count as not finite, without an exception."""
+
+from typing import Any
+
+import pytest
+
+from trainer.checkpoint.state_checks import FACTS
+from trainer.data.labels import as_number
+from trainer.errors import InputError
+from trainer.foreign.numbers import is_number
+from trainer.generation.settings import GenerationSettings
+
+HUGE = 10**400
+NO_NUMBERS: list[Any] = [HUGE, -HUGE, float("nan"), float("inf"), True, None, "1"]
+
+
+def test_what_is_a_number() -> None:
+    assert all(map(is_number, (0, -1, 2**100, 1e308, 5e-324)))
+    assert not any(map(is_number, NO_NUMBERS))
+
+
+def test_readers_refuse_whole_numbers_that_no_float_can_hold() -> None:
+    window = {"losses": [HUGE], "samples": 0, "tokens": 0, "seconds": 0.0, "before": 0.0}
+    assert not FACTS["throughput"][0](window)
+    assert as_number(HUGE) is None
+    with pytest.raises(InputError, match="generation.temperature: found 1000"):
+        GenerationSettings(temperature=HUGE)

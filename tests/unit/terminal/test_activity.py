@@ -1,0 +1,83 @@
+"""Activity: a line that is redrawn on a terminal, lines in the log of a long job, else nothing."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.screens import ROOT, on_terminal
+from trainer.terminal import activity
+
+
+def work(title):
+    """Two activities with a warning between them, and a result."""
+    activity.PRINT_AFTER = 0.02
+    activity.begin(title)
+    activity.doing("reading the data")
+    time.sleep(0.1)
+    print("a warning", file=sys.stderr)
+    activity.doing("reading the data", "1,000 of 2,000 rows")
+    time.sleep(0.25)
+    activity.doing("loading a-model-with-a-long-name/and-a-long-folder-of-its-own")
+    time.sleep(0.1)
+    activity.doing("an instant")
+    if title == "fail":
+        raise SystemExit("failed")
+    activity.done()
+    print("the result")
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_line_makes_room_for_what_is_printed_and_is_gone_at_the_end(columns):
+    screen = on_terminal([__file__, "train"], columns, until={"a-model": 0})
+    assert screen.lines == ["a warning", "the result"] and screen.code == 0
+    start = "train: reading the data" if columns == 80 else "train: readin..."
+    assert f"{start}, 1,000 of 2,000 rows" in screen.raw
+    warning, line = screen.snapshots["a-model"]
+    assert warning == "a warning" and len(line) < columns
+    assert line.endswith("...") == (columns == 40) and "train: loading a-model" in line
+    assert not screen.cursor_hidden and "\x1b[?25l" not in screen.raw
+
+
+def test_the_line_is_gone_after_an_error():
+    assert on_terminal([__file__, "fail"]).lines == ["a warning", "failed"]
+
+
+@pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"CI": "true"}])
+def test_nothing_is_redrawn_where_lines_stay(variables):
+    screen = on_terminal([__file__, "train"], environment=variables)
+    assert screen.lines == [
+        "train: reading the data",
+        "a warning",
+        "train: loading a-model-with-a-long-name/and-a-long-folder-of-its-own",
+        "the result",
+    ]
+    assert "\x1b" not in screen.raw and screen.raw.count("\r") == screen.raw.count("\r\n")
+
+
+def test_a_command_that_prints_data_prints_nothing_else_without_a_terminal():
+    done = subprocess.run(
+        [sys.executable, __file__, "predict"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stdout, done.stderr) == ("the result\n", "a warning\n")
+
+
+def test_only_the_first_rank_prints():
+    screen = on_terminal([__file__, "train"], environment={"RANK": "1"})
+    assert screen.lines == ["a warning", "the result"] and "train" not in screen.raw
+
+
+def test_data_in_a_pipe_is_untouched_while_the_line_is_on_the_terminal(tmp_path):
+    with open(tmp_path / "data", "wb") as file:
+        screen = on_terminal([__file__, "predict"], stdout=file.fileno())
+    assert (tmp_path / "data").read_text() == "the result\n"
+    assert screen.lines == ["a warning"] and "predict: reading the data" in screen.raw
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])
