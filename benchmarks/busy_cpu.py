@@ -1,13 +1,13 @@
-"""What OpenMP's waiting costs a training on a quiet CPU, and beside processes that keep it busy.
+"""Measures how OpenMP's way of waiting changes training speed, on a quiet CPU and on a busy one.
 
     python benchmarks/busy_cpu.py                         # about 20 minutes on 2 cores
-    python benchmarks/busy_cpu.py --busy 0 1 --rounds 1   # a first look
+    python benchmarks/busy_cpu.py --busy 0 1 --rounds 1   # a shorter run
 
-MiniLM trains on short texts through launch.py, in a process of its own each time, with one setting
-of the environment after the other, beside 0, 1, 2, ... processes that count in a loop; `default` is
-what launch.py sets by itself (trainer/processes/cpu_threads.py). Prints samples per second, the
-median of the rounds, and the share of the fastest setting on the quiet CPU. Needs a machine with
-nothing else to do: the load average is printed first.
+launch.py trains MiniLM on short texts, in a new process for each setting of the environment, while
+0, 1, 2, ... other processes keep the CPU busy. `default` is the setting that launch.py chooses
+(trainer/launching/cpu_threads.py). The script prints samples per second, the median of the rounds,
+and the ratio to the fastest setting on the quiet CPU. It needs a machine that does nothing else, so
+it prints the load average first.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
-SHOWN = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
+VARIABLES = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 
 
 def write_rows(folder: Path) -> None:
-    """512 rows of 8 to 40 words."""
+    """Write 512 rows of 8 to 40 words."""
     text = "a quiet river runs below the old bridge and nobody counts its stones"
     words = text.split()
     rows = [
@@ -72,7 +72,7 @@ def write_rows(folder: Path) -> None:
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """Others that use the CPU, each as much as it gets."""
+    """Run processes that use as much CPU time as they get, until the context ends."""
     loop = [sys.executable, "-c", "while True: pass"]
     running = [subprocess.Popen(loop) for _ in range(number)]
     try:
@@ -84,8 +84,8 @@ def busy_processes(number: int) -> Iterator[None]:
 
 
 def train(folder: Path, setting: dict[str, str], steps: int) -> float:
-    """Samples per second of the last half of a training."""
-    environment = {name: value for name, value in os.environ.items() if name not in SHOWN}
+    """Train; returns the samples per second of the last half of the steps."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     with tempfile.TemporaryDirectory(dir=folder) as run:
         command = [
             *(sys.executable, str(ROOT / "launch.py"), "model=minilm"),
@@ -104,7 +104,7 @@ def train(folder: Path, setting: dict[str, str], steps: int) -> float:
 
 
 def show(speeds: dict[tuple[int, str], list[float]], busy: list[int], settings: list[str]) -> None:
-    """A table: a setting a line, samples per second and the share of the best quiet one."""
+    """Print a row for each setting: samples per second, and the ratio to the best quiet speed."""
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     best = max(medians[busy[0], name] for name in settings)
     print("| setting |" + "".join(f" beside {number} | share |" for number in busy))

@@ -1,12 +1,13 @@
-"""What checkpoints cost: a save beside a training step, and the way to the first resumed step.
+"""Measures the cost of checkpoints: of a save, of a save in the background, and of resuming.
 
     python benchmarks/checkpoints.py
 
-Three measurements, printed as ratios. A save of MiniLM with AdamW's moments (hashed, synced and
-published) beside one optimizer step of 32 texts, and beside writing and syncing as many bytes to
-one file. Ten steps of the same 32 texts with a save in the background, beside ten without. And the
-seconds from `launch.py` to the first logged step of a run over a million rows: from the beginning,
-and resumed at 1 % and at 99 % of the epoch, which should cost the same.
+The script prints ratios:
+- the time of a save of MiniLM with AdamW's moments (hashed, synced and published), relative to an
+  optimizer step of 32 texts, and to writing and syncing the same number of bytes to one file;
+- the time of ten steps with a save in the background, relative to ten steps without a save;
+- the time from the start of `launch.py` to the first logged step of a run over a million rows: from
+  the start of the data, and resumed at 1 % and at 99 % of the epoch. All three should be equal.
 """
 
 import argparse
@@ -45,19 +46,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--saves-only", action="store_true", help="leave out what resuming costs")
-    parser.add_argument("--folder", help="on the disk to measure; default: the temporary one")
+    parser.add_argument("--saves-only", action="store_true", help="do not measure resuming")
+    parser.add_argument("--folder", help="a folder on the disk to measure; default: temporary")
     return parser.parse_args()
 
 
 def save_cost(folder: Path, rounds: int) -> None:
-    """Print what a save costs in steps, and in plain writes of as many bytes."""
+    """Print the time of a save, in steps, and in plain writes of the same number of bytes."""
     trainer = minilm_trainer(folder, async_save=False)
     steps, saves, writes = [], [], []
-    with trainer._session():
+    with trainer._started():
         for _ in range(rounds):
             steps.append(seconds_of(lambda: one_step(trainer)))
-            saves.append(seconds_of(trainer._save_checkpoint))
+            saves.append(seconds_of(trainer.checkpoints.save))
             checkpoint = trainer.folder.newest
             size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
             writes.append(seconds_of(lambda size=size: write_and_sync(folder / "plain", size)))
@@ -70,29 +71,30 @@ def save_cost(folder: Path, rounds: int) -> None:
 
 
 def background_cost(folder: Path, rounds: int) -> None:
-    """Print what a save in the background costs ten steps; their order changes every round."""
+    """Print how much a background save slows ten steps. The order changes in every round."""
     trainer = minilm_trainer(folder, async_save=True)
-    shares, main, lasted, processors = [], [], [], thread_seconds()
-    with trainer._session():
+    shares, copying, steps_until_done, thread_times = [], [], [], time_background_saves()
+    with trainer._started():
         ten_steps(trainer, save=False)  # warms up
         for number in range(rounds):
             seconds: dict[bool, float] = {}
             for save in (number % 2 == 0, number % 2 == 1):
-                seconds[save], *facts = ten_steps(trainer, save)
+                seconds[save], copied, done = ten_steps(trainer, save)
                 if save:
-                    main.append(facts[0])
-                    lasted.append(facts[1])
+                    copying.append(copied)
+                    steps_until_done.append(done)
             shares.append(seconds[True] / seconds[False] - 1)
-    middle = statistics.median
+    median = statistics.median
     print(
-        f"a save in the background: {middle(shares):.1%} of {STEPS} steps "
-        f"({min(shares):.1%} to {max(shares):.1%}); {middle(main):.3f} s to copy, done after "
-        f"{middle(lasted):.1f} steps, {middle(processors):.2f} s of the thread's processor time"
+        f"a save in the background: {median(shares):.1%} of {STEPS} steps "
+        f"({min(shares):.1%} to {max(shares):.1%}); {median(copying):.3f} s to copy, done after "
+        f"{median(steps_until_done):.1f} steps, {median(thread_times):.2f} s of the thread's "
+        "processor time"
     )
 
 
-def thread_seconds() -> list[float]:
-    """Filled with the seconds of processor time that each save in the background takes."""
+def time_background_saves() -> list[float]:
+    """Make each save in the background append its seconds of processor time to the list."""
     from trainer.checkpoint.background import BackgroundSave
 
     found: list[float] = []
@@ -113,17 +115,17 @@ def thread_seconds() -> list[float]:
 
 
 def ten_steps(trainer: Any, save: bool) -> tuple[float, float, int]:
-    """Seconds of STEPS steps, those spent copying for a save, and the steps until it was done."""
+    """Run STEPS steps; returns their seconds, those of copying, and the steps until the save."""
     started, copied, done = time.perf_counter(), 0.0, STEPS
     if save:
-        trainer.saved_step = -1
-        copied = seconds_of(trainer._save_checkpoint)
+        trainer.checkpoints.saved_step = -1
+        copied = seconds_of(trainer.checkpoints.save)
     for step in range(STEPS):
         one_step(trainer, same_texts=True)
-        if save and done == STEPS and trainer.background.news():
+        if save and done == STEPS and trainer.checkpoints.background.take_published():
             done = step + 1
     if save:
-        trainer.background.finish(trainer.ranks)
+        trainer.checkpoints.background.finish(trainer.ranks)
     return time.perf_counter() - started, copied, done
 
 
@@ -149,9 +151,9 @@ def one_step(trainer: Any, same_texts: bool = False) -> None:
     number = trainer.state.step
     if same_texts:
         trainer.state.step = 0
-    facts = trainer.stepper.step(*trainer._micro_batches(), 1e-5)
+    facts = trainer.session.stepper.step(*trainer.steps.micro_batches(), 1e-5)
     trainer.state.step = number + 1
-    trainer._advance(facts)
+    trainer.steps.advance(facts)
 
 
 def write_and_sync(path: Path, size: int) -> None:
@@ -168,14 +170,14 @@ def seconds_of(work: Callable[[], Any]) -> float:
 
 
 def resume_cost(folder: Path, num_rows: int) -> None:
-    """Print the seconds to the first step, from the start and resumed early and late."""
+    """Print the seconds until the first step: from the start, and resumed early and late."""
     command = make_job(folder, num_rows)
-    first_step(command, folder / "cached")  # tokenises
+    first_step(command, folder / "cached")  # fills the token cache
     steps = -(-num_rows // BATCH)
     found = {"from the start": first_step(command, folder / "new")}
     for share in (0.01, 0.99):
         run = folder / f"at{share}"
-        stand_at(folder / "new", run, int(share * steps), num_rows)
+        write_run_at(folder / "new", run, int(share * steps), num_rows)
         found[f"resumed at {share:.0%}"] = first_step(command, run)
     for name, seconds in found.items():
         ratio = seconds / found["from the start"]
@@ -183,7 +185,7 @@ def resume_cost(folder: Path, num_rows: int) -> None:
 
 
 def make_job(folder: Path, num_rows: int) -> list[str]:
-    """A small BERT over many short rows; the command without its output_dir."""
+    """Write many short rows and a small BERT; returns the command without its output_dir."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -208,7 +210,7 @@ def make_job(folder: Path, num_rows: int) -> list[str]:
 
 
 def first_step(command: list[str], run: Path) -> float:
-    """Seconds until a run has logged a step that it has done; it is killed then."""
+    """The seconds from the start of a run until it has logged a step. The run is then killed."""
     rows = run / "metrics.jsonl"
     before = rows.read_text().count("\n") if rows.exists() else 0
     started = time.perf_counter()
@@ -224,14 +226,14 @@ def first_step(command: list[str], run: Path) -> float:
     return seconds
 
 
-def stand_at(source: Path, run: Path, step: int, num_rows: int) -> None:
-    """A run that stands at another step of its epoch, with a checkpoint that verifies."""
+def write_run_at(source: Path, run: Path, step: int, num_rows: int) -> None:
+    """Write a copy of a run whose checkpoint, which verifies, is at another step of the epoch."""
     from trainer.checkpoint.publish import checkpoint_path, publish, published
 
-    taken = min(published(source).values(), key=lambda path: path.stat().st_mtime)
+    oldest = min(published(source).values(), key=lambda path: path.stat().st_mtime)
 
     def fill(staging: Path) -> None:
-        shutil.copytree(taken, staging, dirs_exist_ok=True)
+        shutil.copytree(oldest, staging, dirs_exist_ok=True)
         (staging / "manifest.json").unlink()
         progress = json.loads((staging / "state" / "trainer.json").read_text())
         share = BATCH / num_rows

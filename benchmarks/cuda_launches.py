@@ -1,11 +1,11 @@
-"""Kernel launches, memory traffic, copies and waits of a training step on an H100, without one.
+"""Counts the kernel launches, memory traffic, copies and waits of a training step, without a GPU.
 
     python benchmarks/cuda_launches.py [--only NAME ...] [--root ANOTHER_CHECKOUT]
 
-Traces steps on the pretended device of tests/cuda: whole models in bf16 with their own dropout,
-AdamW, a gradient norm and fp32 weights. An operation counts once, also where it runs several
-kernels (`_foreach_mul_`, an optimizer's step); a compiled leaf counts once. Bytes are what the
-operations read and write, as if no cache held anything. `--root` measures another version.
+Traces steps on the simulated H100 of tests/cuda: whole models in bf16 with their usual dropout,
+AdamW, clipping and fp32 weights. An operation counts once, even if it runs several kernels
+(`_foreach_mul_`, an optimizer's step), and so does a compiled function. The bytes are those that
+all operations read and write, without caches. `--root` measures another version of this package.
 """
 
 import argparse
@@ -58,16 +58,20 @@ RUNS: dict[str, tuple[dict[str, Any], int, int]] = {
     "Qwen3-0.6B 8 x 2048": (QWEN3_600M, 8, 2048),
     "Llama-1B 8 x 2048": (LLAMA_1B, 8, 2048),
 }
-"""Name -> config, sequences of a batch, tokens of a sequence."""
+"""Name -> config, sequences in a batch, tokens in a sequence."""
 COLUMNS = ("forward", "loss", "backward", "optimizer", "all", "GB", "copies", "waits")
 
 
 def main() -> None:
-    """Print the table, measured in a process in which torch sees a GPU."""
+    """Print the table, measured in a process in which torch sees a simulated GPU."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of runs")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="measure only runs whose names have these parts"
+    )
     parser.add_argument("--root", type=Path, default=HERE, help="the checkout to measure")
-    parser.add_argument("--detail", action="store_true", help="operations, by launches and bytes")
+    parser.add_argument(
+        "--detail", action="store_true", help="also list the operations by launches and bytes"
+    )
     options = parser.parse_args()
     if INSIDE not in os.environ:
         raise SystemExit(in_pretended_process(options.root.resolve()))
@@ -80,11 +84,11 @@ def main() -> None:
                 row = measured(entries, sequences, length, lora, options.detail)
                 print(f"| {full_name} | {' | '.join(row)} |", flush=True)
     sys.stdout.flush()
-    os._exit(0)  # torch's threads may wait for a device that is none
+    os._exit(0)  # torch's threads may wait for the simulated device forever
 
 
 def in_pretended_process(root: Path) -> int:
-    """This script again, in a process like that of the tests."""
+    """Run this script again in a process with the simulated device; returns the exit code."""
     sys.path[:0] = [str(HERE)]
     from tests.cuda.pretended import built_guard, environment
 
@@ -106,15 +110,15 @@ def measured(
 
     with Device() as device:
         stepper, batch = prepared(device, entries, sequences, length, lora)
-        for _ in range(2):  # the first step makes moments, and what later ones reuse
-            here = batch.for_step(1, 2).pinned()
+        for _ in range(2):  # the first step also creates moments and buffers; the second counts
+            placed = batch.for_step(1, 2).pinned()
             with device.traced() as moving:
-                here = here.to(CUDA)
+                placed = placed.to(CUDA)
             with device.traced() as passes:
-                sums = stepper.accumulate([(here, True)], 1)
+                sums = stepper.accumulate([(placed, True)], 1)
             with device.traced() as optimizer:
                 stepper.apply(sums, 1e-4)
-        forward, loss, backward = by_phase(device, stepper, here)
+        forward, loss, backward = by_phase(device, stepper, placed)
     torch._dynamo.reset()
     traces = (moving, passes, optimizer)
     if detail:
@@ -147,22 +151,23 @@ def prepared(
     from recipes.causal_lm import CausalLM
     from recipes.sequence_classification import SequenceClassification
     from tests.cuda.device import CUDA
+    from trainer.devices.ranks import Ranks
+    from trainer.models.adapters.lora_settings import LoRASettings
     from trainer.models.auto import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trainer.models.config import ModelConfig
-    from trainer.models.lora_settings import LoRASettings
-    from trainer.optim import build_optimizer, trainable
-    from trainer.ranks import Ranks
     from trainer.settings import TrainSettings
-    from trainer.step import Stepper
+    from trainer.training.freezing import trainable
+    from trainer.training.optim import build_optimizer
+    from trainer.training.step import Stepper
 
-    writes = entries["model_type"] in ("llama", "qwen3")
+    is_decoder = entries["model_type"] in ("llama", "qwen3")
     config = ModelConfig({**entries, "num_labels": 2})
-    kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
+    kind = AutoModelForCausalLM if is_decoder else AutoModelForSequenceClassification
     model = device.place(kind._on_meta(config).train())
     if lora:
         model.add_lora(LoRASettings(rank=16, dropout=0.05), base="none")
     recipe: Any = CausalLM()
-    if not writes:
+    if not is_decoder:
         recipe = SequenceClassification(problem="single_label", labels=["no", "yes"])
     settings = TrainSettings(global_batch_size=sequences)
     stepper = Stepper(
@@ -174,11 +179,11 @@ def prepared(
         precision="bf16",
         max_grad_norm=1.0,
     )
-    return stepper, batch_of(sequences, length, config.vocab_size, writes)
+    return stepper, batch_of(sequences, length, config.vocab_size, is_decoder)
 
 
-def batch_of(sequences: int, length: int, vocab_size: int, writes: bool) -> Any:
-    """Sequences of `length` tokens, laid end to end."""
+def batch_of(sequences: int, length: int, vocab_size: int, is_decoder: bool) -> Any:
+    """A flat batch of sequences of `length` tokens."""
     import numpy as np
 
     from recipes.causal_lm import CausalLM
@@ -193,8 +198,8 @@ def batch_of(sequences: int, length: int, vocab_size: int, writes: bool) -> Any:
         token_type_ids=None,
         sequence_offsets=np.concatenate([[0], np.cumsum(lengths)]),
         sample_offsets=np.arange(sequences + 1),
-        fields={"context": zeros} if writes else {"labels": zeros},
-        axes=CausalLM.fields if writes else SequenceClassification.fields,
+        fields={"context": zeros} if is_decoder else {"labels": zeros},
+        axes=CausalLM.fields if is_decoder else SequenceClassification.fields,
     )
     return table.collate(np.arange(sequences))
 

@@ -1,17 +1,18 @@
-"""Tokens per second of an encoder's training steps, and their share of what the device can do.
+"""Measures the tokens per second of training an encoder, and the share of the device's peak.
 
     python benchmarks/encoder_throughput.py                     # BERT-base, 32 texts of 512 tokens
     python benchmarks/encoder_throughput.py --ragged --length 128 --batch 256
 
-A model of BERT-base's size with random weights trains through the Trainer; the first steps are not
-timed. A training step takes, for each token of a sequence of L,
+A Trainer trains a model of BERT-base's size with random weights. The first steps are not timed. For
+each token of a sequence of length L, a training step takes
 
     6 layers (4 D^2 + 2 D I) + 12 layers D L
 
-floating point operations: 2 a weight forward and 4 back, and the products of queries with keys and
-of probabilities with values (Chowdhery et al., 2022, arXiv:2204.02311, appendix B). Embeddings,
-head, norms and softmax are not counted, nor is what is computed twice. The peak is the data sheet's
-for dense half precision, or what one large matrix product reaches here.
+floating point operations, where D is the hidden size and I the size of the feed-forward layer: 2
+for each weight in the forward pass and 4 in the backward pass, plus the products of queries with
+keys and of probabilities with values (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
+Embeddings, head, norms, softmax and recomputation are not counted. The peak is that of the data
+sheet for dense products in half precision, or else the speed of one large matrix product.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from recipes.sequence_classification import SequenceClassification
 from trainer import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainSettings
 from trainer.callbacks.callback import Callback
 from trainer.data.tokens import TokenTable
-from trainer.precision import DTYPES
+from trainer.devices.precision import DTYPES
 
 PEAKS = {
     "H200": 989,
@@ -41,7 +42,7 @@ PEAKS = {
     "T4": 65,
     "V100": 125,
 }
-"""Part of a GPU's name -> TFLOP/s of dense products in half precision, as its maker says."""
+"""Part of a GPU's name -> TFLOP/s of dense products in half precision, by its data sheet."""
 VOCABULARY = 30522
 
 
@@ -49,17 +50,18 @@ def main() -> None:
     options = parse()
     trainer, clock = build(options)
     trainer.fit()
-    device, precision = trainer.ranks.device, trainer.placement.precision
+    device, precision = trainer.ranks.device, trainer.setup.placement.precision
     lengths = trainer.train_samples.lengths
+    plan = trainer.session.plan
     timed = np.concatenate(
-        [lengths[trainer.plan.global_batch(step)] for step in range(options.warmup, options.steps)]
+        [lengths[plan.global_batch(step)] for step in range(options.warmup, options.steps)]
     )
-    seconds = clock.at[-1] - clock.at[options.warmup - 1]
+    seconds = clock.times[-1] - clock.times[options.warmup - 1]
     tflops = flops(trainer.model.config, timed) / seconds / 1e12
     peak, source = peak_tflops(options.peak_tflops, device, precision)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, {precision}, {options.batch} texts a step, micro batches of up to ", end="")
-    print(f"{trainer.step_tokens} tokens, {options.steps - options.warmup} steps")
+    print(f"{trainer.session.max_tokens} tokens, {options.steps - options.warmup} steps")
     print(f"{timed.sum() / seconds:.0f} tokens/s, {seconds:.1f} s")
     print(f"{tflops:.3f} of {peak:.3f} TFLOP/s ({source}): {tflops / peak:.1%}")
 
@@ -70,32 +72,34 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=32, help="texts of an optimizer step")
     parser.add_argument("--length", type=int, default=512, help="tokens of the longest text")
-    parser.add_argument("--ragged", action="store_true", help="lengths from 1 to --length")
+    parser.add_argument("--ragged", action="store_true", help="random lengths from 1 to --length")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=5, help="steps that are not timed")
-    parser.add_argument("--max-tokens", type=int, help="of a micro batch; default: what fits")
+    parser.add_argument(
+        "--max-tokens", type=int, help="tokens of a micro batch; default: as many as fit"
+    )
     parser.add_argument("--precision", default="auto", choices=["auto", *DTYPES])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--attention-dropout", type=float, default=0.0, help="kernels have none")
+    parser.add_argument("--attention-dropout", type=float, default=0.0)
     parser.add_argument("--peak-tflops", type=float)
     return parser.parse_args()
 
 
 @dataclass
 class Clock(Callback):
-    """When each step ended."""
+    """Records the time at which each step ended."""
 
-    at: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     def on_step_end(self, step: int, total_steps: int) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.at.append(time.perf_counter())
+        self.times.append(time.perf_counter())
 
 
 def build(options: argparse.Namespace) -> tuple[Trainer, Clock]:
-    """A Trainer over random ids, and what will have timed it."""
+    """A Trainer over random ids, and the callback that measures it."""
     torch.manual_seed(0)
     labels = ["no", "yes"]
     config = AutoConfig(
@@ -143,7 +147,7 @@ def random_texts(options: argparse.Namespace) -> TokenTable:
 
 
 def flops(config: Any, lengths: np.ndarray) -> float:
-    """Floating point operations of training on texts of these lengths once."""
+    """The floating point operations of training once on texts of these lengths."""
     size, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * size**2 + 2 * size * config.intermediate_size)
     lengths = lengths.astype(np.float64)
@@ -151,7 +155,7 @@ def flops(config: Any, lengths: np.ndarray) -> float:
 
 
 def peak_tflops(given: float | None, device: torch.device, precision: str) -> tuple[float, str]:
-    """What the device could do at best, and who says so."""
+    """The device's peak performance, and its source."""
     if given is not None:
         return given, "as given"
     if device.type == "cuda" and precision != "fp32":
@@ -163,7 +167,7 @@ def peak_tflops(given: float | None, device: torch.device, precision: str) -> tu
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """TFLOP/s of the fastest of some products of large square matrices."""
+    """TFLOP/s of the fastest of ten products of large square matrices."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None

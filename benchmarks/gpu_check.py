@@ -1,7 +1,7 @@
-"""Runs the parts of the GPU check, each a process with a time limit, and tables what they find.
+"""Runs the parts of the GPU check as processes with time limits, and writes a table of results.
 
-benchmarks/gpu_check.sh is how to start it. The table is written after every part, so that what was
-found is kept whatever happens. The exit code is 1 where a part failed.
+Start it with benchmarks/gpu_check.sh. The table is written after every part, so that no result is
+lost if the script is stopped. The exit code is 1 if a part failed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ class Part:
 
     name: str
     seconds: float
-    """How long it may take."""
+    """The time limit."""
     script: str = "gpu_parts.py"
 
 
@@ -47,15 +47,16 @@ PARTS = [
     ),
     Part("tests", 150),
 ]
-"""In this order: what tells most comes first, should the time run out."""
+"""The parts in the order in which they run: the most important first, in case the time runs out."""
 
 
 @dataclass
 class Outcome:
-    """What came of a part."""
+    """The result of a part."""
 
     part: Part
     verdict: str
+    """done, skipped, or the reason why it failed."""
     seconds: float
     rows: list[tuple[str, str]] = field(default_factory=list)
     printed: str = ""
@@ -86,15 +87,19 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpu", action="store_true", help="tiny sizes, on a CPU")
-    parser.add_argument("--output", type=Path, help="the file; default: dated, in results/")
-    parser.add_argument("--minutes", type=float, default=8.5, help="for all parts together")
-    parser.add_argument("--parts", nargs="*", help="only these, by their first word")
+    parser.add_argument("--cpu", action="store_true", help="run with tiny sizes on a CPU")
+    parser.add_argument(
+        "--output", type=Path, help="the file to write; default: a dated file in results/"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.5, help="time limit for all parts together"
+    )
+    parser.add_argument("--parts", nargs="*", help="run only the parts with these first words")
     return parser.parse_args()
 
 
 def run(part: Part, cpu: bool, seconds: float) -> Outcome:
-    """One part's process; whatever it has started goes with it when its time is over."""
+    """Run one part in a process; after the time limit, kill it and all processes it started."""
     name, *more = part.name.split()
     command = [sys.executable, "-u", str(HERE / part.script), name, *more, *["--cpu"] * cpu]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if cpu else dict(os.environ)
@@ -130,7 +135,7 @@ def show(outcome: Outcome) -> None:
 
 
 def report(outcomes: list[Outcome], started: datetime, cpu: bool) -> str:
-    """The whole as Markdown: a table, and the last lines of what failed."""
+    """The report in Markdown: a table, and the last output lines of each part that failed."""
     title = f"# {'CPU' if cpu else 'GPU'} check, {started:%Y-%m-%d %H:%M}"
     command = f"bash benchmarks/gpu_check.sh{' --cpu' * cpu}"
     lines = [title, "", f"Commit {commit()}; `{command}`.", ""]

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What is worth knowing of this code on a machine with a GPU, in under 9 minutes: a table, printed and
-# written to a dated file. A part that fails or takes too long is a row of the table, not the end.
+# Checks numbers, speed and memory on a machine with a GPU, in under 9 minutes. Prints a table, and
+# writes it to a dated file. A part that fails or takes too long is a row of the table; the others run.
 #
-#   bash benchmarks/gpu_check.sh                       # with what `python3` has
-#   bash benchmarks/gpu_check.sh --wheels DIR          # what it lacks comes from DIR; no network needed
-#   bash benchmarks/gpu_check.sh --cpu                 # tiny sizes on a CPU: does the script work?
-#   bash benchmarks/gpu_check.sh --collect DIR [3.12]  # fill DIR, where there is a network, with wheels
-#                                                      # for that version of Python on Linux (x86-64)
-# Further arguments go to benchmarks/gpu_check.py: --output FILE, --minutes N, --parts NAME ...
+#   bash benchmarks/gpu_check.sh                       # with the packages of `python3`
+#   bash benchmarks/gpu_check.sh --wheels DIR          # installs missing packages from DIR, offline
+#   bash benchmarks/gpu_check.sh --cpu                 # tiny sizes on a CPU, to test the script
+#   bash benchmarks/gpu_check.sh --collect DIR [3.12]  # downloads the wheels to DIR, for this version
+#                                                      # of Python on Linux (x86-64)
+# Further arguments are passed to benchmarks/gpu_check.py: --output FILE, --minutes N, --parts NAME ...
 #
-# The machine with the GPU is to have torch, its CUDA and numpy, as images for GPUs do: they are larger
-# than what is easily carried. The wheels are what such an image lacks; one that it has is left out.
+# The machine with the GPU must have torch with CUDA and numpy, as images for GPUs do; these are too
+# large to copy. Only packages that the image does not have are installed from the wheels.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,7 +18,7 @@ python=${PYTHON:-python3}
 packages=(accelerate datasets dill multiprocess xxhash evaluate hydra-core omegaconf PyYAML rich
   markdown-it-py mdurl Pygments huggingface_hub hf-xet httpx2 httpcore2 h11 anyio truststore click
   tokenizers safetensors Jinja2 MarkupSafe scikit-learn threadpoolctl joblib cloudpickle narwhals
-  scipy pandas pyarrow python-dateutil tzdata fsspec filelock packaging tqdm requests certifi
+  scipy pandas pyarrow python-dateutil six fsspec filelock packaging tqdm requests certifi
   charset-normalizer idna urllib3 psutil typing_extensions hypothesis sortedcontainers pytest
   pluggy iniconfig transformers peft regex typer shellingham annotated-doc pydantic pydantic_core
   annotated-types typing-inspection)
@@ -31,7 +31,7 @@ if [ "${1:-}" = --collect ]; then
   done
   "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "${3:-3.12}" \
     --implementation cp "${platforms[@]}" -c "$root/constraints.txt" -d "$folder" "${packages[@]}"
-  # it is published as source alone, in pure Python
+  # this package is pure Python and has no wheels
   "$python" -m pip wheel --quiet --no-deps -c "$root/constraints.txt" -w "$folder" \
     antlr4-python3-runtime
   du -sh "$folder"
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -n "${wheels:-}" ]; then
-  # Only what is missing: an image's own packages fit its torch and its transformers.
+  # Install only missing packages: those of the image fit its torch and its transformers.
   mapfile -t missing < <("$python" - "$wheels" <<'PYTHON'
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -69,7 +69,7 @@ PYTHON
   if [ ${#missing[@]} -gt 0 ]; then
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
       --target "$work/site" "${missing[@]}" ||
-      echo "some wheels could not be installed; going on" >&2
+      echo "some wheels could not be installed; the check continues" >&2
     export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
   fi
 fi

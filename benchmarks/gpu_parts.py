@@ -1,8 +1,8 @@
-"""The parts of the GPU check that say whether the numbers are right: each prints rows of a table.
+"""The parts of the GPU check that test whether numbers are right; each prints rows of a table.
 
     python benchmarks/gpu_parts.py masks [--cpu]
 
-`--cpu` takes the same way on a CPU. Exit code 5: there is nothing here that this part could check.
+`--cpu` runs the same code on a CPU. Exit code 5 means that a part has nothing to check.
 """
 
 import argparse
@@ -31,23 +31,24 @@ CPU = torch.device("cpu")
 
 
 def row(what: str, found: Any) -> None:
-    """One row of the table."""
+    """Print one row of the table."""
     print("ROW " + json.dumps([what, found]), flush=True)
 
 
 def skip(reason: str) -> None:
-    """Leave: there is nothing to check."""
+    """End the process, since there is nothing to check."""
     row("skipped", reason)
     sys.exit(5)
 
 
 def check(what: str, holds: bool, found: Any) -> None:
-    """A row that must hold; the process goes on, and ends with exit code 1."""
+    """Print a row. If it does not hold, the process continues, and ends with exit code 1."""
     row(what, f"{found}{'' if holds else '  <- WRONG'}")
     WRONG.extend([what] * (not holds))
 
 
 WRONG: list[str] = []
+"""The names of the checks that failed."""
 
 
 def device_of(cpu: bool) -> torch.device:
@@ -55,7 +56,7 @@ def device_of(cpu: bool) -> torch.device:
     if cpu:
         return CPU
     if not torch.cuda.is_available():
-        sys.exit("no CUDA GPU is visible; --cpu checks the script alone")
+        sys.exit("no CUDA GPU is visible; --cpu only tests the script")
     return torch.device("cuda", 0)
 
 
@@ -63,7 +64,7 @@ def device_of(cpu: bool) -> torch.device:
 
 
 def versions(cpu: bool) -> None:
-    """What is installed."""
+    """Print the versions of the installed packages and of the device."""
     row("Python", sys.version.split()[0])
     names = "torch triton accelerate datasets tokenizers safetensors huggingface_hub numpy pyarrow"
     for name in [*names.split(), "hydra-core", "transformers", "peft", "liger-kernel"]:
@@ -85,13 +86,14 @@ def versions(cpu: bool) -> None:
 
 
 def masks(cpu: bool) -> None:
-    """Dropout masks of the device and of the CPU, bit for bit."""
-    from trainer.models.dropout import Dropout, head_keys, token_keys
+    """Check that dropout masks on the device and on the CPU are equal bit for bit."""
+    from trainer.models.blocks.dropout import Dropout
+    from trainer.models.blocks.dropout_hash import head_keys, token_keys
 
     device = device_of(cpu)
     tokens = torch.arange(1000)
     for numbers in (torch.float32, torch.bfloat16):
-        kept = []
+        both = []
         for place in (CPU, device):
             ids = tokens.to(place)
             keys = token_keys(7, 3, ids * 2_000_000_011, ids % 5, ids)
@@ -100,28 +102,28 @@ def masks(cpu: bool) -> None:
             hidden = dropout.mask(torch.zeros(1000, 768, dtype=numbers, device=place), keys)
             heads = head_keys(keys.view(10, 100), 12)
             scores = torch.zeros(10, 12, 100, 100, dtype=numbers, device=place)
-            kept.append((hidden.cpu(), dropout.mask(scores, heads).cpu()))
-        for name, one, other in zip(("hidden", "attention"), *kept, strict=True):
+            both.append((hidden.cpu(), dropout.mask(scores, heads).cpu()))
+        for name, one, other in zip(("hidden", "attention"), *both, strict=True):
             share = f"{one.float().mean():.4f} kept"
             check(f"{name} masks, {numbers}", torch.equal(one, other), share)
 
 
 def waits(cpu: bool) -> None:
-    """How often a training step waits for the device, and where."""
+    """Check how often a training step waits for the device, and print where."""
     if device_of(cpu).type == "cpu":
-        skip("nothing is waited for on a CPU")
+        skip("a CPU has no device to wait for")
     steps = 6
     for precision in ("fp32", "bf16"):
-        watch = Waits(first=3, last=3 + steps)
-        trained(max_steps=12, precision=precision, callbacks=(watch,))
-        where = ", ".join(f"{place} x{n}" for place, n in watch.found.most_common())
-        each = watch.found.total() / steps
-        check(f"waits a step, {precision}", each <= 1, f"{each:g} ({where})")
+        counter = Waits(first=3, last=3 + steps)
+        trained(max_steps=12, precision=precision, callbacks=(counter,))
+        where = ", ".join(f"{place} x{n}" for place, n in counter.found.most_common())
+        each = counter.found.total() / steps
+        check(f"waits per step, {precision}", each <= 1, f"{each:g} ({where})")
 
 
 @dataclass
 class Waits(Callback):
-    """Counts what waits for the device between two steps, by torch's own warnings."""
+    """Counts the calls that wait for the device between two steps, by torch's warnings."""
 
     first: int
     last: int
@@ -146,7 +148,7 @@ class Waits(Callback):
 
 
 def trained(**settings: Any) -> Any:
-    """A tiny BERT that has been trained, with dropout, on 64 ragged samples."""
+    """Train a tiny BERT with dropout on 64 samples of different lengths; returns its Trainer."""
     from trainer.settings import TrainSettings
     from trainer.trainer import Trainer
 
@@ -165,14 +167,14 @@ def trained(**settings: Any) -> Any:
 
 
 def ranks(cpu: bool) -> None:
-    """Two ranks on one device, over gloo, against one: weights after SGD in float64."""
+    """Compare two ranks on one device, over gloo, with one: weights after SGD in float64."""
     device_of(cpu)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        one = together(["alone"], folder, cpu)["alone"]
+        one = run_roles(["alone"], folder, cpu)["alone"]
         for strategy in ("ddp", "fsdp"):
             try:
-                two = together([strategy, strategy], folder, cpu)[strategy]
+                two = run_roles([strategy, strategy], folder, cpu)[strategy]
             except subprocess.CalledProcessError as error:
                 check(f"two ranks, {strategy}", False, f"exit {error.returncode}")
                 print(error.stderr[-3000:])
@@ -183,8 +185,8 @@ def ranks(cpu: bool) -> None:
                 check(f"two ranks, {strategy}, {case}", far <= 1e-12, f"{far:.1e} apart")
 
 
-def together(roles: list[str], folder: Path, cpu: bool) -> dict[str, Any]:
-    """What rank 0 of as many processes writes, by the role."""
+def run_roles(roles: list[str], folder: Path, cpu: bool) -> dict[str, Any]:
+    """Run one process for each role; returns {role: the results that rank 0 writes}."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -197,16 +199,16 @@ def together(roles: list[str], folder: Path, cpu: bool) -> dict[str, Any]:
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, env=environment, stderr=pipe, text=True))
     for process in processes:
-        _, said = process.communicate()
+        _, errors = process.communicate()
         if process.returncode:
             for other in processes:
                 other.kill()
-            raise subprocess.CalledProcessError(process.returncode, "rank", stderr=said)
+            raise subprocess.CalledProcessError(process.returncode, "rank", stderr=errors)
     return {roles[0]: json.loads((folder / f"{roles[0]}.json").read_text())}
 
 
 def rank(role: str, folder: str, cpu: bool) -> None:
-    """One rank: trains tiny models, and writes their weights if it is the first."""
+    """Run one rank: train tiny models, and write their weights if it is the first rank."""
     from tests.distributed.sharded import build, flat
 
     if role != "alone":
@@ -221,11 +223,11 @@ def rank(role: str, folder: str, cpu: bool) -> None:
     if trainer.ranks.is_main:
         Path(folder, f"{role}.json").write_text(json.dumps(found))
     sys.stdout.flush()
-    os._exit(0)  # gloo's threads may abort an orderly exit
+    os._exit(0)  # gloo's threads may abort the process during a normal exit
 
 
 def resume(cpu: bool) -> None:
-    """A run that was killed and resumed, and one that was not: the same bytes."""
+    """Check that a killed and resumed run writes the same bytes as an uninterrupted one."""
     device_of(cpu)
     with tempfile.TemporaryDirectory() as name:
         for precision in ("fp32", "bf16"):
@@ -252,17 +254,17 @@ class KillAt(Callback):
 
 
 def train(precision: str, folder: str, kill_at: str, cpu: bool) -> None:
-    """A run of 9 steps that saves after every third one, and may be killed."""
+    """Run 9 steps with a save after every third one; the process may be killed at a step."""
     options = {"precision": precision, "max_steps": 9, "save_steps": 3, "deterministic": True}
     trained(**options, output_dir=Path(folder), callbacks=(KillAt(int(kill_at)),))
 
 
 def generation(cpu: bool) -> None:
-    """Greedy texts on the device and on the CPU; how fast a 1B model writes."""
+    """Compare greedy texts on the device and on the CPU; measure the speed of a 1B model."""
     from benchmarks.gpu_speed import seconds_of, sized_model
     from tests.unit.text_runs import LLAMA
-    from trainer.generation.decoding import generate_ids
     from trainer.generation.settings import GenerationSettings
+    from trainer.generation.token_ids import generate_ids
     from trainer.models.auto import AutoModelForCausalLM
     from trainer.models.config import ModelConfig
 
@@ -271,13 +273,13 @@ def generation(cpu: bool) -> None:
     model = AutoModelForCausalLM.from_config(ModelConfig({**LLAMA, "vocab_size": 199})).double()
     prompts = [list(range(5, 5 + n)) for n in (3, 40, 11, 1)]
     settings = GenerationSettings(max_new_tokens=24)
-    here = generate_ids(model, prompts, settings, end_ids=[])
-    there = generate_ids(model.to(device), prompts, settings, end_ids=[])
-    check("greedy texts are those of the CPU", here == there, f"{len(here)} texts of 24 tokens")
-    drawn = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.9)
-    here = generate_ids(model.cpu(), prompts, drawn, end_ids=[])
-    there = generate_ids(model.to(device), prompts, drawn, end_ids=[])
-    row("drawn texts that are those of the CPU", f"{sum(map(list.__eq__, here, there))} of 4")
+    on_cpu = generate_ids(model, prompts, settings, end_ids=[])
+    found = generate_ids(model.to(device), prompts, settings, end_ids=[])
+    check("greedy texts as on the CPU", on_cpu == found, f"{len(found)} texts of 24 tokens")
+    sampled = GenerationSettings(max_new_tokens=24, temperature=1.0, top_p=0.9)
+    on_cpu = generate_ids(model.cpu(), prompts, sampled, end_ids=[])
+    found = generate_ids(model.to(device), prompts, sampled, end_ids=[])
+    row("sampled texts as on the CPU", f"{sum(map(list.__eq__, on_cpu, found))} of 4")
     large = sized_model("llama-1b", device, cpu, torch.bfloat16).eval()
     prompts = [list(range(5, 69))] * 16
     longer = GenerationSettings(max_new_tokens=4 if cpu else 64)
@@ -286,10 +288,10 @@ def generation(cpu: bool) -> None:
 
 
 def tests(cpu: bool) -> None:
-    """The tests that need a GPU."""
+    """Run the tests that need a GPU."""
     device_of(cpu)
     files = [path for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text()]
-    # by name: the other files import packages that a machine with a GPU may lack
+    # listed by name, since other test files import packages that this machine may lack
     where = ["tests/gpu/test_all.py"] if cpu else ["-m", "gpu", *sorted(map(str, files))]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *where]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,11 +1,11 @@
-"""The parts of the GPU check that measure: throughput, peers' throughput, memory, and a profile.
+"""The parts of the GPU check that measure throughput, peers' throughput, memory, and a profile.
 
     python benchmarks/gpu_speed.py throughput bert-128 [--cpu]
 
-Weights are random, and made on the device. A step's floating point operations are those of
-benchmarks/encoder_throughput.py: 6 a weight and token where it is trained, 4 where it is frozen,
-and 12 layers x D x L for attention, half of it where attention is causal. The share of the peak is
-of the data sheet's for dense bf16.
+Weights are random and created on the device. Floating point operations of a step are counted as in
+benchmarks/encoder_throughput.py: for each token, 6 per trained weight, 4 per frozen weight, and
+12 layers x D x L for attention (half of this for causal attention). The MFU is relative to the data
+sheet's peak for dense bf16.
 """
 
 import argparse
@@ -27,13 +27,15 @@ from trainer.data.tokens import TokenTable
 
 @dataclass(frozen=True)
 class Size:
-    """A model and the step that it is timed in."""
+    """The shapes of a model and of the step to measure."""
 
     entries: dict[str, Any]
+    """Of config.json."""
     batch: int
     length: int
     adapters: bool = False
     recomputed: bool = False
+    """Whether the step uses gradient checkpointing."""
 
     @property
     def decoder(self) -> bool:
@@ -66,28 +68,29 @@ STEPS, UNTIMED = 14, 4
 
 @dataclass
 class Timed(Callback):
-    """The seconds from the end of one step to the end of another, with no wait in between.
+    """Measures the seconds from the end of one step to the end of another.
 
-    A wait after each step would keep the host from launching the next one ahead.
+    It waits for the device only at these two steps: a wait after each step would keep the host from
+    launching the next step in advance.
     """
 
     first: int
     last: int
-    at: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
     def on_step_end(self, step: int, total_steps: int) -> None:
         if step in (self.first, self.last):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.at.append(time.perf_counter())
+            self.times.append(time.perf_counter())
 
     @property
     def seconds(self) -> float:
-        return self.at[-1] - self.at[0]
+        return self.times[-1] - self.times[0]
 
 
 def size_of(name: str, cpu: bool) -> Size:
-    """The size of that name, or on a CPU a tiny one of the same kind."""
+    """The size with this name, or on a CPU a tiny size of the same kind."""
     size = SIZES[name]
     if not cpu:
         return size
@@ -99,30 +102,32 @@ def size_of(name: str, cpu: bool) -> Size:
 
 
 def sized_model(name: str, device: torch.device, cpu: bool, numbers: torch.dtype) -> Any:
-    """A model of a size with random weights of a type, made on the device."""
+    """A model of a named size, with random weights that are created on the device."""
     from trainer.models import auto
     from trainer.models.config import ModelConfig
-    from trainer.models.loading import materialize
+    from trainer.models.formats.loading import materialize
 
     size = size_of(name, cpu)
     head = "AutoModelForCausalLM" if size.decoder else "AutoModelForSequenceClassification"
     model = getattr(auto, head)._on_meta(ModelConfig(size.entries))
     torch.manual_seed(0)
-    materialize(model, {n: drawn(p, device, numbers) for n, p in model.named_parameters()})
+    materialize(model, {n: random_like(p, device, numbers) for n, p in model.named_parameters()})
     return model
 
 
-def drawn(parameter: nn.Parameter, device: torch.device, numbers: torch.dtype) -> torch.Tensor:
+def random_like(
+    parameter: nn.Parameter, device: torch.device, numbers: torch.dtype
+) -> torch.Tensor:
     """Small random numbers for a matrix, ones for a vector."""
     tensor = torch.ones(parameter.shape, device=device, dtype=numbers)
     return tensor.normal_(0.0, 0.02) if tensor.dim() > 1 else tensor
 
 
 def trainer_of(name: str, cpu: bool, callbacks: tuple[Any, ...] = (), **settings: Any) -> Any:
-    """A Trainer over random texts of one length."""
+    """A Trainer of a named size on random texts of one length."""
     from recipes.causal_lm import CausalLM
     from recipes.sequence_classification import SequenceClassification
-    from trainer.models.lora_settings import LoRASettings
+    from trainer.models.adapters.lora_settings import LoRASettings
     from trainer.settings import TrainSettings
     from trainer.trainer import Trainer
 
@@ -147,7 +152,7 @@ def trainer_of(name: str, cpu: bool, callbacks: tuple[Any, ...] = (), **settings
 
 
 def texts(size: Size, count: int, recipe: Any) -> TokenTable:
-    """Random ids: `count` texts, all of the size's length."""
+    """`count` texts of random token ids, all of the size's length."""
     rng = np.random.default_rng(0)
     vocabulary = size.entries.get("vocab_size", 50368)
     zeros = np.zeros(count, np.int64)
@@ -162,7 +167,7 @@ def texts(size: Size, count: int, recipe: Any) -> TokenTable:
 
 
 def flops_of_a_step(model: Any, size: Size) -> float:
-    """What a step has to compute, what is computed twice not counted."""
+    """The floating point operations of a step, without recomputation."""
     config, tokens = model.config, size.batch * size.length
     total = 0.0
     for name, parameter in model.named_parameters():
@@ -173,9 +178,9 @@ def flops_of_a_step(model: Any, size: Size) -> float:
     return total + attention * (0.5 if size.decoder else 1)
 
 
-def tell_speed(seconds: float, flops: float, size: Size, device: torch.device) -> None:
-    """Rows of what a step took."""
-    row("a step", f"{1000 * seconds:.1f} ms")
+def print_speed(seconds: float, flops: float, size: Size, device: torch.device) -> None:
+    """Print rows with the time, throughput and memory of a step."""
+    row("time per step", f"{1000 * seconds:.1f} ms")
     row("tokens/s", f"{size.batch * size.length / seconds:.0f}")
     if device.type == "cuda":
         peak, source = peak_tflops(None, device, "bf16")
@@ -188,17 +193,17 @@ def tell_speed(seconds: float, flops: float, size: Size, device: torch.device) -
 
 
 def throughput(name: str, cpu: bool) -> None:
-    """Steps of our Trainer."""
+    """Measure steps of our Trainer."""
     timed, size = Timed(UNTIMED, STEPS), size_of(name, cpu)
     trainer = trainer_of(name, cpu, callbacks=(timed,))
     row("step", f"{size.batch} x {size.length} tokens, bf16{', recomputed' * size.recomputed}")
     trainer.fit()
     seconds = timed.seconds / (STEPS - UNTIMED)
-    tell_speed(seconds, flops_of_a_step(trainer.model, size), size, trainer.ranks.device)
+    print_speed(seconds, flops_of_a_step(trainer.model, size), size, trainer.ranks.device)
 
 
 def peer(name: str, cpu: bool) -> None:
-    """The same step by transformers (and peft): bf16 autocast, sdpa, fused AdamW, equal lengths."""
+    """Measure the same step with transformers (and peft): bf16 autocast, sdpa, fused AdamW."""
     try:
         import transformers
     except ImportError:
@@ -227,21 +232,21 @@ def peer(name: str, cpu: bool) -> None:
         step()
     repeats = STEPS - UNTIMED
     seconds = seconds_of(lambda: [step() for _ in range(repeats)], device) / repeats
-    tell_speed(seconds, flops_of_a_step(trainer_model(name, cpu), size), size, device)
+    print_speed(seconds, flops_of_a_step(meta_model(name, cpu), size), size, device)
 
 
-def trainer_model(name: str, cpu: bool) -> Any:
-    """Our model on no device, for its sizes."""
-    from trainer.models.lora_settings import LoRASettings
+def meta_model(name: str, cpu: bool) -> Any:
+    """Our model on the meta device, to count its weights."""
+    from trainer.models.adapters.lora_settings import LoRASettings
 
     meta = torch.device("meta")
     model = sized_model(name, meta, cpu, torch.bfloat16)
     if size_of(name, cpu).adapters:
         model.requires_grad_(False)
-        ranks = LoRASettings(rank=16).rank or 0
+        rank = LoRASettings(rank=16).rank or 0
         for layer in [m for m in model.body.layers.modules() if isinstance(m, nn.Linear)]:
             width = sum(layer.weight.shape)
-            layer.adapter = nn.Parameter(torch.empty(ranks, width, device=meta))
+            layer.adapter = nn.Parameter(torch.empty(rank, width, device=meta))
     return model
 
 
@@ -266,8 +271,8 @@ def peers_model(name: str, size: Size, device: torch.device) -> Any:
 
 
 def memory(cpu: bool) -> None:
-    """What a step needs against what was planned; the micro batch that the search finds."""
-    from trainer.sharding import bytes_of_ddp
+    """Compare the memory of a step with the plan, and find the largest micro batch."""
+    from trainer.training.strategy import bytes_of_ddp
 
     device = device_of(cpu)
     for name in ("bert-512", "llama-1b"):
@@ -276,11 +281,12 @@ def memory(cpu: bool) -> None:
         number = sum(p.numel() for p in trainer.model.parameters())
         if device.type == "cuda":
             at_rest = torch.cuda.memory_allocated(device) / number
-            check(f"{name} at rest", at_rest < 13, f"{at_rest:.1f} bytes a parameter, planned 12")
+            found = f"{at_rest:.1f} bytes per parameter, planned 12"
+            check(f"{name}, between steps", at_rest < 13, found)
             peak = torch.cuda.max_memory_allocated(device) / number
             planned = bytes_of_ddp(trainer.model, trainer.settings, "bf16") / number
-            found = f"{peak:.1f} bytes a parameter, {planned:.0f} planned without activations"
-            row(f"{name} at most", found)
+            found = f"{peak:.1f} bytes per parameter, {planned:.0f} planned without activations"
+            row(f"{name}, peak", found)
         del trainer
         free(device)
     batch = 16 if cpu else 8192
@@ -288,17 +294,17 @@ def memory(cpu: bool) -> None:
     trainer = trainer_of("bert-128", cpu, **settings, eval_steps=0)
     began = time.perf_counter()
     trainer.fit()
-    row("largest micro batch", f"{trainer.step_tokens} tokens")
+    row("largest micro batch", f"{trainer.session.max_tokens} tokens")
     row("search and two steps", f"{time.perf_counter() - began:.1f} s")
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        row("memory then used", f"{torch.cuda.max_memory_reserved(device) / total:.0%} of it")
+        row("share of the memory used", f"{torch.cuda.max_memory_reserved(device) / total:.0%}")
         retries = torch.cuda.memory_stats(device)["num_alloc_retries"]
-        row("allocations that had to be tried again", retries)
+        row("allocations that were retried", retries)
 
 
 def free(device: torch.device) -> None:
-    """Let go of what the device's allocator holds."""
+    """Free the memory that the device's allocator caches, and reset its peak."""
     import gc
 
     gc.collect()
@@ -308,14 +314,14 @@ def free(device: torch.device) -> None:
 
 
 def profile(cpu: bool) -> None:
-    """Kernels of training steps: how many, how busy the device is, and which take longest."""
+    """Profile training steps: the number of kernels, the busy share, and the longest kernels."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
     device = device_of(cpu)
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device.type == "cuda")]
     for name in ("bert-512", "llama-1b"):
-        trainer_of(name, cpu, max_steps=3, eval_steps=0).fit()  # kernels are built and chosen
+        trainer_of(name, cpu, max_steps=3, eval_steps=0).fit()  # compiles and selects kernels
         free(device)
         trainer = trainer_of(name, cpu, max_steps=6, eval_steps=0)
         with profiling(activities=activities) as found:
@@ -323,18 +329,19 @@ def profile(cpu: bool) -> None:
         on_device = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         if on_device:
             busy = sum(e.device_time for e in on_device) / 1e6
-            row(f"{name}, launches a step", f"{len(on_device) / 6:.0f}")
-            row(f"{name}, device busy", f"{busy / seconds:.0%} of six steps and their start")
+            row(f"{name}, launches per step", f"{len(on_device) / 6:.0f}")
+            row(f"{name}, device busy", f"{busy / seconds:.0%} of a run of six steps")
         key = "self_device_time_total" if on_device else "self_cpu_time_total"
         for average in sorted(found.key_averages(), key=lambda e: -getattr(e, key))[:8]:
-            taken = f"{getattr(average, key) / 6000:.2f} ms a step, {average.count / 6:.0f} times"
-            row(f"{name}: {average.key[:70]}", taken)
+            milliseconds = getattr(average, key) / 6000
+            found_cost = f"{milliseconds:.2f} ms per step, {average.count / 6:.0f} launches"
+            row(f"{name}: {average.key[:70]}", found_cost)
         del trainer
         free(device)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
-    """How long some work takes, the device's part of it included."""
+    """The seconds that a function takes, including its work on the device."""
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     began = time.perf_counter()

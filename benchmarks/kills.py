@@ -1,14 +1,16 @@
-"""Kills training runs at random instants until they are through, and counts what was lost.
+"""Kills training runs at random times until they finish, and checks that nothing was lost.
 
     python benchmarks/kills.py               # 200 kills
     python benchmarks/kills.py --kills 20 --seed 1
-    python benchmarks/kills.py --async-save  # the checkpoints are written by a thread
+    python benchmarks/kills.py --async-save  # a thread writes the checkpoints
+    python benchmarks/kills.py --store       # runs in S3, which moto's server simulates
 
-A run is a process of its own that trains a small BERT with AdamW, an average of the weights and
-the best model, saves at every other step, and gets SIGKILL after a random time. Then every
-checkpoint that is published must verify, and the same run is started again. When a run is through,
-the sha256 of its model, its last moments and its logged rows must be those of a run that nobody
-disturbed. Printed: kills by what they hit, and the differences, of which there must be none.
+A run is a process that trains a small BERT with AdamW, averaged weights and selection of the best
+model, and saves at every second step. It gets SIGKILL after a random time. Then every published
+checkpoint must verify, and the same run is started again. With --store the checkpoints in the store
+must verify, and every second restart has an empty disk. When a run has finished, the SHA-256 of its
+model and its last optimizer state, and its logged rows, must equal those of an uninterrupted run.
+The script prints the number of kills, how many were during a save, and all differences.
 """
 
 import argparse
@@ -16,15 +18,23 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 STEPS = 30
+STEPS_IN_STORE = 8
+BUCKET = "kills"
 BAD = ("unloadable checkpoints", "runs with other weights, moments or rows", "failures")
 
 
@@ -32,17 +42,18 @@ def main() -> int:
     options = parse()
     draw = random.Random(options.seed)
     outcome: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name, ExitStack() as stack:
         folder = Path(name)
         import_everything()
-        seconds = undisturbed(folder / "whole", options.async_save)
-        wanted = digests(folder / "whole")
+        place = Disk(folder) if not options.store else stack.enter_context(opened_store(folder))
+        seconds = undisturbed(place, options.async_save)
+        wanted = digests(place.files("whole"), place.steps)
         run = 0
         while outcome["kills"] < options.kills:
             run += 1
             left = options.kills - outcome["kills"]
-            outcome += disturbed(folder / f"{run}", draw, seconds, left, options.async_save)
-            if digests(folder / f"{run}") != wanted:
+            outcome += disturbed(place, f"{run}", draw, seconds, left, options.async_save)
+            if digests(place.files(f"{run}"), place.steps) != wanted:
                 outcome[BAD[1]] += 1
             outcome["runs"] += 1
     print(json.dumps({**dict.fromkeys(BAD, 0), **outcome}, indent=2))
@@ -55,28 +66,115 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--async-save", action="store_true", help="save while training goes on")
-    parser.add_argument("--folder", help="where the runs lie; default: the system's temporary one")
+    parser.add_argument("--async-save", action="store_true", help="save while training continues")
+    parser.add_argument("--store", action="store_true", help="write runs to a store")
+    parser.add_argument("--folder", help="the folder for the runs; default: a temporary one")
     return parser.parse_args()
 
 
-def undisturbed(folder: Path, async_save: bool) -> float:
-    """Train once without a kill; the seconds that it took."""
+@dataclass
+class Disk:
+    """Runs in a folder of this machine."""
+
+    folder: Path
+    steps: int = STEPS
+    window: tuple[float, float] = (0.0, 0.6)
+    """When to kill, as shares of the time of a whole run."""
+
+    def output_dir(self, run: str) -> str:
+        return str(self.folder / run)
+
+    def files(self, run: str) -> Path:
+        """A folder with the current files of a run."""
+        return self.folder / run
+
+    def killed(self) -> None:
+        """Do what follows each kill: nothing."""
+
+
+@dataclass
+class Bucket(Disk):
+    """Runs in a bucket of a server on this machine; every second kill also deletes the disk."""
+
+    client: Any = None
+    steps: int = STEPS_IN_STORE
+    window: tuple[float, float] = (0.2, 0.9)
+    kills: int = 0
+
+    def output_dir(self, run: str) -> str:
+        return f"s3://{BUCKET}/{run}"
+
+    def files(self, run: str) -> Path:
+        target = Path(tempfile.mkdtemp(dir=self.folder))
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=BUCKET, Prefix=f"{run}/"
+        )
+        for each in (found for page in pages for found in page.get("Contents", ())):
+            path = target / each["Key"].removeprefix(f"{run}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(BUCKET, each["Key"], str(path))
+        for folder in target.glob("checkpoint-*"):  # without a manifest it is not published
+            if not (folder / "manifest.json").exists():
+                folder.rename(folder.with_name(f".tmp-{folder.name}"))
+        return target
+
+    def killed(self) -> None:
+        self.kills += 1
+        if self.kills % 2:
+            shutil.rmtree(self.folder / "stage", ignore_errors=True)
+
+
+@contextmanager
+def opened_store(folder: Path) -> Iterator[Bucket]:
+    """Run a server that simulates S3, with an empty bucket."""
+    import boto3
+    import s3fs  # noqa: F401 (imported before forking, so that runs start quickly)
+
+    from trainer.stores import lease
+
+    lease.EXPIRES, lease.POLL, lease.RENEWAL_PERIOD = 0.3, 0.05, 0.1
+    server = "from moto.server import main; import sys; main(sys.argv[1:])"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", server, "-H", "127.0.0.1", "-p", str(port)]
+    keys = {"AWS_ACCESS_KEY_ID": "kills", "AWS_SECRET_ACCESS_KEY": "kills"}
+    os.environ |= keys | {"AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    os.environ["TEMPERING_STAGE"] = str(folder / "stage")
+    process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+    try:
+        client = boto3.client("s3")
+        for _ in range(200):
+            try:
+                client.create_bucket(Bucket=BUCKET)
+                break
+            except Exception:  # the server is still starting
+                time.sleep(0.1)
+        yield Bucket(folder, client=client)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def undisturbed(place: Disk, async_save: bool) -> float:
+    """Train once without a kill; returns the seconds that this took."""
     started = time.perf_counter()
-    status = os.waitpid(start(folder, async_save), 0)[1]
+    status = os.waitpid(start(place, "whole", async_save), 0)[1]
     assert os.waitstatus_to_exitcode(status) == 0, "the undisturbed run failed"
     return time.perf_counter() - started
 
 
 def disturbed(
-    folder: Path, draw: random.Random, seconds: float, most: int, async_save: bool
+    place: Disk, run: str, draw: random.Random, seconds: float, max_kills: int, async_save: bool
 ) -> Counter[str]:
-    """Kill a run at random instants, at most so many times, until it is through."""
+    """Kill a run at random times, at most `max_kills` times, until it finishes."""
     outcome: Counter[str] = Counter()
     while True:
-        child = start(folder, async_save)
-        if outcome["kills"] < most:
-            time.sleep(draw.uniform(0, 0.6 * seconds))
+        child = start(place, run, async_save)
+        if outcome["kills"] < max_kills:
+            time.sleep(draw.uniform(*place.window) * seconds)
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code == 0:
@@ -85,17 +183,18 @@ def disturbed(
             outcome[BAD[2]] += 1
             return outcome
         outcome["kills"] += 1
-        outcome += what_was_hit(folder)
+        outcome += checked_after_kill(place.files(run))
+        place.killed()
 
 
-def start(folder: Path, async_save: bool) -> int:
-    """The process id of a run that begins, or goes on, in `folder`."""
+def start(place: Disk, run: str, async_save: bool) -> int:
+    """Start or continue a run in a child process; returns its id."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        train(folder, async_save)
+        train(place.output_dir(run), async_save, place.steps)
         code = 0
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -104,7 +203,7 @@ def start(folder: Path, async_save: bool) -> int:
 
 
 def import_everything() -> None:
-    """Here, so that each process starts at once and most kills come while something is done."""
+    """Import all modules before forking, so that runs start quickly and most kills hit training."""
     import torch._dynamo  # noqa: F401
 
     import recipes.sequence_classification  # noqa: F401
@@ -115,7 +214,7 @@ def import_everything() -> None:
     Accuracy().prepare()
 
 
-def train(folder: Path, async_save: bool) -> None:
+def train(output_dir: str, async_save: bool, steps: int) -> None:
     import numpy as np
     import torch
 
@@ -147,7 +246,7 @@ def train(folder: Path, async_save: bool) -> None:
         AutoModelForSequenceClassification.from_config(config),
         SequenceClassification(problem="single_label", labels=list("abc")),
         TrainSettings(
-            max_steps=STEPS,
+            max_steps=steps,
             global_batch_size=8,
             learning_rate=1e-3,
             save_steps=2,
@@ -161,12 +260,12 @@ def train(folder: Path, async_save: bool) -> None:
         train_dataset=table(0, 77),
         eval_dataset=table(1, 20),
         metrics={"accuracy": Accuracy()},
-        output_dir=folder,
+        output_dir=output_dir,
     ).fit()
 
 
-def what_was_hit(folder: Path) -> Counter[str]:
-    """Which leftovers a kill left, and whether every published checkpoint verifies."""
+def checked_after_kill(folder: Path) -> Counter[str]:
+    """Count whether the kill was during a save, and how many published checkpoints verify."""
     from trainer.checkpoint.publish import published
     from trainer.checkpoint.verify import CorruptCheckpoint, verify
 
@@ -183,9 +282,9 @@ def what_was_hit(folder: Path) -> Counter[str]:
     return found
 
 
-def digests(folder: Path) -> dict[str, Any]:
-    """What must be equal: the model, the last moments and averages, and the logged rows."""
-    last = folder / f"checkpoint-{STEPS}"
+def digests(folder: Path, steps: int) -> dict[str, Any]:
+    """What must be equal between runs: model, last moments, averaged weights and logged rows."""
+    last = folder / f"checkpoint-{steps}"
     files = [folder / "model" / "model.safetensors", last / "model.safetensors"]
     files += [last / "state" / f"{name}.safetensors" for name in ("optimizer", "ema")]
     found: dict[str, Any] = {
@@ -198,7 +297,7 @@ def digests(folder: Path) -> dict[str, Any]:
         {
             name: value
             for name, value in row.items()
-            if not name.endswith(("per_second", "data_wait"))
+            if not name.endswith(("per_second", "data_wait", "memory_gib"))
         }
         for row in rows
     ]

