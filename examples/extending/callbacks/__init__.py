@@ -1,0 +1,1 @@
+"""Callbacks: each file defines a class with the name of the file."""

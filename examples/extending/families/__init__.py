@@ -1,0 +1,1 @@
+"""Model families: each file is named after its model_type and defines FAMILY."""

@@ -1,0 +1,1 @@
+"""Heads: each file is named after its task and defines HEAD."""
