@@ -74,12 +74,20 @@ class Waiting:
         self.store.add(f"arrived at {number}", 1)
         self._wait_for_all(number)
         found = [self.store.get(f"{number} of {rank}") for rank in range(self.world_size)]
+        self._forget(number - 1)
         if self.rank == 0:  # the store may end with this process, so wait for the others to read it
             self._has_reached(f"read at {number}", self.world_size - 1)
         else:
-            self.store.add(f"read at {number}", 1)
-        self._forget(number - 1)
+            self._let_rank_0_go_on(number)
         return found
+
+    def _let_rank_0_go_on(self, number: int) -> None:
+        """Tell rank 0 that this rank needs nothing more from the store in this exchange.
+
+        Rank 0 may then end, and the store with it, even before it has answered.
+        """
+        with suppress(RuntimeError):  # the next wait reports a store that is gone
+            self.store.add(f"read at {number}", 1)
 
     def _wait_for_all(self, number: int) -> None:
         heartbeats: dict[int, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from torch.distributed import HashStore, TCPStore
+from torch.distributed import DistNetworkError, HashStore, PrefixStore, TCPStore
 
 from trainer.devices.waiting import Waiting
 from trainer.errors import LostRank
@@ -128,3 +128,36 @@ def test_two_threads_of_a_rank_meet_by_channels_of_their_own() -> None:
         thread.join()
     for rank, channel, _ in cases:
         assert found[rank, channel] == [f"{r} {channel}".encode() for r in (0, 1)]
+
+
+class StoreOfRank0:
+    """A store that ends with rank 0, as soon as the other rank has read an exchange."""
+
+    def __init__(self, store: PrefixStore, exchange: int, answers: bool) -> None:
+        self.store, self.last_call, self.answers = store, f"read at {exchange}", answers
+        self.is_gone = False
+
+    def __getattr__(self, method: str) -> Callable[..., object]:
+        def call(key: str, *arguments: object) -> object:
+            if self.is_gone:
+                raise DistNetworkError("Connection reset by peer")
+            answer = getattr(self.store, method)(key, *arguments)
+            self.is_gone = key == self.last_call
+            if self.is_gone and not self.answers:
+                raise DistNetworkError("Connection reset by peer")
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_rank_0_may_end_with_the_store_when_all_have_read_an_exchange(answers: bool) -> None:
+    def outlives_the_store(waiting: Waiting) -> list[bytes]:
+        store = StoreOfRank0(waiting.store, exchange=2, answers=answers)
+        waiting.store = store  # type: ignore[assignment]
+        found = meets(2)(waiting)
+        assert store.is_gone
+        return found
+
+    everybody = [b"0: 1", b"1: 1"]
+    assert outcomes({0: meets(2), 1: outlives_the_store}, 2, 5) == {0: everybody, 1: everybody}
