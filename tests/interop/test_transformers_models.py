@@ -10,6 +10,7 @@ import torch
 
 from recipes.sequence_classification import SequenceClassification
 from tests.unit.test_trainer import KillAt, Killed
+from trainer.checkpoint.verify import verify
 from trainer.metrics.functions import EvalPrediction
 from trainer.models.auto import AutoModelForSequenceClassification
 from trainer.models.config import ModelConfig
@@ -166,13 +167,15 @@ def test_our_models_come_to_the_same_weights_under_both_trainers(tmp_path: Path)
 def test_resumed_equals_never_stopped_and_folders_reload(kind: str, tmp_path: Path) -> None:
     whole = trainer(kind, tmp_path / "whole")
     whole.fit()
-    cut = trainer(kind, tmp_path / "cut")
-    cut.callbacks.append(KillAt(5))
-    with pytest.raises(Killed):
-        cut.fit()
-    again = trainer(kind, tmp_path / "cut")
-    again.fit()
-    assert torch.equal(trained(again), trained(whole))
+    for saves in ("auto", False):
+        cut = trainer(kind, tmp_path / f"cut-{saves}", settings={"async_save": saves})
+        cut.callbacks.append(KillAt(5))
+        with pytest.raises(Killed):
+            cut.fit()
+        again = trainer(kind, tmp_path / f"cut-{saves}", settings={"async_save": saves})
+        again.fit()
+        assert torch.equal(trained(again), trained(whole))
+        verify(tmp_path / f"cut-{saves}" / "model")
     model = tmp_path / "whole" / "model"
     if "lora" in kind:
         assert not (model / "model.safetensors").exists()

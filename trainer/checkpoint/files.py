@@ -76,7 +76,7 @@ def deferred() -> Iterator[Deferred]:
 def sealing() -> Iterator[Seals]:
     """Context manager that yields the size and SHA-256 of the files that this thread writes in it.
 
-    Raises NumericsError for tensors that are not finite.
+    Files of `write_pieces` are left out. Raises NumericsError for tensors that are not finite.
     """
     seals: Seals = {}
     token = _seals.set(seals)
@@ -114,8 +114,12 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """Like `write_bytes`, for pieces that are made while writing."""
-    _write(path, pieces, 0)
+    """Like `write_bytes`, for pieces that are made while writing. `sealing` leaves the file out."""
+    token = _seals.set(None)  # the pieces may be tensors, which nobody has checked
+    try:
+        _write(path, pieces, 0)
+    finally:
+        _seals.reset(token)
 
 
 def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = None) -> None:
@@ -222,7 +226,7 @@ def make_folder(
 
 
 def is_private(folder: Path) -> bool:
-    """Whether only this user owns a folder and may change its content. Raises OSError."""
+    """Whether this user owns a folder, and no other user may change it. Raises OSError."""
     return _is_private(folder.lstat())
 
 
@@ -230,7 +234,7 @@ def open_private_folder(folder: Path) -> int:
     """A descriptor of a private folder (`is_private`). Raises PermissionError for others.
 
     Files opened relative to the descriptor (`dir_fd`) are in this folder even if another folder has
-    got its name in the meantime. Raises OSError.
+    taken its name in the meantime. Raises OSError.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not _is_private(os.fstat(descriptor)):

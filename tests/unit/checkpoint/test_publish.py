@@ -1,5 +1,6 @@
 """Publishing a folder from one process and from several."""
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from trainer.checkpoint import files
@@ -35,6 +37,21 @@ def test_a_folder_with_its_manifest(tmp_path):
     assert list(manifest.files) == ["a.txt", "deep/er/b.txt"]
     assert manifest.files["a.txt"][0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_files_that_are_written_in_pieces_are_sealed_and_checked(tmp_path):
+    """As the files of models that transformers saves."""
+
+    def fill(value: float) -> Callable[[Path], None]:
+        tensors = {"weight": torch.tensor([1.0, value])}
+        pieces = (bytes([each]) for each in safetensors.torch.save(tensors))
+        return lambda staging: files.write_pieces(staging / "model.safetensors", pieces)
+
+    final = publish(tmp_path / "model", fill(2.0), facts={})
+    size = (final / "model.safetensors").stat().st_size
+    assert verify(final).files["model.safetensors"][0] == size > 0
+    with pytest.raises(NumericsError, match="model.safetensors"):
+        publish(tmp_path / "bad", fill(math.nan), facts={})
 
 
 def test_the_order_of_things(tmp_path, monkeypatch):
