@@ -39,7 +39,7 @@ class Shard:
     size: int
     """The size of the file in bytes."""
     identity: str
-    """A text that changes if the file is replaced."""
+    """A string that changes if the file is replaced."""
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Shard:
         return format_of(self.url)
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading. Raises EnvironmentFault like `check`."""
+        """Open the file for reading. Raises EnvironmentFault if it changed or cannot be read."""
         self.check()
         if is_in_store(self.url):
             return stored_file(*_store_and_name(self.url), self.size)
@@ -109,7 +109,7 @@ def shards_of(urls: Sequence[str], where: str) -> list[Shard]:
     identities: dict[str, Mapping[str, Mapping[str, str]]] = {}
     shards = []
     for url in urls:
-        if not is_in_store(url):
+        if not is_in_store(url) or not scheme_of(url).by_ranges:  # http cannot list a folder
             shards.append(shard_at(url))
             continue
         folder, _, name = url.rpartition("/")
@@ -147,7 +147,7 @@ def digest_of(shards: Sequence[Shard]) -> str:
 def _edges(shard: Shard) -> str:
     """A digest of the first and last `EDGE` bytes; empty for a store that sends only whole files.
 
-    Raises EnvironmentFault as `Shard.open` does.
+    Raises EnvironmentFault if the shard cannot be read.
     """
     spans = ((0, min(EDGE, shard.size)), (max(0, shard.size - EDGE), shard.size))
     if is_in_store(shard.url):
@@ -218,7 +218,7 @@ def _urls(path: str, where: str) -> list[str]:
 
 
 def _stored(url: str, where: str) -> list[str]:
-    """The URLs of the files at a URL, which may be that of a file or a folder, or a glob."""
+    """The URLs of the files at `url`, which may name a file or a folder, or be a glob."""
     root, pattern = root_and_glob(url.rstrip("/"))
     names = Store(root, where).listing()
     wanted = [n for n in names if (matches_glob(n, pattern) if pattern else not is_hidden(n))]

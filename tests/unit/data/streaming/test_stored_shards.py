@@ -1,6 +1,9 @@
 """Shards in a store give the same stream as local ones, and their faults are one line."""
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pytest
@@ -72,6 +75,25 @@ def test_sets_below_a_url_and_places_that_cannot_be_read(
             shards_at(url, "dataset.train")
     with pytest.raises(InputError, match="parquet over http; accepted: a store that"):
         shards_of(["https://place.example/a.parquet"], "dataset.train")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.zst"])
+def test_a_stream_over_http_is_that_of_local_files(tmp_path: Path, ending: str) -> None:
+    """A web server lists no folders, so each shard is asked for by its URL."""
+    files = write_shards(tmp_path / "a", ending, rows_of([30, 20]))
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/a"
+        names = [file.name for file in sorted(files.iterdir())]
+        urls = [f"{place}/{name}" for name in names]
+        splits = Files(train=urls, streaming=True).load()
+        assert isinstance(splits.train, ShardedRows)
+        stored = ShardedRows(splits.train.shards, {}, 24)
+        assert epochs(stored, 1) == epochs(ShardedRows(tuple(shards_at(str(files), "")), {}, 24), 1)
+        with pytest.raises(InputError, match=r"^dataset.train: .*none.jsonl"):
+            shards_at(f"{place}/none.jsonl", "dataset.train")
+        server.shutdown()
 
 
 def test_globs_and_folders_of_a_store_hold_what_local_ones_do(
