@@ -87,8 +87,8 @@ class ChoiceRows:
             answer = int(answer)
         elif isinstance(answer, str) and len(answer) == 1 and "A" <= answer.upper() <= "Z":
             answer = ord(answer.upper()) - ord("A")
-        whole = isinstance(answer, int | float) and not isinstance(answer, bool)
-        if whole and answer == int(answer) and 0 <= answer < len(choices):
+        is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+        if is_number and 0 <= answer < len(choices) and answer == int(answer):
             return int(answer)
         accepted = f"0 to {len(choices) - 1}, a letter from A on, or the text of a choice"
         raise AnswerError(row, f"'{self.label}' is {answer!r:.60}; accepted: {accepted}")

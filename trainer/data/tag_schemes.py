@@ -26,7 +26,7 @@ def split_tag(tag: str) -> tuple[str, str]:
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The spans of a row of tags, by the rules of seqeval, also if the tags break their scheme.
+    """The spans of a row of tags, by the rules of seqeval, even if the tags break their scheme.
 
     A tag I or E continues a span of the same type, unless the tag before it is E or S. Any other
     tag except O starts a new span.
@@ -105,10 +105,14 @@ def is_bare(tags: Iterable[str]) -> bool:
 
 
 def complete(tags: Iterable[str], scheme: str) -> list[str]:
-    """The labels of a head for these tags: O, then every prefix of each type, in sorted order."""
+    """The labels of a head for these tags: O, then every prefix of each type, in sorted order.
+
+    In the scheme none, or if no tag has a prefix, the tags themselves are the labels.
+    """
     found = sorted(set(tags))
     if scheme == "none" or is_bare(found):
-        return ([OUTSIDE] if scheme == "IO" else []) + [tag for tag in found if tag != OUTSIDE]
+        has_outside = scheme == "IO" or OUTSIDE in found
+        return [OUTSIDE] * has_outside + [tag for tag in found if tag != OUTSIDE]
     types = sorted({split_tag(tag)[1] for tag in found if tag != OUTSIDE})
     return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in SCHEMES[scheme])]
 

@@ -25,7 +25,7 @@ def text_of(cell: object, row: int, column: str) -> str:
 def read_spans(cell: object, text: str, row: int, column: str) -> list[Span]:
     """The spans of a cell in the order of the text. Raises AnswerError.
 
-    A cell is Label Studio's `annotations`, of which the first one that was not cancelled is read,
+    A cell is either Label Studio's `annotations`, of which the first that was not canceled is read,
     or a list of spans in one of these forms:
 
     - [start, end, label] (Doccano)
@@ -61,15 +61,25 @@ def _entries(cell: object, row: int, column: str) -> Sequence[Any]:
     if not isinstance(cell, Sequence) or isinstance(cell, str):
         raise AnswerError(row, f"'{column}' is {cell!r:.80}; {ACCEPTED}")
     if any(isinstance(each, Mapping) and "result" in each for each in cell):
-        kept = [each for each in cell if not each.get("was_cancelled")]
-        results = kept[0].get("result") or [] if kept else []
-        return [each["value"] for each in results if _is_label(each)]
+        return _label_studio_spans(cell, row, column)
     return cell
 
 
+def _label_studio_spans(annotations: Sequence[Any], row: int, column: str) -> list[Any]:
+    """The values of the labels in the first annotation that was not canceled."""
+    for each in annotations:
+        results = each.get("result") if isinstance(each, Mapping) else each
+        if not isinstance(results, list | None):
+            accepted = "accepted: annotations of Label Studio, {result: [...]}"
+            raise AnswerError(row, f"'{column}' holds {each!r:.80}; {accepted}")
+    kept = [each for each in annotations if each.get("result") and not each.get("was_cancelled")]
+    return [found["value"] for found in kept[0]["result"] if _is_label(found)] if kept else []
+
+
 def _is_label(result: object) -> bool:
-    """Whether an entry of Label Studio's results labels a span (others are relations, ratings)."""
-    return isinstance(result, Mapping) and "labels" in (result.get("value") or {})
+    """Whether one of Label Studio's results labels a span; others are relations or ratings."""
+    value = result.get("value") if isinstance(result, Mapping) else None
+    return isinstance(value, Mapping) and "labels" in value
 
 
 def _span(found: object) -> Span | None:

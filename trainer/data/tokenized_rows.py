@@ -55,6 +55,8 @@ def _source(columns: Collection[str], field: str) -> str | None:
 
 def _visible(rows: Mapping[str, Sequence[Any]], row: int) -> list[int]:
     """The positions of a row's tokens that are not pads."""
+    if not isinstance(rows[IDS][row], Sequence):
+        raise RowError(row, f"'{IDS}' is {rows[IDS][row]!r:.60}; accepted: a list of numbers")
     length = len(rows[IDS][row])
     if "attention_mask" not in rows or rows["attention_mask"][row] is None:
         return list(range(length))

@@ -43,6 +43,7 @@ def test_labels_hold_every_prefix_of_each_type() -> None:
     assert complete(["B-b", "B-a"], "BIO") == ["O", "B-a", "I-a", "B-b", "I-b"]
     assert complete(["per", "O"], "IO") == ["O", "per"]
     assert complete(["VERB", "NOUN"], "none") == ["NOUN", "VERB"]
+    assert complete(["per", "O", "B-x"], "none") == ["O", "B-x", "per"]
 
 
 def test_spans_become_tags_that_keep_the_scheme_and_mean_the_same() -> None:

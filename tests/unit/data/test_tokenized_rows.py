@@ -78,6 +78,7 @@ def test_fields_along_tokens_lose_the_pads_too() -> None:
     for wrong, message in (
         ({"input_ids": [[1.5]]}, "'input_ids' is .1.5.; accepted: whole numbers from 0"),
         ({"input_ids": [[-1]]}, "accepted: whole numbers from 0"),
+        ({"input_ids": [[1], None]}, "'input_ids' is None; accepted: a list of numbers"),
         ({"input_ids": [[1, 2]], "labels": [[3]]}, "'labels' is .3.; accepted: 2 entries, as 'inp"),
         ({"input_ids": [[1]], "attention_mask": [[1, 0]]}, "'attention_mask' has 2 entries"),
     ):

@@ -1,5 +1,6 @@
 """Multiple choice: rows with any number of choices, encoded as in transformers' example."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ BAD = {
     "beyond": (["a", "b"], 2, "'label' is 2; accepted: 0 to 1, a letter"),
     "unknown": (["a", "b"], "yes", "'label' is 'yes'; accepted: 0 to 1"),
     "missing": (["a", "b"], None, "'label' is None; accepted: 0 to 1"),
+    "NaN": (["a", "b"], math.nan, "'label' is nan; accepted: 0 to 1"),
+    "infinite": (["a", "b"], math.inf, "'label' is inf; accepted: 0 to 1"),
 }
 
 

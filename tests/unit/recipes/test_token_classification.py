@@ -10,7 +10,7 @@ from recipes.token_classification import TokenClassification
 from trainer.data.sample_rows import SampleRows
 from trainer.data.tokens import tokenize
 from trainer.data.word_windows import deciding_windows, encode_words, windows_of
-from trainer.errors import InputError, RowError
+from trainer.errors import AnswerError, InputError, RowError
 from trainer.tasks.columns import Column
 from trainer.tokenizer import Tokenizer
 
@@ -92,6 +92,31 @@ def test_spans_of_annotation_tools_are_read(cell: Any, tokenizer: Tokenizer) -> 
     for text in (TEXT, {"text": TEXT}):
         found = recipe.features({"text": [text], "spans": [cell]}, tokenizer)
         assert words_of(found, TEXT)[:2] == [("Ann", 1), ("Smithsonian", 0)]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        [{"result": []}, "x"],
+        ["x", {"result": []}],
+        [{"result": "per"}],
+        [{"result": 5}],
+        [{"result": [{"value": {"labels": ["per"]}}]}],
+        [5],
+        5,
+    ],
+)
+def test_other_annotations_are_refused(cell: Any, tokenizer: Tokenizer) -> None:
+    recipe = TokenClassification(labels=["O", "B-per", "I-per"], scheme="BIO")
+    with pytest.raises(AnswerError, match=r"^'spans' (is|holds) .*; accepted: "):
+        recipe.features({"text": [TEXT], "spans": [cell]}, tokenizer)
+
+
+def test_results_that_label_nothing_are_ignored(tokenizer: Tokenizer) -> None:
+    recipe = TokenClassification(labels=["O", "B-per", "I-per"], scheme="BIO")
+    cell = [{"result": None}, {"result": [{"value": 5}, {"value": None}, {"type": "relation"}]}]
+    found = recipe.features({"text": [TEXT], "spans": [cell]}, tokenizer)
+    assert {label for _, label in words_of(found, TEXT)} == {0}
 
 
 def test_windows_cover_every_word_once_where_it_has_most_context(tokenizer: Tokenizer) -> None:
