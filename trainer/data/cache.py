@@ -90,7 +90,10 @@ def _read(folder: Path, check: Check | None) -> tuple[dict[str, np.ndarray] | No
         return None, None
     finally:
         os.close(descriptor)
-    fault = check(arrays) if check is not None else None
+    try:
+        fault = check(arrays) if check is not None else None
+    except FAULTS as error:
+        fault = f"{type(error).__name__}: {error}"
     return (arrays, None) if fault is None else (None, fault)
 
 

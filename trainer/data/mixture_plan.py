@@ -1,6 +1,7 @@
 """MixturePlan: chooses each step's samples from several sources, as a function of the seed."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -82,8 +83,8 @@ def epoch_counts(sizes: dict[str, int], blend: Blend, group_size: int = 1) -> np
     """The number of samples of each source in an epoch of the mixture, [K].
 
     They are multiples of `group_size`. `sizes` maps each source to its number of samples. Raises
-    InputError if a source does not fill a single group, or if the epoch would have far more samples
-    than the sources.
+    InputError if a source does not fill a single group, or if the epoch would be longer than both
+    MAX_SAMPLES and all sources together.
     """
     groups = np.array([size // group_size for size in sizes.values()], dtype=np.int64)
     for (name, size), number in zip(sizes.items(), groups.tolist(), strict=True):
@@ -92,7 +93,8 @@ def epoch_counts(sizes: dict[str, int], blend: Blend, group_size: int = 1) -> np
             raise InputError(f"{source_key(name)}: found {size} training samples; {accepted}")
     if blend.by_epochs:
         passes = np.array([blend.epochs[name] for name in sizes], dtype=np.float64)
-        _check_length(float((groups * passes).sum()), groups, "the epochs of its sources")
+        length = float((groups * passes).sum())
+        _check_length(length * group_size, sizes, "the epochs of its sources")
         counts: np.ndarray = np.maximum(np.rint(groups * passes), 1).astype(np.int64)
         return counts * group_size
     shares = source_shares(sizes, blend)
@@ -100,14 +102,15 @@ def epoch_counts(sizes: dict[str, int], blend: Blend, group_size: int = 1) -> np
         lasting = np.where(shares > 0, groups / shares, np.nan)
     lengths = {"rows": groups[shares > 0].sum(), "first": np.nanmin(lasting)}
     length = lengths.get(blend.until, np.nanmax(lasting))
-    _check_length(float(length), groups, f"these shares and dataset.until={blend.until}")
+    reason = f"these shares and dataset.until={blend.until}"
+    _check_length(float(length) * group_size, sizes, reason)
     # rounded up for "all", so that passes are complete; 1e-6 allows for rounding errors
     whole = math.ceil(length - 1e-6) if blend.until == "all" else math.floor(length + 1e-6)
     return np.where(shares > 0, np.maximum(_apportioned(whole, shares), 1), 0) * group_size
 
 
-def _check_length(length: float, groups: np.ndarray, reason: str) -> None:
-    if length > max(MAX_SAMPLES, int(groups.sum())):
+def _check_length(length: float, sizes: Mapping[str, int], reason: str) -> None:
+    if length > max(MAX_SAMPLES, sum(sizes.values())):
         accepted = f"accepted: at most {MAX_SAMPLES:,}, by more equal shares or fewer epochs"
         raise InputError(
             f"dataset.mixture: {reason} make an epoch of {length:.2g} samples; {accepted}"

@@ -1,5 +1,6 @@
 """Preference rows: reads prompts with preferred and rejected completions."""
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -95,7 +96,10 @@ def with_mismatched(rows: "Dataset", where: str) -> "Dataset":
     before = pa.chunked_array([*own.slice(last).chunks, *own.slice(0, last).chunks], own.type)
     kinds = {**rows.features, MISMATCHED: rows.features["completion"]}
     info = DatasetInfo(features=type(rows.features)(kinds))
-    return copy_locations(Dataset(table.append_column(MISMATCHED, before), info=info), rows)
+    # by default datasets would hash a pickle of the whole table
+    fingerprint = secrets.token_hex(8)
+    wider = Dataset(table.append_column(MISMATCHED, before), info=info, fingerprint=fingerprint)
+    return copy_locations(wider, rows)
 
 
 def mismatched(rows: Rows) -> Rows:

@@ -1,4 +1,4 @@
-"""Row locations: finds the file and line of a row, also after its table was split or renamed."""
+"""Row locations: finds the file and line of a row, even after its table was split or changed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +44,9 @@ def copy_locations(derived: "Dataset", rows: "Dataset") -> "Dataset":
 def select_rows(rows: "Dataset", numbers: "np.ndarray") -> "Dataset":
     """The rows with these indices, with their locations."""
     chosen = rows.select(numbers)
+    if rows in _places:
+        places = _places[rows]
+        return record_places(chosen, [places[number] for number in numbers.tolist()])
     files, reading, known = _origins.get(rows, ((), ReadOptions(), None))
     _origins[chosen] = (files, reading, numbers if known is None else known[numbers])
     return chosen

@@ -1,5 +1,6 @@
 """The token cache and tokenizer verdicts in a folder that others can write to are not trusted."""
 
+import json
 import os
 import shutil
 import stat
@@ -47,6 +48,17 @@ def test_what_others_may_change_is_not_used(
 ) -> None:
     entry.chmod(mode)
     assert cache.load(entry) is None and "another user may have written it" in caplog.text
+
+
+def test_an_entry_that_its_check_cannot_read_is_not_used(
+    entry: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(arrays: dict[str, np.ndarray]) -> str | None:
+        reasons = json.loads(arrays["mask"].tobytes())
+        return f"{reasons}"
+
+    assert cache.load(entry, fails) is None
+    assert "JSONDecodeError: " in caplog.text
 
 
 @as_root

@@ -76,6 +76,13 @@ def test_an_epoch_without_end_is_refused(how: Blend) -> None:
         epoch_counts(SIZES, how)
 
 
+def test_the_limit_counts_samples_and_not_groups() -> None:
+    how = blend(epochs=[2e7, 1, 1])
+    for group_size in (1, 4):
+        with pytest.raises(InputError, match=r"make an epoch of 1.2e\+09 samples"):
+            epoch_counts(SIZES, how, group_size)
+
+
 def test_every_sample_of_a_source_is_seen_before_one_is_repeated() -> None:
     """Over epochs: a source goes on where the epoch before stopped."""
     mixed = plan(blend([2, 1, 1], until="first"))

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
 
+from trainer.data.row_locations import location_of, record_places, select_rows
 from trainer.data.rows import Files, label_column, text_column
 from trainer.errors import InputError
 
@@ -51,6 +53,13 @@ def refusal(**options: object) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+def test_chosen_rows_keep_the_locations_that_are_texts() -> None:
+    rows = record_places(Dataset.from_dict({"n": range(5)}), [f"a.tar:{n}" for n in range(5)])
+    chosen = select_rows(select_rows(rows, np.array([4, 1, 3])), np.array([2, 0]))
+    found = [location_of(chosen, row, "dataset.train") for row in range(2)]
+    assert found == ["dataset.train: a.tar:3", "dataset.train: a.tar:4"]
 
 
 def test_every_format_gives_the_same_rows() -> None:
