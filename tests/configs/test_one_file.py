@@ -85,6 +85,7 @@ REFUSED = {
     "seed: [1\n": "run.yaml:2: ",
     "seed: 1\nseed: 2\n": "run.yaml:2: found duplicate key seed",
     "1: 2\n": "1: unknown key",
+    "model: {{ name }}\n": "run.yaml:1: found a list or a mapping as a key; accepted: text",
     "trusted_packages: [evil]\n": "run.yaml: trusted_packages: found",
     "model: {trust_remote_code: true}\n": "run.yaml: model.trust_remote_code: found true, which",
     "dataset: {_target_: os.system}\n": "run.yaml: dataset._target_: found 'os.system', which",

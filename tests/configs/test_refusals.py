@@ -248,6 +248,8 @@ def test_no_key_of_ours_is_taken_for_a_peers_name() -> None:
 YAML_FAULTS = {
     "tab": ("trainer:\n\tlr: 1\n", "config.yaml:2: a tab"),
     "duplicate": ("seed: 1\nseed: 2\n", "config.yaml:2: found duplicate key seed"),
+    "template": ("model: {{ name }}\n", "config.yaml:1: found a list or a mapping as a key"),
+    "list as key": ("seed: 1\n? [a, b]\n: 2\n", "config.yaml:2: found a list or a mapping as a"),
     "indent": ("trainer:\n  a: 1\n b: 2\n", "config.yaml:3: "),
     "tag": (
         "seed: !!python/object/apply:os.system [touch pwned]\n",
