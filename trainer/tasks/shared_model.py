@@ -121,8 +121,9 @@ class SharedModel(Recipe):
     def measure(self, loss: float, columns: "Columns") -> dict[str, float]:
         """Return NaN for the results of tasks without rows in the data set."""
         present = set(columns["task"].values.tolist())
-        absent = tuple(f"{n}_" for i, n in enumerate(self.tasks) if i not in present)
-        return {name: float("nan") for name in self.measures if name.startswith(absent)}
+        absent = [name for index, name in enumerate(self.tasks) if index not in present]
+        results = [result for name in absent for result in self.task_set.measures_of(name)]
+        return dict.fromkeys(results, float("nan"))
 
     def parts(self, columns: "Columns", rows: "SampleRows") -> "list[Part]":
         return self.task_set.parts(columns, rows)

@@ -67,7 +67,7 @@ class TaskSet:
 
     @contextmanager
     def named(self, name: str) -> Iterator[Recipe]:
-        """Context manager that returns a task's recipe; errors raised inside name the task."""
+        """Context manager that yields a task's recipe; errors raised inside name the task."""
         try:
             yield self.recipes[name]
         except RowError as error:
@@ -101,16 +101,23 @@ class TaskSet:
         not installed.
         """
         found: dict[str, bool] = {}
-        for name, recipe in self.recipes.items():
-            own = {"samples": True, "loss": False, **recipe.measures}
-            for metric in self.metrics(name).values():
-                metric.prepare()
-                own |= dict.fromkeys(metric.names(), metric.greater_is_better)
-            for result, better in own.items():
-                if f"{name}_{result}" in found:
-                    raise InputError(f"recipe.tasks.{name}: another task has {name}_{result} too")
-                found[f"{name}_{result}"] = better
+        for name in self.recipes:
+            own = self.measures_of(name)
+            if both := sorted(own.keys() & found.keys()):
+                raise InputError(f"recipe.tasks.{name}: another task has {both[0]} too")
+            found |= own
         return found
+
+    def measures_of(self, name: str) -> dict[str, bool]:
+        """Whether a greater value is better, for every result of one task.
+
+        Raises InputError if a metric's package is not installed.
+        """
+        found = {"samples": True, "loss": False, **self.recipes[name].measures}
+        for metric in self.metrics(name).values():
+            metric.prepare()
+            found |= dict.fromkeys(metric.names(), metric.greater_is_better)
+        return {f"{name}_{result}": better for result, better in found.items()}
 
     def axes(self) -> dict[str, Any]:
         """Column -> axis for all tasks, as in {"ner.tags": "ner/token"}; includes the losses."""

@@ -1,6 +1,7 @@
 """Multi-task: the loss is the weighted sum of the tasks' means, and each task has its own model."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.data.task_samples import TaskSamples
 from trainer.devices.ranks import Ranks
 from trainer.errors import InputError
 from trainer.tasks.agreement import learn
+from trainer.tasks.columns import Column
 from trainer.tasks.recipe import Recipe
 from trainer.training.step import Stepper
 
@@ -222,6 +224,15 @@ def test_rows_that_fit_no_task_are_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
         learn(recipe, as_table(rows, "dataset.train"))
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_only_results_of_absent_tasks_are_nan() -> None:
+    """The name of one task may begin with that of another one."""
+    recipe = MultiTask(tasks={"ner": TAG, "ner_fine": TAG, "kind": KIND})
+    found = recipe.measure(0.0, {"task": Column(np.array([1, 1]))})
+    absent = {f"{name}_{result}" for name in ("ner", "kind") for result in ("samples", "loss")}
+    assert absent <= set(found) and all(map(math.isnan, found.values()))
+    assert not set(found) & set(recipe.task_set.measures_of("ner_fine"))
 
 
 def test_a_recipe_without_tasks_reads_no_rows() -> None:
