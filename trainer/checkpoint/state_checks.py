@@ -105,7 +105,7 @@ def check_weights(
 
 
 def check_facts(path: Path, facts: object) -> dict[str, Any]:
-    """The counters of optimizer.json, each of its type and range. Raises CorruptCheckpoint."""
+    """The `facts` of optimizer.json, with defaults. Raises CorruptCheckpoint for invalid values."""
     if not isinstance(facts, dict):
         raise CorruptCheckpoint(path, "facts is not an object")
     facts = {**MISSING_IN_EARLIER_VERSIONS, **facts}
@@ -194,11 +194,12 @@ def _is_window(value: object) -> bool:
         and _are_figures(value.get("figures", {}))
         and all(_is_count(value.get(name)) for name in ("samples", "tokens"))
         and all(_is_seconds(value.get(name)) for name in ("seconds", "before"))
+        and _is_seconds(value.get("waited", 0.0))  # checkpoints of earlier versions have none
     )
 
 
 def _are_figures(value: object) -> bool:
-    """Whether this has a list of numbers and nulls for each name."""
+    """Whether this is a mapping of names to lists of numbers and nulls."""
     return isinstance(value, dict) and all(
         isinstance(numbers, list) and all(each is None or is_number(each) for each in numbers)
         for numbers in value.values()

@@ -1,5 +1,6 @@
 """BLEU (Papineni et al., 2002) and chrF (Popović, 2015) through sacrebleu."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,6 +29,8 @@ class Bleu(Metric):
         sacrebleu()
 
     def compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        if not len(predictions):
+            return {"bleu": math.nan}
         metric = sacrebleu().BLEU(tokenize=self.tokenize, lowercase=self.lowercase)
         return {"bleu": metric.corpus_score(list(predictions), streams(references)).score}
 
@@ -50,6 +53,8 @@ class Chrf(Metric):
         sacrebleu()
 
     def compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        if not len(predictions):
+            return {"chrf": math.nan}
         metric = sacrebleu().CHRF(word_order=self.word_order)
         return {"chrf": metric.corpus_score(list(predictions), streams(references)).score}
 

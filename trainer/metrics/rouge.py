@@ -1,5 +1,6 @@
 """ROUGE (Lin, 2004) through rouge-score."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,8 @@ class Rouge(Metric):
         self._scorer()
 
     def compute(self, predictions: "Compared", references: "Compared") -> dict[str, float]:
+        if not len(predictions):
+            return dict.fromkeys(self.names(), math.nan)
         scorer, sums = self._scorer(), dict.fromkeys(KINDS, 0.0)
         for text, wanted in zip(predictions, references, strict=True):
             several = [wanted] if isinstance(wanted, str) else list(wanted)

@@ -107,7 +107,7 @@ def comparable(setup: Setup, samples: Samples, where: str) -> Samples:
 
 @contextmanager
 def _deriving(setup: Setup) -> "Iterator[StartingWeights]":
-    """The model that derives columns: the setup's own, or a teacher, which is freed afterwards."""
+    """Yield the model that derives columns: the setup's own, or a teacher, which is then freed."""
     path = setup.recipe.derived_by
     if path is None:
         yield StartingWeights.of(setup)
@@ -247,7 +247,7 @@ class StartingWeights:
     # --- the cache ---
 
     def _loaded(self, samples: TakesDerived, folder: Path | None) -> dict[str, np.ndarray] | None:
-        """The main process's cache entry, on every rank, even on one that cannot read the cache."""
+        """The main process's cache entry, on every rank, including those that cannot read it."""
         found = None if folder is None else cache.load(folder, self._check(samples))
         known = self.ranks.gather(found is not None)
         if not known[0]:
@@ -286,7 +286,7 @@ class StartingWeights:
     def _digest(self) -> str:
         """A digest of the config and of all weights without adapters.
 
-        For a sharded model it combines the digests of all ranks' shards, so a run with another
+        For a sharded model, the digests of all ranks' shards are combined, so a run with another
         number of ranks derives the columns again.
         """
         config = self.model.config.to_dict() if isinstance(self.model, PretrainedModel) else {}
@@ -308,6 +308,7 @@ def _non_finite(columns: Mapping[str, Column], num_samples: int) -> np.ndarray:
     for column in columns.values():
         if column.values.dtype.kind == "f":
             finite = np.isfinite(column.values).reshape(len(column.values), -1).all(1)
-            starts = np.arange(num_samples) if column.offsets is None else column.offsets[:-1]
-            bad |= ~np.logical_and.reduceat(finite, starts)
+            num_before = np.concatenate([[0], np.cumsum(~finite)])
+            offsets = np.arange(num_samples + 1) if column.offsets is None else column.offsets
+            bad |= np.diff(num_before[offsets]) > 0
     return np.flatnonzero(bad)

@@ -22,6 +22,10 @@ def test_what_is_a_number() -> None:
 def test_readers_refuse_whole_numbers_that_no_float_can_hold() -> None:
     window = {"losses": [HUGE], "samples": 0, "tokens": 0, "seconds": 0.0, "before": 0.0}
     assert not FACTS["throughput"][0](window)
+    window["losses"] = [1.0]
+    assert FACTS["throughput"][0](window) and FACTS["throughput"][0](window | {"waited": 2.5})
+    for waited in (HUGE, -1.0, None, "1", [1]):
+        assert not FACTS["throughput"][0](window | {"waited": waited})
     assert as_number(HUGE) is None
     with pytest.raises(InputError, match="generation.temperature: found 1000"):
         GenerationSettings(temperature=HUGE)

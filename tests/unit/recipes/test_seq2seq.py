@@ -1,5 +1,6 @@
 """Sequence to sequence: texts in order, label smoothing, refusals, metrics."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -159,3 +160,6 @@ def test_metrics_are_those_of_sacrebleu_and_rouge_score() -> None:
         sum(scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(written, wanted, strict=True)) / 2
     )
     assert Rouge().compute(written, wanted)["rougel"] == pytest.approx(mean)
+    for metric in (Bleu(), Chrf(), Rouge()):
+        nothing = metric.compute([], [])
+        assert set(nothing) == set(metric.names()) and all(map(math.isnan, nothing.values()))

@@ -20,11 +20,11 @@ from trainer.models.adapters.adapters_off import adapters_off
 from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.runs.context import DataOptions, RunContext
 from trainer.settings import TrainSettings
-from trainer.tasks.columns import Columns
+from trainer.tasks.columns import Column, Columns
 from trainer.tasks.losses import next_token_loss, sequence_log_probs, token_log_probs
 from trainer.tasks.recipe import Axis, Recipe
 from trainer.trainer import Trainer
-from trainer.training.derived import StartingWeights
+from trainer.training.derived import StartingWeights, _non_finite
 
 CASE = CASES["causal_lm"]
 TABLE = CASE.table(9)
@@ -258,3 +258,13 @@ def test_an_evaluation_outside_of_training_has_the_starting_weights_or_no_loss(
     assert adapted.evaluate()["eval_loss"] > 0
     assert adapted.evaluate(TABLE)["eval_moved"] > 0
     adapted.predict(TABLE)
+
+
+def test_samples_with_values_that_are_not_finite_are_found_among_empty_ones() -> None:
+    values = np.array([1.0, np.nan, 2.0, 3.0, np.inf])
+    columns = {
+        "entries": Column(values, np.array([0, 0, 2, 2, 4, 5, 5])),
+        "whole": Column(np.array([[0.0, 1.0]] * 5 + [[0.0, np.nan]])),
+        "numbers": Column(np.arange(6)),
+    }
+    assert _non_finite(columns, 6).tolist() == [1, 4, 5]
