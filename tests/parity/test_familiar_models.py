@@ -447,6 +447,10 @@ def test_a_cache_is_given_where_transformers_gives_one(folder: Path) -> None:
         past.reorder_cache(torch.tensor([2, 0]))
         again = model(ids[[2, 0], -2:], past_key_values=past).logits
         torch.testing.assert_close(again, model(ids).logits[[2, 0], -2:], rtol=1e-4, atol=1e-5)
+        past.crop(-100)
+        assert past.get_seq_length() == 0
+        again = model(ids[[2, 0]], past_key_values=past).logits
+        torch.testing.assert_close(again, model(ids).logits[[2, 0]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", DECODERS)

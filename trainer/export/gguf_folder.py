@@ -133,7 +133,7 @@ def _check(
 ) -> None:
     """Read the file back and run it; its token ids and greedy texts must equal the original ones.
 
-    A file that llama.cpp has quantised is a different model. Its texts must be the same in this
+    A file that llama.cpp has quantized is a different model. Its texts must be the same in this
     package and in llama.cpp, but how far they agree with the original texts is only reported.
     """
     doing(f"reading {file.name} again and comparing its texts")

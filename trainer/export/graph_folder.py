@@ -22,7 +22,7 @@ from trainer.terminal.activity import doing
 
 ONNX_USAGE = """
 import onnxruntime
-from trainer import AutoTokenizer  # or transformers' AutoTokenizer, or the package tokenizers
+from tempering import AutoTokenizer  # or transformers' AutoTokenizer, or the package tokenizers
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx")
@@ -32,7 +32,7 @@ outputs = session.run(None, {name: batch[name] for name in wanted})
 """
 ONNX_GENERATION = """
 import numpy, onnxruntime
-from trainer import AutoTokenizer
+from tempering import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx")
@@ -51,7 +51,7 @@ print(tokenizer.decode(text[0]))
 """
 TORCH_USAGE = """
 import torch
-from trainer import AutoTokenizer
+from tempering import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = torch.export.load("model.pt2").module()
@@ -60,7 +60,7 @@ outputs = model(**{name: batch[name] for name in INPUTS})
 """
 TORCH_GENERATION = """
 import torch
-from trainer import AutoTokenizer
+from tempering import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = torch.export.load("model.pt2").module(check_guards=False)  # texts of 1 token too
@@ -107,7 +107,7 @@ TORCH = GraphFormat(
 
 
 def export_graph(source: Source, target: Path, format: GraphFormat, dtype: str) -> Card:
-    """Write the graph, and publish it if its outputs on rows of unequal lengths are the model's.
+    """Write the graph, and publish it if its outputs on ragged batches match the model's.
 
     Raises InputError for a model that cannot be traced, and NumericsError if the outputs differ.
     """

@@ -15,7 +15,7 @@ from trainer.errors import EnvironmentFault, InputError
 from trainer.export.card import installed
 
 QUANTIZER = "llama-quantize"
-"""llama.cpp's program that quantises files."""
+"""llama.cpp's program that quantizes files."""
 PROCESS = Path(__file__).with_name("llama_cpp_process.py")
 """The script is run by its path, since importing it would need llama-cpp-python."""
 
@@ -41,7 +41,7 @@ def program() -> str:
 
 
 def require_quantizer(dtype: str) -> None:
-    """Raise InputError if llama.cpp's quantiser is missing."""
+    """Raise InputError if llama.cpp's quantizer is missing."""
     if not is_installed() and shutil.which(QUANTIZER) is None:
         found = f"{dtype} needs llama.cpp's quantiser, which is not installed"
         accepted = "accepted: pip install llama-cpp-python, llama-quantize on the PATH, or q8_0"

@@ -15,7 +15,7 @@ FP32_CACHE = 0
 
 
 def main() -> None:
-    """Answer the request: quantise a file, or continue prompts and tokenize texts."""
+    """Answer the request: quantize a file, or continue prompts and tokenize texts."""
     request = json.load(sys.stdin)
     if "quantize" in request:
         quantize(*request["quantize"])

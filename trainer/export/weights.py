@@ -16,7 +16,7 @@ from trainer.models.pretrained import PretrainedModel
 from trainer.terminal.activity import doing
 
 USAGE = """
-from trainer import AutoTokenizer, {name}  # or from transformers
+from tempering import AutoTokenizer, {name}  # or from transformers
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = {name}.from_pretrained(".", dtype="auto")

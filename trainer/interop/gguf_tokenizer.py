@@ -63,8 +63,12 @@ def read_tokenizer(file: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     tokens = gguf.get("tokenizer.ggml.tokens") or []
     types = gguf.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     vocab = {token: number for number, token in enumerate(tokens)}
-    if not tokens or len(types) != len(tokens) or len(vocab) != len(tokens):
-        raise InputError(f"{file}: tokenizer.ggml.tokens: found {len(tokens)}, with duplicates")
+    if not tokens or len(vocab) != len(tokens):
+        found = f"{len(tokens)} tokens, of which {len(vocab)} differ"
+        raise InputError(f"{file}: tokenizer.ggml.tokens: found {found}; accepted: distinct tokens")
+    if len(types) != len(tokens):
+        found = f"{len(types)} types of {len(tokens)} tokens"
+        raise InputError(f"{file}: tokenizer.ggml.token_type: found {found}; accepted: one of each")
     config = _config(gguf, tokens)
     try:
         backend = _MAKERS[kind](gguf, vocab, config)
@@ -175,7 +179,7 @@ def _sentencepiece(
 
 
 def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """All pairs of tokens that join to a token, ordered by that token's score, highest first."""
+    """All pairs of tokens that form a token, ordered by that token's score, highest first."""
     found = []
     for token, number in vocab.items():
         pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -189,7 +193,7 @@ def _merges(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]
 def _add_special_tokens(
     backend: tokenizers.Tokenizer, gguf: GGUF, config: Mapping[str, Any]
 ) -> None:
-    """Make the backend add the file's beginning and end tokens to each text."""
+    """Make the backend add the file's BOS and EOS tokens to each text."""
     by_default = gguf.get("tokenizer.ggml.model") == "llama"
     by_default = by_default or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
     bos = config.get("bos_token") if gguf.get("tokenizer.ggml.add_bos_token", by_default) else None

@@ -57,7 +57,7 @@ class KeyValueCache:
     def append(
         self, layer: int, key: Tensor, value: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor]:
-        """Store key and value [T, K, C] of new tokens; returns those of all tokens, [B, K, n, C].
+        """Store key and value [T, K, C] of new tokens; returns all keys and values [B, K, n, C].
 
         n is the length of the longest sequence. Columns after the end of a shorter sequence are
         undefined.
@@ -80,9 +80,9 @@ class KeyValueCache:
         masks = self._call_of(layout).masks
         if window not in masks:
             columns = torch.arange(width, device=layout.device)
-            rows = layout.to_grid(self.columns(layout)).unsqueeze(2)  # [B, L, 1]
-            seen = columns <= rows
-            masks[window] = seen if window is None else seen & (columns >= rows - window)
+            own = layout.to_grid(self.columns(layout)).unsqueeze(2)  # [B, L, 1]
+            seen = columns <= own
+            masks[window] = seen if window is None else seen & (columns >= own - window)
         return masks[window]
 
     def advance(self, layout: Layout) -> None:
@@ -101,7 +101,7 @@ class KeyValueCache:
 
         Raises InputError after padded calls in which sequences had pads.
         """
-        wanted = max_length if max_length >= 0 else self.get_seq_length() + max_length
+        wanted = max_length if max_length >= 0 else max(0, self.get_seq_length() + max_length)
         if bool((self.lengths != self.get_seq_length()).any()):
             raise InputError("crop: found sequences with pads; accepted: sequences without any")
         self.width = min(self.width, wanted)
