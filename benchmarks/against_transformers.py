@@ -3,9 +3,9 @@
     python benchmarks/against_transformers.py                    # functions of the standard library
     python benchmarks/against_transformers.py --train sst2.tsv   # sentence TAB label, no header
 
-The two take turns. Each training is a new process, so that no one profits from caches of another;
-it trains one epoch and reports the seconds of its training loop. The script prints all speeds, and
-the median of the ratios of each round. transformers runs twice: with its defaults, and with
+The two take turns. Each training is a new process, so that none profits from another's caches; it
+trains one epoch and reports the seconds of its training loop. The script prints all speeds, and the
+median over the rounds of the ratio of speeds. transformers runs twice: with its defaults, and with
 `group_by_length`, its fastest setting.
 """
 

@@ -4,8 +4,8 @@
     python benchmarks/against_trl.py gsm8k/train.jsonl
 
 SmolLM2-135M-Instruct learns the answers to 256 questions, 4 at a time, in bf16. The contenders take
-turns. Each training is a new process that trains one epoch on token ids that were prepared before,
-and reports the seconds of its training loop and its peak memory. Then the weights that it saved are
+turns. Each training is a new process that trains one epoch on token ids prepared in advance, and
+reports the seconds of its training loop and its peak memory. Then the weights that it saved are
 evaluated on 256 other rows. Each contender runs twice: with its default for gradient checkpointing,
 and with the other's default.
 """

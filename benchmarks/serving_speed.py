@@ -5,7 +5,7 @@
 
 NUMBER is a number of simultaneous requests (by default 1, 4, 16 and 64). For each, the script
 prints the generated tokens per second, the median and the largest time to the first token, and how
-many answers equal the answer to the same request without others.
+many answers equal the answer to the same request sent alone.
 """
 
 import asyncio

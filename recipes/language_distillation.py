@@ -105,7 +105,7 @@ class LanguageDistillation(CompletionRecipe):
             host_labels=on_host,
         )
         supervised = hard.supervised
-        if on_host is not None:  # counted without synchronising with the device
+        if on_host is not None:  # on the CPU, so that counting does not synchronize with the device
             supervised = labels_of_successors(outputs.projection.layout, on_host) != IGNORED
         soft = self._divergences(outputs, batch, supervised)
         if hard.sum.requires_grad:

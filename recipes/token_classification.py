@@ -90,7 +90,7 @@ class TokenClassification(Recipe):
 
     @property
     def shared_tokens(self) -> int:
-        """The maximum number of tokens that neighbouring windows share."""
+        """The maximum number of tokens that neighboring windows share."""
         return self.max_length // 4 if self.stride is None else self.stride
 
     @property

@@ -1,4 +1,4 @@
-"""Makes Python find this distribution's modules first, even if the user has files of their names.
+"""Makes Python find this distribution's modules first, even if the user has files of these names.
 
 `trainer` and `recipes` are likely names for a user's own files, and Python searches the user's
 folder first. So once `tempering` is imported, these names mean our packages in that process.

@@ -17,7 +17,7 @@ class _Fault(Exception):
 
 
 class InputError(_Fault, ValueError):
-    """The user's input is wrong. The message is: where, what was found, what is accepted."""
+    """The user's input is wrong. The message says where, what was found and what is accepted."""
 
     exit_code = 2
 

@@ -28,14 +28,14 @@ WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "adapter_model*.safetensors")
 CODE = "*.py"
 """The files of a repository that hold a model's own code."""
 IN_SUBFOLDERS = "*/*"
-"""Files in sub-folders, which are exports or copies for other frameworks."""
+"""Files in subfolders, which are exports or copies for other frameworks."""
 NOT_MODELS = ("hf://buckets/", "hf://datasets/", "hf://spaces/")
 """The beginnings of the hub's URLs that do not name a model's repository."""
 HUB_URL = re.compile(
     r"hf://(models/)?(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(?P<inside>/.+)?"
 )
 TEMPLATES = "additional_chat_templates/*.jinja"
-"""A tokenizer's named chat templates. No other sub-folder belongs to a model."""
+"""A tokenizer's named chat templates. No other subfolder belongs to a model."""
 
 
 def find(
@@ -108,7 +108,7 @@ def _is_wanted(weights: str | None, name: str) -> bool:
 
 
 def _repository_of(path: str) -> tuple[str, str]:
-    """The hub id and the folder inside of its repository in a path such as name/repo/a.
+    """The hub id and the folder inside its repository in a path such as name/repo/a.
 
     If the first part of the path is a folder on this machine, the path is local and is returned
     unchanged.
@@ -146,9 +146,9 @@ def errors_in_one_line(
 
 
 def checked_subfolder(subfolder: str | None) -> str:
-    """The path of a folder inside of a model's folder, with a final /; "" without a subfolder.
+    """The path of a folder inside a model's folder, with a final /; "" without a subfolder.
 
-    Raises InputError for a folder that is not inside of the model's folder.
+    Raises InputError for a folder that is not inside the model's folder.
     """
     name = subfolder or ""
     if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
@@ -260,7 +260,7 @@ def _in_hub(
 
 
 def _can_reach_hub(repo_id: str) -> bool:
-    """Whether the hub responds, found within seconds; the hub's client would retry for 30."""
+    """Whether the hub responds within PROBE_SECONDS; its own client would retry for 30 seconds."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
@@ -276,7 +276,7 @@ def _can_reach_hub(repo_id: str) -> bool:
 def _reason(
     error: Exception, repo_id: str, revision: str | None, cache_dir: str | Path | None
 ) -> str:
-    """The reason why nothing could be downloaded, in one line without secrets."""
+    """The reason why the download failed, in one line without secrets."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):

@@ -27,10 +27,10 @@ def stage_folder() -> Path:
 def with_urls(text: str) -> str:
     """The text, with the path of each local copy replaced by the URL of its original.
 
-    The user has typed the URL and does not know the copy.
+    The user typed the URL and does not know the path of the copy.
     """
     if not COPY.search(text):
-        return text  # saves the look at the disk below
+        return text  # avoids the disk access below
     stage = stage_folder()
     for start in dict.fromkeys((str(stage.resolve()), str(stage.absolute()), str(stage))):
         if start in text:
@@ -40,7 +40,7 @@ def with_urls(text: str) -> str:
 
 
 def _as_url(found: re.Match[str]) -> str:
-    """The beginning of the URL for the beginning of a copy's path: all but its last part."""
+    """The URL of the original's parent folder, which replaces the folder of the copy."""
     try:
         url = (Path(found[1]) / URL_FILE).read_text()
     except (OSError, ValueError):

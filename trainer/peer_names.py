@@ -437,8 +437,8 @@ FURTHER_WORDS = {
 def answer_for(name: str, accepted: Iterable[str] = ()) -> str:
     """Advice on what to write in place of another tool's name; empty for unknown names.
 
-    A name that is probably a misspelled key of `accepted`, such as image_sze, gets no answer for
-    all names with its beginning.
+    If the name is probably a misspelled key of `accepted`, such as image_sze, advice for all names
+    with the same prefix is not given.
     """
     if name in PEER_NAMES:
         further = f" ({FURTHER_WORDS[name]})" if name in FURTHER_WORDS else ""

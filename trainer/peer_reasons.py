@@ -362,17 +362,17 @@ FAMILIES = {
     "tiled_mlp": "trainer.gradient_checkpointing saves memory",
     "chunked_cross_entropy": "the losses never keep all logits in memory",
 }
-"""The beginning of names of settings that this package does not have -> the reason."""
+"""The prefix of names of settings that this package does not have -> the reason."""
 
 
 ALIKE = 0.8
-"""The smallest similarity of a misspelled name to that of a key."""
+"""The minimum similarity to a key at which a name counts as misspelled."""
 
 
 def reason_for(name: str, accepted: Iterable[str] = ()) -> str:
     """Why there is no counterpart of another tool's setting; empty for unknown names.
 
-    `accepted` has the meaning that it has in `trainer.peer_names.answer_for`.
+    `accepted` has the same meaning as in `trainer.peer_names.answer_for`.
     """
     if name in NOTHING_TO_SET:
         return f"nothing to set here: {NOTHING_TO_SET[name]}"

@@ -12,11 +12,11 @@ REDACTED = "<redacted>"
 MARK = "<redacted"
 """The beginning of every text that replaces a secret."""
 INTERPOLATED = "TEMPERING_INTERPOLATED"
-"""An environment variable that lists the names of the environment variables in a config."""
+"""An environment variable that lists the environment variables that a config has read."""
 _WORDS = {"token", "secret", "password", "passwd", "passphrase", "credentials", "credential"}
-"""A name with one of these words, such as `hub_token`, is that of a secret."""
+"""A key that contains one of these words, such as `hub_token`, names a secret."""
 _PARTS = ("apikey", "api_key", "access_key", "private_key", "password", "passwd", "secret")
-"""A name that contains one of these parts, such as PGPASSWORD, is that of a secret, too."""
+"""A key that contains one of these substrings, such as PGPASSWORD, names a secret, too."""
 _VOCABULARY = re.compile(r"^(pad|eos|bos|unk|sep|cls|mask|image|audio)_token$", re.IGNORECASE)
 _PATTERNS = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
@@ -35,7 +35,7 @@ LEAST = 6
 
 
 def redacted(value: object, key: str = "") -> Any:
-    """`value`, with every secret in it replaced by REDACTED.
+    """`value`, with every secret in it replaced by a text that begins with MARK.
 
     Secrets are:
     - a text whose key is the name of a secret, such as `hub_token`;
@@ -84,7 +84,7 @@ def without_environment(value: T) -> T:
 
 
 def redacted_override(override: str) -> str:
-    """A `key=value` of the command line, with the secrets in its value replaced by REDACTED."""
+    """A `key=value` of the command line, with the secrets in its value replaced."""
     key, equals, value = override.partition("=")
     return f"{key}{equals}{redacted(value, key.rpartition('.')[2])}"
 

@@ -237,11 +237,11 @@ class TrainSettings:
 
 
 def _converted(name: str, kind: object, value: object) -> object:
-    """A value of Python code as the field's type, if it has that meaning; else as it is.
+    """Convert a value from Python code to the field's type; return it unchanged if it cannot be.
 
-    None means the default of a switch, a list, a mapping and `resume`. Numbers and switches
-    may be scalars of numpy or torch, and switches 1 or 0; lists may be other sequences or sets, and
-    mappings those of OmegaConf.
+    For a switch, a list, a mapping and `resume`, None means the default. Numbers and switches may
+    be scalars of numpy or torch, and switches 1 or 0; lists may be other sequences or sets, and
+    mappings OmegaConf's.
     """
     has_default = kind in (bool, list, dict) or name == "resume"
     if value is None and has_default and name != "trackers":  # there, None could also mean all
@@ -274,7 +274,7 @@ def _kind_of(declared: "Field[Any]") -> object:
 def _check_kinds(settings: TrainSettings) -> None:
     """Raise InputError for a switch, a text, a list or a mapping of another type.
 
-    Commands check types before; Python code passes any value.
+    Configs of commands have been checked earlier, but Python code may pass any value.
     """
     for each in fields(settings):
         value = getattr(settings, each.name)

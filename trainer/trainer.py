@@ -46,9 +46,9 @@ logger = logging.getLogger("trainer")
 
 
 class Trainer(FamiliarNames, Views):
-    """Fine-tunes a model by a recipe and settings; evaluates, saves and resumes.
+    """Fine-tunes a model with a recipe and settings; evaluates, saves and resumes.
 
-    `model` is a model of this package, trained by a `recipe`, or any `nn.Module`. A plain module
+    `model` is a model of this package, trained with a `recipe`, or any `nn.Module`. A plain module
     needs a `loss` callable, which takes (outputs, batch) and returns (sum, count), unless the
     module returns its own loss. Data sets are rows, which the recipe and the tokenizer convert to
     token ids. Rows may be a `datasets.Dataset`, a list of dicts, a dict of lists, a DataFrame, any
@@ -183,9 +183,9 @@ class Trainer(FamiliarNames, Views):
 
         The repository (owner/name, or a name) is created if it does not exist, and is private
         unless `private=False`. With an `output_dir`, the report and the checkpoints that the option
-        `checkpoints` selects are uploaded too. Returns the commit's address. docs/push.md describes
-        the options. Raises InputError and EnvironmentFault in one line, which never contains the
-        token.
+        `checkpoints` selects are uploaded too. Returns the commit's URL. docs/push.md describes the
+        options. Raises InputError or EnvironmentFault with a one-line message, which never contains
+        the token.
         """
         return push_trained(self, self.save, repo, **options)
 

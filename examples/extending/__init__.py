@@ -1,4 +1,4 @@
-"""A package outside of tempering that adds one part of every kind; copy it to start your own.
+"""A package outside tempering that adds one part of every kind; copy it to start your own.
 
 A part is one file in the folder of its kind, and the file's name is the part's name.
 """

@@ -1,4 +1,4 @@
-"""Digits: 1,797 scanned digits of 8 x 8 grey values, which scikit-learn ships."""
+"""Digits: 1,797 scanned digits of 8 x 8 gray values, which scikit-learn ships."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""ImageProcessor: converts images, given as lists of grey or colour values, to arrays."""
+"""ImageProcessor: converts images, given as lists of gray or color values, to arrays."""
 
 import hashlib
 import json

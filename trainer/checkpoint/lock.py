@@ -19,7 +19,7 @@ ATTEMPTS = 20
 
 
 class RunLock:
-    """A context in which no other process can enter the same output folder.
+    """Context manager: only one process at a time can hold the lock of an output folder.
 
     The kernel releases the lock however the process dies. The file `.lock` names the holder and is
     removed at a normal end. Raises EnvironmentFault naming the holder's pid, host and start.
@@ -94,7 +94,7 @@ class RunLock:
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
-    """Whether the process that the file names is alive; a new holder may not be named yet."""
+    """Whether the named process is alive. The file may still name the previous holder."""
     if holder["host"] != socket.gethostname():
         return True
     return Path("/proc", str(holder["pid"])).exists() or not Path("/proc/self").exists()

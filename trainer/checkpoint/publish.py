@@ -263,7 +263,7 @@ def _put_in_place(staging: Path, final: Path, manifest: Manifest) -> None:
 
 
 def _restore(old: Path, final: Path) -> None:
-    """Restore the previously published folder, unless the new one is in its place."""
+    """Restore the previously published folder, or remove it if the new one is in its place."""
     if not old.exists():
         return
     if final.exists():

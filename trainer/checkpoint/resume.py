@@ -167,7 +167,7 @@ def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any
         return [(name, before, after)] if before != after else []
     parts = sorted(before.keys() | after.keys())
     found = [(part, before.get(part), after.get(part)) for part in parts]
-    # a setting that an older version did not have is equal if it is not set now
+    # a setting that the older version did not have counts as equal if it is null now
     return [
         each for each in found if each[1] != each[2] and not (each[1] is None and _unset(each[2]))
     ]

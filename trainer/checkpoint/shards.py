@@ -73,7 +73,7 @@ def read_tensors(
     """The tensors of <stem>.safetensors or of its parts, on the CPU, by name.
 
     `rows` and `columns` (parameter name -> range) restrict what is read. The number of ranks that
-    wrote the files may differ from the present one. Raises CorruptCheckpoint naming the file.
+    wrote the files may differ from the current one. Raises CorruptCheckpoint naming the file.
     """
     pieces: dict[str, list[_Piece]] = {}
     paths = _paths(folder, stem)

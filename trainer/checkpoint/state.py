@@ -104,7 +104,7 @@ def read_state(
     """Read the files of `write_state` to the CPU. Raises CorruptCheckpoint naming file and reason.
 
     `rows` and `columns` (parameter name -> range) restrict what is read. The number of ranks that
-    wrote the files may differ from the present one.
+    wrote the files may differ from the current one.
     """
     callbacks = read_json(folder / CALLBACKS)
     if not isinstance(callbacks, dict):

@@ -136,7 +136,7 @@ def _content(path: Path) -> bytes:
 
 
 def check_format(path: Path | str, found: object, known: int) -> None:
-    """Raise CorruptCheckpoint if `found` is no format version, NewerFormat for a later version."""
+    """Raise CorruptCheckpoint for an invalid format version, NewerFormat for a later one."""
     if type(found) is not int or found < 1:
         raise CorruptCheckpoint(
             path, f"format_version is {found!r}, not a whole number of at least 1"

@@ -41,7 +41,7 @@ class Choices:
     overrides: tuple[str, ...] = ()
     """The overrides that the user typed."""
     program: str = "python launch.py"
-    """The words with which the user called the program, for the commands that it prints."""
+    """The command that started the program, for the commands that it prints."""
     name_prefix: str | None = None
     """The first part of the default run_name; None: it is derived from the groups."""
 

@@ -1,4 +1,4 @@
-"""Child: runs a child process, forwards signals to it and waits for its end."""
+"""Child: runs a child process, forwards signals to it and waits until it exits."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from trainer.launching.parent_process import PARENT
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 INTERVAL = 0.5
-"""The seconds between two checks whether the child has ended or has to be stopped."""
+"""The number of seconds between checks of whether the child has exited or must be stopped."""
 
 
 def run_child(

@@ -136,7 +136,7 @@ def _check_schema(command: Command, words: list[str]) -> None:
 def typed(command: Command) -> list[str]:
     """The arguments of a command, without the flags and settings that concern a whole sweep.
 
-    They can be typed again: `parse` reads the same settings from them.
+    `parse` reads the same settings from these arguments.
     """
     arguments = []
     if command.config_name != "config":

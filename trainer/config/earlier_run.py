@@ -25,7 +25,7 @@ RESULT_KEYS = {
     "push": "run",
     "report": "runs",
 }
-"""Job that uses only an earlier run's results, not its config -> the key that is set to them."""
+"""Job that uses an earlier run's results but not its config -> the key that names the results."""
 CONFIG_JOBS = ("train", "evaluate", "inspect", "prepare", "plan")
 """Jobs that use the config of an earlier run."""
 
@@ -38,7 +38,7 @@ class EarlierRun:
     groups: dict[str, str]
     """Config group -> the newly chosen option."""
     name_prefix: str | None
-    """The first part of the earlier run's default name, if it is right for the new run, too."""
+    """The first part of the earlier run's default name; None if it does not fit the new run."""
 
 
 def read_earlier_run(
@@ -63,7 +63,7 @@ def read_earlier_run(
         fresh, _ = compose_files(command, {**groups, "experiment": None}, folders)
         for group in groups:
             config[group] = fresh.get(group, {})
-        if "job" in groups:  # its file may have a section, such as prepare
+        if "job" in groups:  # the job's file may add a section, such as prepare
             config.update({key: fresh[key] for key in fresh if key not in config})
     if config.get("job") == "evaluate":  # the run's own model, whose folder names its recipe
         config["model"], config["recipe"] = {"path": _model_of(place)}, {}

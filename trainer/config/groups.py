@@ -40,7 +40,7 @@ def options(group: str, folders: list[Path]) -> list[str]:
 
 
 def primary_file(command: Command, folders: list[Path]) -> Path:
-    """The file with which composing begins. Raises InputError if there is no such file."""
+    """The primary config file, which Hydra reads first. Raises InputError if there is none."""
     files = [folder / f"{command.config_name}.yaml" for folder in folders]
     for file in files:
         if file.is_file():

@@ -32,7 +32,7 @@ INSTEAD = {
     "hydra.callbacks": "callbacks.NAME, the run's own callbacks",
     "hydra/callbacks": "callbacks.NAME, the run's own callbacks",
 }
-"""A setting of Hydra that this program does not use -> the words for what to use instead."""
+"""A setting of Hydra that this program does not use -> what to use instead, for error messages."""
 
 
 def is_of_hydra(key: str) -> bool:

@@ -24,7 +24,7 @@ def check_expansion(tree: Any) -> None:
 
 
 def check_defaults(values: Mapping[str, Any], file: Any) -> None:
-    """Raise InputError for a YAML file whose defaults list leaves the config folders.
+    """Raise InputError for a YAML file whose defaults list names files outside the config folders.
 
     A file must not set Hydra's search path, either.
     """

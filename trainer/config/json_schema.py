@@ -32,7 +32,7 @@ SCALARS: dict[Any, Schema] = {
     Path: {"type": "string"},
     type(None): {"type": "null"},
 }
-"""A type -> its schema. Numbers may be written as texts, since YAML 1.1 reads 1e-5 as a text."""
+"""A type -> its schema. Numbers may be strings, since YAML 1.1 reads 1e-5 as a string."""
 DOTTED = r"^[a-z_]+\.|^hydra/"
 """Dotted keys and Hydra's groups, which a single config file (`tempering run.yaml`) may have."""
 DEFAULTS: Schema = {"type": "array", "items": {"type": ["string", "object"]}}

@@ -43,7 +43,7 @@ NAMED_VALUES: dict[str, Iterable[str]] = {
 }
 """A key whose value is text -> the accepted values."""
 SHOWN = 6
-"""The maximum number of options to list as those that set a key."""
+"""The maximum number of options that are listed as setting a key."""
 
 
 def explain(command: Command) -> str:
@@ -120,7 +120,7 @@ def _starting(keys: Iterable[Key], section: str) -> list[Key]:
 
 
 def _find(name: str, folders: Sequence[Path]) -> list[Key]:
-    """The keys with this name, which may be given without its section (`learning_rate`)."""
+    """The keys with this name; the name may omit the section (`learning_rate`)."""
     found = [key for key in fixed_keys() if _is(key, name)]
     for group in OPEN_KINDS if not found else ():
         if name.startswith(f"{group}.") or ("." not in name and not found):
@@ -208,5 +208,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _shown(file: Path) -> str:
-    """The path of a file to show: relative to the project if the file is inside of it."""
+    """The path of a file to show: relative to the project for files in its configs folder."""
     return str(file.relative_to(CONFIGS.parent) if file.is_relative_to(CONFIGS) else file)

@@ -58,7 +58,7 @@ def fixed_keys() -> list[Key]:
 
 
 def trust_named_packages(command: Command) -> None:
-    """Trust the packages that the command line names, to know the keys of their classes."""
+    """Trust the packages that the command line names, so that their classes' keys are known."""
     for text in command.overrides:
         setting = read_override(text)
         if setting.key == "trusted_packages" and isinstance(setting.value, list):

@@ -1,4 +1,4 @@
-"""Nested parts: the recipes inside of a recipe, and the data sets inside of a mixture."""
+"""Nested parts: the recipes inside a recipe, and the data sets inside a mixture."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,7 +38,7 @@ def nested_nodes(node: Mapping[str, Any], part: object) -> dict[str, Any]:
 def with_source_options(dataset: object, recipe: Recipe | None) -> object:
     """The data set; for a mixture, with the recipe options of its sources checked and converted.
 
-    If `recipe` is None, since the model's folder will define it, the options are not converted.
+    If `recipe` is None, because the model's folder defines it later, nothing is changed.
     """
     if not isinstance(dataset, Mixture) or recipe is None:
         return dataset

@@ -57,7 +57,7 @@ def is_sweep(text: str) -> bool:
 
 
 def _paths(text: str) -> list[Value]:
-    """The paths of a list, split at commas that are not inside of quotes or brackets."""
+    """The paths of a list, split at commas outside quotes and brackets."""
     entries = re.findall(r"""((?:'[^']*'|"[^"]*"|\[[^\]]*\]|[^,])*)(?:,|$)""", text)[:-1]
     return [re.sub(r"""^(['"])(.*)\1$""", r"\2", entry.strip()) for entry in entries]
 

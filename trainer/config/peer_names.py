@@ -1,4 +1,4 @@
-"""Unknown keys: makes an error that suggests the right key, also for names of other tools."""
+"""Unknown keys: makes an error that suggests the right key, also for other tools' names."""
 
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from trainer.peer_reasons import ALIKE
 MAIN = ("trainer", "model", "tokenizer", "dataset", "recipe", "launch")
 """Sections that are suggested, like top-level keys, before those of single jobs."""
 MOST_SUGGESTED = 3
-"""The largest number of keys in other sections to suggest."""
+"""The maximum number of suggested keys in other sections."""
 
 
 def unknown_key(
@@ -52,7 +52,7 @@ def _answer(section: str, names: list[str], accepted: list[str]) -> str:
 
 
 def _ending_alike(names: list[str], known: Sequence[str]) -> list[str]:
-    """The outermost keys that end with most of the last `names`; none if there are many."""
+    """The outermost keys that share the longest ending with `names`; none if there are many."""
     for start in range(len(names)):
         ending = ".".join(["", *names[start:]])
         if found := [key for key in known if f".{key}".endswith(ending)]:

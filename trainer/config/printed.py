@@ -54,7 +54,7 @@ def _print_hydra(command: Command) -> None:
 
 @contextmanager
 def _own_logging() -> Iterator[None]:
-    """A context that restores the root logger at its end, since Hydra changes it to print."""
+    """A context that finally restores the root logger, since Hydra changes it before printing."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:

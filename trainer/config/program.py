@@ -1,4 +1,4 @@
-"""Program: the words with which to call this program, in commands that it prints or runs."""
+"""Program: the command that starts this program, for commands that it prints or runs."""
 
 import importlib.metadata
 import os
@@ -11,11 +11,11 @@ from trainer.config.command import Command
 from trainer.config.groups import CONFIGS
 
 PROGRAM = "TEMPERING_PROGRAM"
-"""The environment variable with the words that called the program, for the jobs of a sweep."""
+"""The environment variable with the command that started the program, for jobs of a sweep."""
 
 
 def program(command: Command | None = None) -> str:
-    """The words that called the program, such as `python launch.py` or `tempering`, for a shell.
+    """The command that started this program, such as `tempering`, quoted for a shell.
 
     With `command`, its --config-dir is added, since later commands need this flag, too.
     """

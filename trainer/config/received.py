@@ -78,7 +78,7 @@ def _check_launch(launch: object, file: Path, typed: Collection[str]) -> None:
 
 
 def check_target(target: object, file: Path, key: str, trusted: Sequence[str]) -> None:
-    """Raise InputError unless a class is from this project, a trusted package or installed plugin.
+    """Raise InputError unless a class is of this project, a trusted package or an installed plugin.
 
     Names without dots are accepted, since they are looked up in the registry, which contains only
     such classes.

@@ -78,7 +78,7 @@ def _sources(nodes: Mapping[str, Any], where: str, trusted: Sequence[str]) -> di
 
 
 def _built(node: Mapping[str, Any], where: str, trusted: Sequence[str]) -> object:
-    """The data set of a mixture; error messages name its key in place of the key `dataset`."""
+    """A data set of a mixture; error messages start with its own key instead of `dataset`."""
     try:
         return build(node, where, DATA_SOURCE, trusted)
     except InputError as error:
@@ -89,7 +89,7 @@ def _built(node: Mapping[str, Any], where: str, trusted: Sequence[str]) -> objec
 
 
 def _recipes(nodes: Mapping[str, Any], where: str, trusted: Sequence[str]) -> dict[str, Any]:
-    """The recipes of nodes that each name a recipe under the key `recipe`."""
+    """Build the recipe of each node; the node's key `recipe` names the recipe's class."""
     found = {}
     for name, node in nodes.items():
         if not isinstance(node, Mapping) or not isinstance(node.get("recipe"), str):
@@ -143,7 +143,7 @@ def _dataclass(found: object, target: str, where: str) -> type[Any]:
 
 
 def is_inside(module: str, packages: Sequence[str]) -> bool:
-    """Whether a module is one of these packages, or is inside of one."""
+    """Whether a module is one of these packages, or is inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 

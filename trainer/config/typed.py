@@ -58,7 +58,7 @@ def plain(value: object) -> Any:
 
 
 def convert(value: object, hint: Any, where: str) -> Any:
-    """Convert a value to the type `hint`: also numbers to text, and text with a number to a number.
+    """Convert a value to the type `hint`, also numbers to text and numeric text to numbers.
 
     Raises InputError, which names the key `where`, if that is not possible.
     """
@@ -100,7 +100,7 @@ def show(value: object) -> str:
 
 
 def describe(hint: Any) -> str:
-    """The words for a type in error messages."""
+    """The description of a type in error messages."""
     origin, arguments = get_origin(hint), get_args(hint)
     words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     words |= {type(None): "null", Path: "a path", Any: "any value"}
@@ -148,7 +148,7 @@ def _scalar(value: Any, hint: Any, where: str) -> Any:
 
 
 def _number(text: str) -> tuple[Any, bool]:
-    """Whether a text is a number, and that number; YAML 1.1 reads 1e-5 as text."""
+    """The number in a text and True, else the text and False; YAML 1.1 reads 1e-5 as text."""
     for kind in (int, float):
         try:
             return kind(text), True

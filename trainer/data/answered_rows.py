@@ -27,7 +27,7 @@ class AnsweredRows:
     max_length: int
     """The largest number of tokens in a window"""
     stride: int
-    """The number of context tokens that neighbouring windows share"""
+    """The number of context tokens that neighboring windows share"""
     no_answer: bool | None
     """Whether a question may have no answer; None: not known yet"""
 

@@ -144,7 +144,7 @@ def _plain(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray
 
 
 def _without_views(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray":
-    """The column with texts and bytes instead of views, also in lists, structs and dictionaries."""
+    """The column without string and binary views, also in lists, structs and dictionaries."""
     import pyarrow as pa
 
     is_dictionary = pa.types.is_dictionary(column.type)
@@ -153,7 +153,7 @@ def _without_views(column: "pa.ChunkedArray", where: str, size: int) -> "pa.Chun
     if whole == kind:
         return column
     parts = [chunk.dictionary if is_dictionary else chunk for chunk in column.chunks]
-    _check_size(sum(map(_viewed_bytes, parts)), where, size)  # many views may show the same bytes
+    _check_size(sum(map(_viewed_bytes, parts)), where, size)  # many views may share the same bytes
     if not is_dictionary:
         return column.cast(whole)
     chunks = [

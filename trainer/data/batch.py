@@ -171,7 +171,7 @@ class FlatBatch:
         return inputs if self.role_names != READERS else self._by_reader(inputs)
 
     def inputs_of(self, start: int, stop: int) -> dict[str, Any]:
-        """The `inputs` of the sequences from `start` to before `stop`."""
+        """The `inputs` of the sequences from `start` up to, but not including, `stop`."""
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self.sequence_lengths.cumsum(0)])
         first, last = int(ends[start]), int(ends[min(stop, len(self.sequence_lengths))])
         found = {

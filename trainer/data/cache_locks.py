@@ -1,4 +1,4 @@
-"""Cache locks: one process makes an entry of the token cache; no process removes one in use.
+"""Cache locks: one process at a time makes a cache entry, and no process removes one in use.
 
 The locks are file locks of the operating system, so they end with the process, and they work
 between machines if the network file system supports them. Without locks, several processes may make
@@ -62,7 +62,7 @@ def use(entry: Path) -> None:
 def removing(entry: Path) -> Iterator[bool]:
     """A context for removing an entry; yields whether it may be removed.
 
-    It may be removed if no other process makes or uses it.
+    It may be removed if no process, including this one, makes or uses it.
     """
     locks = [_opened(entry, ending) for ending in (MAKING, USED)]
     held = [each for each in locks if each is not None]

@@ -26,12 +26,12 @@ SPEAKERS = {
 }
 """ShareGPT's speaker names -> the roles of templates."""
 WEIGHTS = ("weight", "loss_mask", "train", "loss")
-"""Keys of a message's loss weight. A row may not have a column with one of these names."""
+"""Keys of a message's loss weight. Columns with these names may hold only 1 and empty cells."""
 UNREAD = (
     *(*WEIGHTS, "functions", "documents", "chosen", "rejected"),
     *("images", "image", "videos", "video", "audios", "audio"),
 )
-"""Columns that other libraries read. They are refused here, since they would be ignored."""
+"""Columns that other libraries read. Values in them are refused, since they would be ignored."""
 SHAREGPT = ("from", "value", "role", "content")
 """The keys of a turn that become the role and content of a message; other keys are kept."""
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")

@@ -1,4 +1,4 @@
-"""Chunks: computes the features of consecutive rows of a table together, without invalid rows."""
+"""Chunks: computes the features of consecutive rows in one call and leaves out invalid rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast

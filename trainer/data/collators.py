@@ -26,7 +26,7 @@ def collated(
     collator does not return a mapping.
     """
     with preserve_rng_state():
-        # one seed per set of rows: another split of the global batch draws other numbers
+        # seeded by all rows together, so the numbers depend on how the global batch is split
         seed_rng_for_row(seed, epoch, hash(tuple(numbers.tolist())))
         found = collator(list(rows))
     if not isinstance(found, Mapping) and not hasattr(found, "keys"):

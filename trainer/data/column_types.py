@@ -1,16 +1,16 @@
 """Column types: decides the type of a column from its cells in all files of a data set.
 
-- csv and tsv: a column holds integers if every cell is an integer of 64 bits and is written exactly
-  as Python prints it. It holds floats if every cell is a float and is written exactly as Python
-  prints it. Otherwise it holds text. So 007, 1.50, NA and 20-digit ids are text. An empty cell is
-  null in a column of numbers, and an empty text in a column of text.
+- csv and tsv: a column holds integers if every cell is a 64-bit integer, written exactly as Python
+  prints it. It holds floats if every cell is a float, written exactly as Python prints it.
+  Otherwise it holds text. So 007, 1.50, NA and 20-digit ids are text. An empty cell is null in a
+  column of numbers, and an empty string in a column of text.
 - json and jsonl: values keep their types. A column of one type (text, 64-bit integers, floats,
   booleans, flat lists of one of these) is stored as that type. Any other column stores each cell
   as JSON, with the order of keys, nulls, integers and floats as in the file. A missing key is null.
 - parquet: columns keep their stored types. If two files store a column in types that cannot be
   combined without loss, its cells are stored as JSON.
 - files of several formats: if another file has a text in the column, the cells of csv and tsv files
-  are text, otherwise they are typed as above. Then the rules for json decide the column's type.
+  are text; otherwise they are typed as above. Then the rules for json decide the column's type.
 """
 
 from collections.abc import Mapping, Sequence

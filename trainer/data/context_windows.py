@@ -31,8 +31,8 @@ class Windows:
     def token_ranges(self, start: int, end: int) -> list[tuple[int, int] | None]:
         """For each window, the tokens that contain the first and the last character of a range.
 
-        The range of characters of the context is `start` to before `end`. None for a window that
-        does not contain all of it.
+        `start` and `end` are indices of characters in the context; `end` is not included. The entry
+        of a window that does not contain the whole range is None.
         """
         return [_token_range(offsets, start, end) for offsets in self.offsets]
 

@@ -65,7 +65,7 @@ def row_lines(path: Path, reading: ReadOptions, delimiter: str) -> list[int]:
 
 
 def _lines(path: Path, place: str, reading: ReadOptions, delimiter: str) -> Iterator[Line]:
-    """The rows, without blank lines. A first line such as `sep=;` (of Excel) sets the delimiter."""
+    """Yield the rows, without blank lines. A first line `sep=;` (Excel) sets the delimiter."""
     text, before = text_of(path, place, reading.encoding), 0
     if named := re.match(r"sep=(.)\r?\n", text):
         text, before, delimiter = text[named.end() :], 1, named[1]

@@ -26,9 +26,8 @@ class DocumentColumns:
     ) -> tuple[list[list[str]], list[list[float]] | None]:
         """The documents of each row, and their relevances (None if the rows have no relevances).
 
-        With a column of negatives and none of relevances, the relevance of a negative is 0, and
-        that of any other document 1.
-        Raises RowError and AnswerError for invalid cells.
+        If there is a column of negatives but none of relevances, negatives have the relevance 0,
+        and the other documents 1. Raises RowError and AnswerError for invalid cells.
         """
         lists = [
             self._texts(cell, row, self.documents) for row, cell in enumerate(rows[self.documents])

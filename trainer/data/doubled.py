@@ -1,4 +1,4 @@
-"""Doubled batches: have every sequence twice, so that each sample gets two dropout masks."""
+"""Doubled batches: contain each sequence twice, so that each sample gets two dropout masks."""
 
 from dataclasses import replace
 

@@ -20,13 +20,13 @@ OF_RUN = {
     "config.yaml": ("metrics.jsonl", "dropped.jsonl", "results.json", "checkpoint-*"),
     "evaluation.json": ("evaluation-predictions*.jsonl",),
 }
-"""A file of a run or of an evaluation -> other files, one of which is beside it."""
+"""A file of a run or an evaluation -> patterns of other files, one of which must be beside it."""
 MOST_OF_CONFIG = 1 << 20
-"""Bytes of a config.yaml that are searched for the sections of a run."""
+"""The number of bytes of a config.yaml that are searched for the sections of a run."""
 SECTIONS = [rb"(?m)^%b:" % name for name in (b"dataset", b"model", b"recipe", b"trainer")]
-"""Patterns that the config.yaml of a run matches. Other programs have a file of that name, too."""
+"""Patterns that distinguish the config.yaml of a run from those of other programs."""
 SWEEP = re.compile(r"sweep-[0-9a-f]{8}\.csv$")
-"""The name of the table of a sweep, beside the folders of its runs."""
+"""The name of a sweep's table, which is stored beside the folders of the runs."""
 
 
 def check_paths(given: object, where: str) -> None:
@@ -76,7 +76,7 @@ def _is_config(folder: Path) -> bool:
 
 
 def shown_paths(paths: Paths) -> str:
-    """The paths in one text for messages."""
+    """The paths as one string, for messages."""
     return paths if isinstance(paths, str) else f"[{', '.join(paths)}]"
 
 

@@ -1,4 +1,4 @@
-"""In-memory rows: converts the data sets that Python callers may pass to tables."""
+"""In-memory rows: converts any data set passed by a Python caller to a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -164,9 +164,9 @@ def _parsed(text: str, place: str, line: int | None = None) -> Any:
         raise InputError(f"{at(error.lineno - 1)}: {found}") from None
     except RecursionError:
         raise InputError(f"{at()}: bad JSON, nested too deeply") from None
-    except (
-        ValueError
-    ) as error:  # an integer with too many digits; Python adds advice after a semicolon
+    except ValueError as error:
+        # a repeated key, or an integer with too many digits, for which Python's message adds advice
+        # after a semicolon
         found = str(error).partition(";")[0]
         raise InputError(f"{at()}: bad JSON, {found}") from None
 

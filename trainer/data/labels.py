@@ -1,10 +1,10 @@
 """Labels: determines the kind of problem of a label column, and the meaning of its cells.
 
 - A label is missing if it is null, NaN or an empty cell; in a column of numbers also NA, N/A, NaN,
-  null and None. A missing label is an invalid row, never a class.
+  null and None. A row with a missing label is invalid; a missing label is never a class.
 - If most cells are numbers, and some are fractions, the column is a regression problem, and a row
-  with a word is invalid.
-- Integers and words are classes, also when mixed. A column of only 0.0 and 1.0 has classes 0 and 1.
+  with other text is invalid.
+- Integers and texts are classes, even when mixed. A column of only 0.0 and 1.0 has classes 0 and 1.
 - Lists in JSON or Python notation are multi_label. Texts are multi_label if a separator is set.
   Several columns of 0 and 1 are multi_label, too.
 - Lists of 0 and 1 that are as long as the list of labels hold one flag per label.
@@ -93,7 +93,7 @@ def is_missing(value: object) -> bool:
 
 
 def as_number(value: Any) -> float | None:
-    """The value as a finite number, also if it is written as text; None if it is not a number."""
+    """The value as a finite number, even if it is written as text; None if it is not a number."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     return float(value) if is_number(value) else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SPECIAL, CONTINUES, BEGINS = -1, 0, 1
 """Kinds of tokens: never masked, continuing a word, or beginning a word."""
 READ = ("kinds", "context")
-"""The fields of a batch that masking needs and removes."""
+"""The fields of a batch that `masked_batch` removes."""
 LONGEST_SPAN = 10
 SPAN_END = 0.2
 """Spans have at most 10 words, and end after each word with this probability (Joshi et al., 2020).

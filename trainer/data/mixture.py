@@ -59,7 +59,7 @@ class Mixture:
     """Seed for sampling the rows of sources with max_rows."""
 
     holds_sources: ClassVar[str] = "mixture"
-    """The name of the field whose entries are built as a `Source` each."""
+    """The name of the field whose entries are each built as a `Source`."""
 
     def __post_init__(self) -> None:
         if self.bad_rows not in POLICIES:

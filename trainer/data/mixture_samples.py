@@ -96,7 +96,7 @@ class MixtureSamples:
         """A flat batch of these samples, in this order. All must be of the same kind.
 
         In training, pass the step as `epoch`: a mixture may repeat a sample within an epoch, and
-        the sample should then get other random masks.
+        each repetition should get different random masks.
         """
         ids = np.asarray(sample_ids, dtype=np.int64)
         owners = np.searchsorted(self._ends, ids, side="right")
@@ -173,7 +173,10 @@ class MixtureSamples:
 def _field_types(
     tables: Sequence[TokenTable], kinds: Sequence[int]
 ) -> list[dict[str, torch.dtype]]:
-    """Each table's field types: float32 if a table of that kind has floats in it, else int64."""
+    """The types of each table's fields, which are equal for tables of the same kind.
+
+    A field is float32 if any of these tables has floats in it, else int64.
+    """
     floats = {
         (kind, name)
         for table, kind in zip(tables, kinds, strict=True)

@@ -16,10 +16,13 @@ SHINGLE = 3
 TOKENS_AT_A_TIME = 1 << 20
 """The number of tokens whose shingles are hashed at a time."""
 MOST_COMPARED = 1_000_000
-"""The most texts of a set that are compared for near-copies; their signatures take 256 MB."""
+"""The maximum number of texts of a set that are compared for near-copies.
+
+Their signatures take 256 MB.
+"""
 MOST_IN_BUCKET = 200
-"""The most texts of a bucket that a text is compared with. Texts in larger buckets often share no
-more than a template."""
+"""The maximum number of texts of a bucket that a text is compared with. Texts in larger buckets
+often share only a template."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def output_format(path: str) -> str:
-    """The format of an output file; JSON lines for a pipe or device with an unknown ending.
+    """The format of an output file; JSON Lines for a pipe or device with an unknown ending.
 
     Raises InputError for an unknown ending, and for a folder.
     """

@@ -35,7 +35,7 @@ IN_COLUMNS = "probabilities"
 
 
 def write_rows(path: str, rows: Iterator[Row]) -> None:
-    """Write at least one row to a path or URL. A regular file is replaced atomically.
+    """Write one or more rows to a path or URL. A regular file is replaced atomically.
 
     A symbolic link is kept and its target is written. Pipes and devices receive each row as soon as
     it is available.
@@ -98,7 +98,7 @@ def _json_list(rows: Iterable[Row]) -> Iterator[bytes]:
 def _separated(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
     """A header and one line per row, quoted where needed. The first row decides the columns.
 
-    Raises InputError for a row with another column, since the header has been written.
+    Raises InputError for a row with another column, since the header has already been written.
     """
     header: list[str] = []
     for row in rows:
@@ -113,7 +113,7 @@ def _separated(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
 
 
 def _whole_table(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
-    """Like `_separated`, but with the columns of all rows, which are in memory first."""
+    """Like `_separated`, but with the columns of all rows, which are read into memory first."""
     header: dict[str, None] = {}
     table: list[list[str]] = []
     for row in rows:
@@ -255,4 +255,5 @@ STREAMED: dict[str, Callable[[Iterable[Row]], Iterator[bytes]]] = {
     "csv": partial(_separated, delimiter=","),
     "tsv": partial(_separated, delimiter="\t"),
 }
-"""Format -> its function for pipes and devices, which writes each row at once."""
+"""Format -> its function for pipes and devices, which writes each row as soon as it is available.
+"""

@@ -71,7 +71,7 @@ def arrays_made_in(
 ) -> Iterator[dict[str, np.ndarray]]:
     """A context that yields the same arrays as `arrays_of`, made by several processes.
 
-    A worker has CALLS_PER_PIECE * ROWS_PER_CALL rows in memory at a time. The arrays are
+    A worker has at most CALLS_PER_PIECE * ROWS_PER_CALL rows in memory. The arrays are
     memory-mapped from files in `folder`, which is removed at the end of the context. Raises
     InputError for a bad row, and EnvironmentFault if a worker is killed. On systems other than
     Linux, the arrays are made in this process.

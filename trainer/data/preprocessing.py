@@ -306,7 +306,7 @@ def is_rows(dataset: object) -> bool:
 
 
 def rows_of(dataset: object, samples: Samples) -> SampleRows:
-    """The row of each sample; without rows if `dataset` consists of samples."""
+    """The rows of the samples; their `known` is false if `dataset` consists of samples."""
     table = dataset if is_rows(dataset) and hasattr(dataset, "column_names") else None
     numbers = samples.rows if isinstance(samples, (TokenTable, TaskSamples)) else None
     sequence_numbers = samples.sequence_rows if isinstance(samples, TokenTable) else None

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 LONGEST = 600
 """The largest number of characters of a function; longer functions are left out."""
 LONGEST_ANSWER = 60
-"""The largest number of characters of an answer; other questions are left out."""
+"""The largest number of characters of an answer; questions with longer ones are left out."""
 
 
 @dataclass(frozen=True)
 class PythonQuestions:
     """Questions about the functions of the standard library, whose answers are parts of the code.
 
-    The questions are what a function returns, raises or loops over, and what the default value of
+    The questions ask what a function returns, raises or loops over, and what the default value of
     an argument is. Columns: context, question, answers {text, answer_start}. A function and its
     near-duplicates are in the same split.
     """
@@ -101,7 +101,7 @@ def _nodes(function: ast.AST, kind: type[Any]) -> list[Any]:
 
 
 def _row(source: str, question: str, parts: list[Any]) -> dict[str, Any]:
-    """A row whose answer is the code of `parts`, which has one part, or none (no answer)."""
+    """A row whose answer is the code of the only entry of `parts`; no answer if it is empty."""
     lines = source.split("\n")
     starts = [sum(len(line) + 1 for line in lines[: part.lineno - 1]) for part in parts]
     offsets = [start + part.col_offset for start, part in zip(starts, parts, strict=True)]

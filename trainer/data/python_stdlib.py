@@ -53,7 +53,10 @@ def _of_largest_packages(functions: list[Function], packages: int) -> list[Funct
 
 
 def functions() -> list[Function]:
-    """All functions of the library, ordered by file and line, without repeated sources."""
+    """All functions in the library's packages, by file and line, without repeated sources.
+
+    Modules outside of packages, such as argparse.py, are not read.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     found: dict[str, Function] = {}
     for package in sorted(sys.stdlib_module_names):
@@ -101,7 +104,7 @@ def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[Defin
 
 
 def _has_code(node: Definition) -> bool:
-    """Whether the body holds more than a docstring, pass, ... or raise."""
+    """Whether the body holds more than a docstring, `pass`, `...` or `raise`."""
     return not all(
         isinstance(statement, ast.Pass | ast.Raise)
         or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))

@@ -25,7 +25,7 @@ class BadRow:
     """The cells of the row, or the raw line."""
 
     def to_json(self) -> Mapping[str, Any]:
-        """The row as an entry of dropped.jsonl, which names the URL of a file in a store."""
+        """The row as an entry of dropped.jsonl, with the URLs of files that came from a store."""
         place, reason = with_urls(self.place), with_urls(self.reason)
         return {"place": place, "reason": reason, "row": self.row}
 

@@ -263,7 +263,7 @@ class Files:
         return found
 
     def _checked(self, rows: "Dataset", key: str, at: Paths) -> "Dataset":
-        """The rows with renamed columns. Test rows may lack them, since labels may be withheld."""
+        """The rows with columns renamed. Test rows may lack columns: labels are often withheld."""
         found = shown_paths(at) if self.path is None else f"{self.path}, split {at}"
         where = f"dataset.{key}: {found}"
         if not len(rows):
@@ -275,7 +275,7 @@ class Files:
 
 
 def text_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[str]:
-    """A column of texts. If all cells are numbers (such as 2024 in a csv file), they become texts.
+    """A column of texts. Cells are converted to texts if all are numbers (such as 2024 in csv).
 
     Raises InputError, which names the setting `key`, if the column is missing, and RowError for a
     row without a text.
@@ -299,7 +299,7 @@ def label_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: 
 
 
 def column_of(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[Any]:
-    """A column. Raises InputError, which names the setting `key`, if it is missing."""
+    """The cells of a column. Raises InputError, which names the setting `key`, if it is missing."""
     if name not in (rows if isinstance(rows, Mapping) else rows.column_names):
         names = list(rows) if isinstance(rows, Mapping) else rows.column_names
         raise InputError(f"{key}: {missing(name, names)}")

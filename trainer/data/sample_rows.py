@@ -58,7 +58,7 @@ class SampleRows:
         return sample if self._numbers is None else int(self._numbers[sample])
 
     def of_samples(self, samples: "np.ndarray") -> "SampleRows":
-        """The rows of these samples, whose indices ascend."""
+        """The rows of these samples; the indices must be in ascending order."""
         numbers = samples if self._numbers is None else self._numbers[samples]
         return SampleRows(self._table, len(samples), numbers)
 

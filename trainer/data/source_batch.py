@@ -39,8 +39,8 @@ def joined(
     """Join the batches of several sources into one.
 
     The keys of `parts` and `places` are the indices of the sources; `places` has the positions of
-    each source's samples in the joined batch. `axes` gives the axis of each field. A
-    field that has integers in one source and floats in another becomes float.
+    each source's samples in the joined batch. `axes` gives the axis of each field. A field that has
+    integers in one source and floats in another becomes float.
     """
     own = [places[source][part.sequence_sample.numpy()] for source, part in parts.items()]
     owner = np.concatenate(own)

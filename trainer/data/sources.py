@@ -126,7 +126,7 @@ def _entries_at(paths: Paths, where: str) -> list[list[Path]]:
 def _files_of(path: str, where: str) -> list[Path]:
     """The data files of a path, folder, glob or pkg://, sorted.
 
-    Raises InputError if there are none, if some cannot be read, and if files of one split are named
+    Raises InputError if there are none, if some cannot be read, or if files of one split are named
     after different splits.
     """
     files = _listed_files(path, where)
@@ -170,7 +170,7 @@ def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
 
 
 def root_of(place: Path) -> Path:
-    """The folder whose subfolders may be named after splits: the path's part without wildcards."""
+    """The folder whose subfolders may be named after splits: the path before any wildcard."""
     fixed = place
     while any(mark in str(fixed) for mark in "*?["):
         fixed = fixed.parent
@@ -219,7 +219,7 @@ def _is_data(file: Path, folder: Path) -> bool:
 
 
 def are_skipped(folders: Iterable[str]) -> bool:
-    """Whether files in these nested folders are not read: one is hidden or begins with _."""
+    """Whether files below these nested folders are skipped: one is hidden or begins with _."""
     return any(part.startswith((".", "_")) for part in folders)
 
 

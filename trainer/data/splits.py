@@ -32,7 +32,8 @@ def hold_out(
 ) -> HeldOut:
     """Hold out rows by a hash of their content, so that equal rows stay together.
 
-    If the column `stratify_by` holds classes, the same share of each class is held out.
+    If the column `stratify_by` holds classes, the same share of each class is held out. Raises
+    InputError if there are too few different rows.
     """
     classes = _classes(rows, stratify_by)
     held = held_out(contents(rows).to_pylist(), fraction, seed, classes)
@@ -115,7 +116,7 @@ def limited(rows: "Dataset", limit: int | None, seed: int) -> "Dataset":
 
 
 def num_shared(rows: "Dataset", others: "Dataset") -> int:
-    """The number of `rows` that also occur in `others`, if only common columns are compared."""
+    """The number of `rows` that also occur in `others`, comparing only the columns of both."""
     import pyarrow.compute as pc
 
     columns = [name for name in rows.column_names if name in others.column_names]

@@ -139,12 +139,15 @@ class StreamSamples(ABC):
         """A small batch for a rank without samples."""
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens if random batches of this size were padded."""
+        """The share of pad tokens if random batches of this size were padded; 0 by default."""
         return 0.0
 
     @property
     def first_lengths(self) -> np.ndarray:
-        """The number of tokens of each sample of the first step. Every rank must read it."""
+        """The number of tokens of each sample of the first step.
+
+        All ranks must read it, since `has` may be a collective operation.
+        """
         count = self.batch_size
         while not self.has(count - 1):
             count -= 1
@@ -164,7 +167,7 @@ class StreamSamples(ABC):
 
 
 class RowStream(StreamSamples):
-    """Samples in order from a stream of rows for a plain module; for `StreamPlan`."""
+    """Samples for a plain module, read in order from a stream of rows; for `StreamPlan`."""
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ def rows_by_task(
 ) -> "dict[str, np.ndarray]":
     """The indices of each task's rows, in the order of `names`; tasks without rows are absent.
 
-    With `only`, all rows belong to that task. Raises RowError for a row of an unknown task.
+    With `only`, all rows belong to that task. Raises InputError if there is no column `column`, and
+    RowError for a row of an unknown task.
     """
     if only is not None:
         return {only: np.arange(len(rows))}

@@ -27,7 +27,7 @@ class TaskSamples:
     """N samples of several tasks. Implements `Samples`.
 
     In training, each task's loss sum is divided by its count over the whole global batch, such as
-    its number of labelled tokens. Counts depend only on the answers, so every rank knows them
+    its number of labeled tokens. Counts depend only on the answers, so every rank knows them
     before any forward pass. In each micro batch, a task's loss sum is multiplied by weight *
     (samples of the global batch) / (count of the task in the global batch); the Trainer then
     divides by the number of samples. An evaluation treats the whole data set as one global batch.
@@ -48,7 +48,7 @@ class TaskSamples:
     counts: np.ndarray | None
     """[N] float64, the divisor of each sample's loss; None if answers are missing"""
     plan: Plan | None = None
-    """Says which samples belong to a step; None for an evaluation"""
+    """Determines which samples belong to a step; None for an evaluation"""
     lengths: np.ndarray = field(init=False)
     """[N], the number of tokens of each sample"""
     pure: ClassVar[bool] = True

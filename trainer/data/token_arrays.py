@@ -250,6 +250,7 @@ def _refuse_empty(arrays: Mapping[str, np.ndarray], rows: "Dataset", where: str)
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """[N + 1], the start of each of N consecutive parts with these lengths, then the total."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 

@@ -165,7 +165,7 @@ class TokenTable:
         axes: Mapping[str, Axis],
         role_names: tuple[str, ...] = (),
     ) -> "TokenTable":
-        """Make a table of a cache entry's arrays; those of fields are named `field.<name>`."""
+        """Make a table from a cache entry's arrays; those of fields are named `field.<name>`."""
         return cls(
             input_ids=arrays["input_ids"],
             token_type_ids=arrays.get("token_type_ids"),
@@ -372,8 +372,8 @@ def rows_digest(rows: "Dataset") -> str:
     import pyarrow as pa
 
     digest = hashlib.sha256()
-    # Equal rows must serialize to equal bytes, whatever the chunks of their file are. So slices
-    # have a fixed size, and concatenating an empty array forces a copy without unrelated memory.
+    # Equal rows must serialize to equal bytes, however their file is chunked. So slices have a
+    # fixed size, and concatenating an empty array copies each slice out of its larger buffers.
     for table in rows.with_format("arrow").iter(batch_size=10_000):
         columns = [pa.concat_arrays([*c.chunks, c.chunk(0)[:0]]) for c in table.columns]
         batch = pa.RecordBatch.from_arrays(columns, names=table.column_names)

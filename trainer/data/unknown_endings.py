@@ -20,8 +20,9 @@ DELIMITED = {"\t": ".tsv", ",": ".csv"}
 def guessed_ending(path: Path, place: str, reading: ReadOptions) -> str:
     """Guess the ending that the file should have, and log a warning with it.
 
-    A parquet file begins with PAR1, and JSON with a bracket. Lines with equal numbers of cells are
-    a table. Anything else is text with one row per line. Raises InputError for binary data.
+    A parquet file begins with PAR1, and JSON with a bracket or brace. Lines with equal numbers of
+    cells are a table. Anything else is text with one row per line. Raises InputError for binary
+    data.
     """
     start = _start(path, place)
     if start[:4] == b"PAR1":

@@ -54,7 +54,7 @@ def unneeded_columns(rows: "Dataset", recipe: Recipe, processor: object) -> set[
     """The columns of a stream's first `rows` that the stream does not need to read.
 
     `features` neither accesses nor looks for them, and the recipe does not name them. Columns that
-    only later rows have are never among them.
+    only later rows have are never included.
     """
     names = set(rows.column_names)
     if isinstance(recipe, PlainRecipe):
@@ -78,7 +78,7 @@ def unneeded_columns(rows: "Dataset", recipe: Recipe, processor: object) -> set[
 
 
 class RecordedColumns(Mapping[str, Sequence[Any]]):
-    """Columns that record which of them are accessed, in `read`."""
+    """A mapping of columns that records in `read` which of them are accessed."""
 
     def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
         self._columns = columns
@@ -106,7 +106,7 @@ class RecordedColumns(Mapping[str, Sequence[Any]]):
 
 
 def _read_by_features(rows: "Dataset", recipe: Recipe, tokenizer: Tokenizer) -> set[str]:
-    """The columns that `features` accesses; all of them if a row is invalid, which ends the run."""
+    """The columns that `features` accesses; all columns if it rejects a row."""
     recorded = RecordedColumns(chunk_of(rows, 0, ROWS_TRIED))
     try:
         recipe.prepare(tokenizer)
@@ -117,7 +117,7 @@ def _read_by_features(rows: "Dataset", recipe: Recipe, tokenizer: Tokenizer) -> 
 
 
 def _named(recipe: Recipe) -> set[str]:
-    """The texts among the options of a recipe, which may be names of columns."""
+    """The strings among the options of a recipe, which may be names of columns."""
     if not is_dataclass(recipe):
         return set()
     values: list[Any] = [getattr(recipe, each.name) for each in fields(recipe)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a token without a target."""
 Window = tuple[int, int]
-"""A range of pieces (start, end), without `end`; special tokens are not counted."""
+"""The pieces from start up to, but not including, end; special tokens are not counted."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def given_words(words: Sequence[str]) -> list[tuple[int, int]]:
 def _stripped(
     text: str | Sequence[str], offsets: Sequence[tuple[int, int]], places: Sequence[int]
 ) -> tuple[int, int] | None:
-    """The range of a word's characters without spaces around it; None if it has only spaces."""
+    """The range of a word's characters without white space at its ends; None if nothing is left."""
     assert isinstance(text, str)
     start, end = offsets[places[0]][0], offsets[places[-1]][1]
     word = text[start:end]
@@ -113,7 +113,7 @@ def _stripped(
 def windows_of(words: EncodedWords, max_length: int, stride: int) -> list[Window]:
     """Windows of at most `max_length` tokens (with special tokens) that do not split words.
 
-    Neighbouring windows share at most `stride` pieces. If a word is longer than a window, its
+    Neighboring windows share at most `stride` pieces. If a word is longer than a window, its
     remaining pieces are dropped. Raises InputError if a window has no room for pieces.
     """
     room = max_length - words.special

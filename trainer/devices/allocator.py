@@ -37,10 +37,10 @@ def give_back_freed_memory() -> None:
 
 
 def keep_few_kernels() -> None:
-    """Limit the two caches, in oneDNN and in torch, of kernels for each shape.
+    """Limit the two caches of shape-specific kernels, in oneDNN and in torch.
 
     By default each holds 1024 kernels of about 0.6 MB: SmolLM2 needed 12 MB more with each step.
-    Call it before the first product of the process. Limits that the user has set are not changed.
+    Call this before the first matrix product of the process. Limits set by the user are kept.
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(KERNELS))

@@ -53,7 +53,8 @@ class Collectives:
 
     def make_up(self, loss_of: Callable[[nn.Module], Tensor], passes: int) -> None:
         """Complete a failed pass and run the remaining passes of the step, with losses of 0."""
-        self.model.zero_grad(set_to_none=True)  # of gathered layers, before they are resharded
+        # drop the gradients of gathered layers before the layers are resharded
+        self.model.zero_grad(set_to_none=True)
         self.model.reset_iter_state()
         self._to_skip = self._done
         for left in reversed(range(passes)):
@@ -72,7 +73,7 @@ class Collectives:
 
 
 def can_make_up(model: nn.Module) -> bool:
-    """Whether this version of torch (from 2.13 on) can abandon a sharded pass half way."""
+    """Whether this version of torch can abandon a sharded pass midway (2.13 and later)."""
     return hasattr(model, "reset_iter_state")
 
 

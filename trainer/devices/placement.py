@@ -1,4 +1,4 @@
-"""Placement: the device, the ranks and the number format that a model trains with."""
+"""Placement: the device, the ranks and the precision that a model trains with."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -40,7 +40,7 @@ def precision_of(wanted: str, model: nn.Module, device: torch.device) -> str:
 
 
 def check_same_precision(found: Sequence[str]) -> None:
-    """Raise InputError if auto means different formats on ranks with different devices."""
+    """Raise InputError if auto resolves to different precisions on different ranks."""
     for rank, precision in enumerate(found):
         if precision != found[0]:
             different = f"auto is {found[0]} on rank 0 and {precision} on rank {rank}"

@@ -20,7 +20,7 @@ from trainer.errors import EnvironmentFault, LostRank
 OUT_OF_MEMORY = re.compile(
     r"out of memory|cannot allocate memory|failed to cuda (calloc|host alloc|malloc)", re.IGNORECASE
 )
-"""Matches the line of an error of NCCL that says that memory could not be allocated."""
+"""Matches the line of an NCCL error that reports a failed memory allocation."""
 
 
 class Ranks:
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def data_rank(self) -> int:
-        """The index of the samples that this rank trains on, among `data_world_size` shares."""
+        """The index of this rank's share of the samples, among `data_world_size` shares."""
         return self.rank // self.copies
 
     @property
@@ -61,7 +61,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a small tensor over all ranks."""
+        """The sum of a small tensor over all ranks, computed in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor

@@ -86,7 +86,7 @@ def shard(
             policy = _mixed_precision(number_format)
             sharded = fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
             sharded.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo cannot average
-        give_back_freed_memory()  # the weights of a gathered layer
+        give_back_freed_memory()  # of the unsharded weights
     _prefetch(body)
 
 

@@ -41,8 +41,8 @@ def check_tensor_parallel(
 ) -> None:
     """Check that layers can be split, and group the ranks: `size` consecutive ones share samples.
 
-    Raises InputError for models whose layers have other projections, and for numbers that do not
-    divide the ranks, the key heads or the inner channels.
+    Raises InputError for models whose layers cannot be split, for conflicting settings, and if
+    `size` does not divide the numbers of ranks, key heads and inner channels.
     """
     if size == 1:
         return

@@ -82,9 +82,9 @@ class Waiting:
         return found
 
     def _let_rank_0_go_on(self, number: int) -> None:
-        """Tell rank 0 that this rank needs nothing more from the store in this exchange.
+        """Signal to rank 0 that this rank needs nothing more from the store in this exchange.
 
-        Rank 0 may then end, and the store with it, even before it has answered.
+        Rank 0 may then end, and the store with it, even before the store has answered this call.
         """
         with suppress(RuntimeError):  # the next wait reports a store that is gone
             self.store.add(f"read at {number}", 1)

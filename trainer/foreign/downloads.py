@@ -25,7 +25,7 @@ def verified(repository: Path, download: Callable[[], Path], offline: bool = Fal
 
     `repository` is the folder `models--org--name` of the hub's cache. Large files are named after
     their SHA-256 there, but the hub's client compares only sizes. Damaged files are removed and
-    downloaded once more. If an earlier download was killed before its files were verified, these
+    downloaded once more. If an earlier download was killed before its files were verified, they
     are verified now, even if `offline`. Raises EnvironmentFault if files are damaged again.
     """
     marker = repository / UNVERIFIED

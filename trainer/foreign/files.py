@@ -13,7 +13,7 @@ TEXTS = (".json", ".txt", ".model", ".jinja")
 
 
 def check_files(files: Iterable[Path], folder: Path, where: str) -> None:
-    """Refuse files of a folder that are links to files outside of it, or not regular files.
+    """Refuse files of a folder that are links to files outside it, or not regular files.
 
     A snapshot in the hub's cache is a folder of links to the blobs of its own repository; those
     links are accepted. Raises InputError with a message that begins with `where`.
@@ -42,7 +42,7 @@ def check_regular(file: Path, where: str) -> None:
 
 
 def check_adapters(folder: Path, path: str, where: str) -> None:
-    """Refuse a folder without a model that only has subfolders with adapters, as PEFT writes it.
+    """Refuse a folder that has no model but only subfolders with adapters, as PEFT writes them.
 
     Raises InputError with a message that begins with `where` and lists the adapters.
     """

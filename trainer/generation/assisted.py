@@ -27,7 +27,7 @@ from trainer.generation.traces import traces
 def extend_with_drafts(plan: Plan) -> GenerateOutput:
     """Generate the texts of a plan one after another.
 
-    Raises InputError if the assistant's vocabulary has another size than the model's.
+    Raises InputError if the assistant's vocabulary and the model's differ in size.
     """
     texts = []
     for row in range(len(plan.ids)):
@@ -55,7 +55,7 @@ class _Text:
         self.checked = ScoredText(plan.model, plan.source)
         self.rules, self.stops = plan.rules(1), plan.stops()
         self.generator = torch.Generator(plan.ids.device).manual_seed(plan.own_seed)
-        # drafts are not guided: each of their tokens would take a call of the model
+        # drafts are not guided: guidance would need a call of the model for each drafted token
         drafting = self.rules[1:] if plan.is_guided else self.rules
         self.drafter = _drafter(plan, drafting, self.generator)
 
@@ -140,7 +140,7 @@ def _drafter(plan: Plan, rules: Sequence[Rule], generator: torch.Generator) -> A
 def _without_pads(ids: Tensor, mask: Tensor) -> Tensor:
     """The ids [t] of a text [1, n] without pads.
 
-    The mask [1, L] is true for those of the first L ids that are not pads; later ids are none.
+    The mask [1, L] is False at pads among the first L ids; later ids are never pads.
     """
     return torch.cat((ids[:, : mask.shape[1]][mask], ids[0, mask.shape[1] :]))
 

@@ -28,7 +28,7 @@ class BeamOptions:
     """The number of texts to return for each prompt, most probable first."""
     max_length: int
     length_penalty: float = 1.0
-    """Scores are divided by (number of new tokens) ** penalty; values above 0 favour long texts."""
+    """Scores are divided by (number of new tokens) ** penalty; values above 0 favor long texts."""
     early_stopping: bool | Literal["never"] = False
     """When the search for a prompt stops. True: when K texts have ended. False: when no unfinished
     text has a better score at its present length. "never": when no unfinished text can reach a
@@ -162,7 +162,7 @@ class _Search:
         logs = logits.log_softmax(-1)
         for rule in self.rules:
             logs = rule(self.texts.ids, logs)
-        if bool(logs.isnan().any()):  # `step` synchronises with the device in any case
+        if bool(logs.isnan().any()):  # `step` synchronizes with the device in any case
             place = self.texts.ids.shape[1] - self.width
             raise NumericsError(f"generation: token {place} of a text: its logits are not finite")
         if self.keep_steps:

@@ -93,7 +93,7 @@ class Decoding:
         forced = self._forced.get(-1, forced) if last else forced
         if forced is not None:
             tokens = torch.full_like(tokens, forced)
-        chosen = tokens.tolist()  # the only synchronisation with the device in a step
+        chosen = tokens.tolist()  # the only synchronization with the device in a step
         check_chosen(chosen, self.rows, self._num_generated)
         if self._seen is not None:
             self._seen.scatter_(1, tokens.unsqueeze(1), True)

@@ -21,7 +21,7 @@ class Draft:
     tokens: Tensor
     """The ids of the tokens [k]."""
     probabilities: Tensor | None = None
-    """The distributions [k, V] from which the tokens were sampled; None without sampling."""
+    """The distributions [k, V] from which the tokens were sampled; None if they were not."""
 
 
 class PromptLookup:

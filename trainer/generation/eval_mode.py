@@ -22,8 +22,8 @@ def eval_mode(model: GenerativeModel) -> Iterator[None]:
 def prepare(model: GenerativeModel) -> None:
     """If a model is in eval mode, put all its modules, such as new adapters, into eval mode too.
 
-    So for each token `eval_mode` has to check only the model itself. Visiting all modules for each
-    token would take a third of a small model's time.
+    Then `eval_mode` only needs to check the model itself for each token. Visiting all modules for
+    each token would take a third of a small model's time.
     """
     if not model.training:
         model.eval()

@@ -19,7 +19,7 @@ NEW_TOKENS = 128
 TOP_K = 50
 """transformers' default top_k."""
 WITHOUT_EFFECT = frozenset({"synced_gpus", "token_type_ids", "batch_size", "trust_remote_code"})
-"""Arguments of `generate` that are no settings and do not change which tokens are generated."""
+"""Arguments of `generate` that are not settings and do not change which tokens are generated."""
 REFUSED: Mapping[str, tuple[object, str]] = {
     "num_beam_groups": (1, "1 (transformers 5 has no diverse beams either)"),
     "diversity_penalty": (0.0, "0 (transformers 5 has no diverse beams either)"),
@@ -216,7 +216,7 @@ class HubSettings:
         )
 
     def is_plain(self, *others: str) -> bool:
-        """Whether `Decoding` supports all changed settings, without regard to `others`."""
+        """Whether `Decoding` supports all changed settings, ignoring those in `others`."""
         known = {*PLAIN, *others}
         changed = (each for each in fields(self) if each.name not in known)
         return all(_is_idle(getattr(self, each.name), each.default) for each in changed)
@@ -264,7 +264,7 @@ def read_settings(model: GenerativeModel, given: Mapping[str, Any]) -> HubSettin
 
 
 def _set(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that are not None, with Python's own numbers and lists."""
+    """The entries that are not None, as plain Python numbers and lists."""
     found = {name: plain_value(name, value) for name, value in entries.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -337,7 +337,10 @@ def _entries(config: object) -> dict[str, Any]:
 
 
 def _check_lengths_apart(level: Mapping[str, Any], merged: dict[str, Any]) -> None:
-    """Remove a maximum length from `merged` if `level`, which has precedence, sets another."""
+    """Remove max_length from `merged` if `level` sets max_new_tokens, and vice versa.
+
+    The same applies to min_length and min_new_tokens. `level` takes precedence.
+    """
     for name, other in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         if level.get(name) is not None and level.get(other) is None:
             merged.pop(other, None)

@@ -39,7 +39,7 @@ def repetition_penalty(penalty: float, pads: Tensor) -> Rule:
 
 
 def no_repeated_ngrams(size: int) -> Rule:
-    """Forbid that any sequence of `size` tokens occurs twice in a text."""
+    """Forbid any sequence of `size` tokens from occurring twice in a text."""
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         if ids.shape[1] < size:
@@ -109,7 +109,7 @@ def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
 
 
 def suppressed(tokens: Sequence[int], from_length: int = 0, to_length: int | None = None) -> Rule:
-    """Forbid these tokens while a text has from `from_length` to below `to_length` tokens."""
+    """Forbid these tokens while a text's length is at least `from_length` and below `to_length`."""
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         length = ids.shape[1]
@@ -309,7 +309,7 @@ def _without(scores: Tensor, removed: Tensor, at_least: int) -> Tensor:
 def _sums(x: Tensor) -> Tensor:
     """Cumulative sums of probabilities, or of terms of an entropy, over the last axis.
 
-    With deterministic kernels CUDA refuses cumulative sums of floats, so integers are added.
+    In deterministic mode, torch refuses cumulative sums of floats on CUDA, so integers are added.
     """
     if x.device.type != "cuda" or not torch.are_deterministic_algorithms_enabled():
         return x.cumsum(-1)

@@ -23,9 +23,9 @@ class GenerateOutput(ModelOutput):
     sequences_scores: Tensor | None = None
     """The sum of log-probabilities divided by length ** penalty [N]; only with beams."""
     scores: tuple[Tensor, ...] | None = None
-    """The scores [N, V] of each step after all rules, with output_scores."""
+    """Each step's scores after all rules [N, V], or with a row per beam; with output_scores."""
     logits: tuple[Tensor, ...] | None = None
-    """The model's own logits [N, V] of each step, with output_logits."""
+    """The model's own logits of each step [N, V], or with a row per beam; with output_logits."""
     beam_indices: Tensor | None = None
     """The index of the beam that each token extended [N, n - L], -1 after the end; with beams."""
     attentions: tuple[Layers, ...] | None = None

@@ -25,7 +25,7 @@ class Plan:
     model: GenerativeModel
     settings: HubSettings
     ids: Tensor
-    """The first tokens of the texts [B, L]: the prompts, or the decoder's in an encoder-decoder."""
+    """[B, L], the prompts or, in an encoder-decoder, the decoder's first tokens."""
     mask: Tensor
     """Whether each position is a token, not a pad, [B, L] bool."""
     seed: int
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the first of the rules moves scores away from those without the prompt."""
+        """Whether texts use classifier-free guidance, which is then the first of the rules."""
         return self.settings.guidance_scale not in (None, 1)
 
     def texts(self, copies: int) -> GrowingTexts:
@@ -179,7 +179,7 @@ class Plan:
         return [token for token in tokens if 0 <= token < self.model.config.vocab_size]
 
     def _forcing_rules(self) -> list[Rule]:
-        """The rules that force first and last tokens, favour end tokens, or suppress tokens."""
+        """The rules that force first and last tokens, favor end tokens, or suppress tokens."""
         s, width = self.settings, self.ids.shape[1]
         found: list[Rule] = []
         if s.forced_bos_token_id is not None:

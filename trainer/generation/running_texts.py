@@ -1,4 +1,4 @@
-"""RunningTexts: a batch of growing texts to which texts can be added, or removed, after each step.
+"""RunningTexts: a batch of growing texts, in which texts can be added or removed after each step.
 
 This is continuous batching (Yu et al., 2022): a new text does not wait for others to end.
 """
@@ -60,7 +60,7 @@ class RunningText(ChoosingText):
 
 
 class Reading:
-    """Runs the model on the prompts of new texts, one part per call of `advance`."""
+    """Runs the model on the prompts of new texts (prefill), one part per call of `advance`."""
 
     def __init__(self, model: GenerativeModel, texts: Sequence[RunningText], part: int) -> None:
         """Prepare to read the prompts. A single prompt is divided into parts of `part` tokens.

@@ -25,7 +25,7 @@ def choose(
 
     `rows` are the indices of the texts. `seen` [B, V] bool marks the tokens of each text, for the
     repetition penalty. Of equal logits, the token with the lower id is chosen. A token is -1 if the
-    largest logit of its text is not finite; raising an exception would need a synchronisation with
+    largest logit of its text is not finite; raising an exception would need a synchronization with
     the device.
     """
     logits = logits.float()

@@ -39,7 +39,10 @@ class Listed(Protocol):
 
 
 def plain_value(name: str, value: object) -> object:
-    """The value of a setting, with the numbers of numpy and torch, also inside it, as Python's."""
+    """The value of a setting, with NumPy and torch numbers in it converted to Python's.
+
+    Tensors [B, L] are unchanged.
+    """
     return value if name in BATCHES else _plain(value)
 
 
@@ -74,7 +77,7 @@ def check_batch(settings: object, ids: str, mask: str, count: int) -> None:
 
 
 def check_structure(settings: object) -> None:
-    """Raise InputError, naming the setting, for values of another structure."""
+    """Raise InputError, naming the setting, for values with the wrong structure."""
     for name, (holds, accepted) in _STRUCTURES.items():
         value = getattr(settings, name)
         if value is not None and not holds(value):

@@ -135,7 +135,7 @@ def choose_tokens(logits: Tensor, texts: Sequence[ChoosingText]) -> list[Chosen]
     for rows in _sampled_groups(texts):
         indices = _on_device(rows, logits.device)
         tokens[indices] = _sampled(scores[indices] - peak[indices], [texts[row] for row in rows])
-    # without log-probabilities, this is the only synchronisation with the device
+    # without log-probabilities, this is the only synchronization with the device
     chosen = marked(tokens, peak).tolist()
     with_scores = [row for row, text in enumerate(texts) if text.settings.logprobs is not None]
     found = [Chosen(token) for token in chosen]

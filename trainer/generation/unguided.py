@@ -15,7 +15,7 @@ class Unguided:
     """Computes the next tokens' logits of N texts without their prompts.
 
     Usually the texts have grown by a token since the last call, and the cache of the earlier tokens
-    is used. After a rejected draft, they have other tokens; then they are computed anew.
+    is reused. After a rejected draft, the tokens differ, so the texts are computed from the start.
     """
 
     def __init__(self, start: Start, width: int) -> None:

@@ -18,7 +18,7 @@ LONGEST_ROW = 8192
 
 @dataclass(frozen=True)
 class Padded:
-    """A batch of rows [B, L], which end with pads."""
+    """A batch as rows [B, L], padded at their ends."""
 
     inputs: dict[str, Any]
     layout: Layout
@@ -68,14 +68,14 @@ def costs_less_packed(layout: Layout, channels: int) -> bool:
     """Whether one packed row needs fewer operations than padded rows.
 
     A layer's matrices need about 24 D^2 operations per token, and its attention needs 4 D
-    operations per pair of tokens in a row. In a packed row, there are also pairs of tokens from
-    different texts.
+    operations per pair of tokens in a row, where D is `channels`. In a packed row, there are also
+    pairs of tokens from different texts.
     """
     tokens, cells = layout.num_tokens, layout.num_sequences * layout.longest
     if layout.num_sequences == 1 or tokens > LONGEST_ROW:
         return False
-    share = 6 * channels
-    return tokens * (1 + tokens / share) < cells * (1 + layout.longest / share)
+    equal = 6 * channels  # the row length at which matrices and attention cost the same
+    return tokens * (1 + tokens / equal) < cells * (1 + layout.longest / equal)
 
 
 def _uncached(argument_names: Collection[str]) -> dict[str, bool]:

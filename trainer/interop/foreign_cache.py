@@ -1,7 +1,7 @@
-"""Caches for models of transformers that extend texts token by token.
+"""Caches for generating texts token by token with transformers models.
 
-The letters in shapes: B texts, T new tokens in all texts, L new tokens in the text with the most
-new tokens, D channels.
+The letters in shapes: B texts, T new tokens in all texts, at most L new tokens in a text, D
+channels.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Forward = Callable[[dict[str, Any]], Tensor]
 
 
 class ForeignCache:
-    """Stores keys and values in the cache of transformers. New tokens are padded on the left."""
+    """Stores keys and values in transformers' cache. New tokens are padded on the left."""
 
     def __init__(
         self, num_sequences: int, config: ForeignConfig, pad: int, takes_positions: bool
@@ -30,7 +30,7 @@ class ForeignCache:
         self._config, self._pad, self._takes_positions = config, pad, takes_positions
         self._past = _new_past(config)
         self._seen: Tensor | None = None
-        """Whether each column of the cache holds a token and no pad, [B, columns] bool."""
+        """[B, columns] bool: whether each column of the cache holds a token instead of a pad."""
 
     def extend(self, forward: Forward, ids: Tensor, lengths: Tensor) -> Tensor:
         """Compute the hidden states [T, D] of the new tokens `ids` [T].
@@ -87,7 +87,7 @@ class ForeignCache:
 
 
 class WholeTexts:
-    """Recomputes the whole texts in every call, for models without transformers' usual cache."""
+    """Recomputes the whole texts in every call, for models that cannot use transformers' cache."""
 
     def __init__(self, num_sequences: int, grid: Grid) -> None:
         self.lengths = torch.zeros(num_sequences, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Finds the embeddings and the layers of a model of transformers by their classes."""
+"""Finds the embeddings and the layers of a transformers model by their classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from trainer.interop.foreign_types import ForeignModule
 OWN_CODE = "transformers.models."
 MIN_SHARE = 0.5
 """A list of modules counts as the layers of a model only if it contains at least this share of the
-parameters outside of the embeddings."""
+parameters outside the embeddings."""
 
 
 @dataclass(frozen=True)
 class ForeignLayers:
-    """A model's embeddings and layers, with the attributes that `Layered` prescribes."""
+    """A model's embeddings and layers, with the attributes that `Layered` requires."""
 
     embed: nn.Module
-    """The token embeddings; all other embeddings are used together with them."""
+    """The module with the token embeddings."""
     units: list[tuple[str, nn.Module]]
     """The names and layers in the order of execution; empty if the layers are unknown."""
     keys_depend_on_length: bool = False
@@ -28,7 +28,7 @@ class ForeignLayers:
 
 
 def layers_in(inner: ForeignModule) -> ForeignLayers:
-    """Find the embeddings and layers of a model of transformers.
+    """Find the embeddings and layers of a transformers model.
 
     The layers are the outermost modules that transformers can recompute in the backward pass. If
     there are none, they are the modules in the model's only ModuleList, if that list contains most
@@ -56,7 +56,7 @@ def _only_list(inner: ForeignModule) -> list[tuple[str, nn.Module]]:
 def _outermost(
     module: nn.Module, kind: type[nn.Module], prefix: str = ""
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the names and modules of a class, without modules inside of others of that class."""
+    """Yield the names and modules of a class, except modules nested in others of that class."""
     for name, child in module.named_children():
         if isinstance(child, kind):
             yield f"{prefix}{name}", child

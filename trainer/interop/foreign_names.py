@@ -1,4 +1,4 @@
-"""ForeignNames: gives the hub's names of the parameters of a model of transformers."""
+"""ForeignNames: gives the parameters of a transformers model their names on the hub."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ def body_prefix(inner: ForeignModule) -> str:
 
 
 def is_of_body(inner: ForeignModule, name: str) -> bool:
-    """Whether a parameter of `inner` is a part of the body. In T5 all but `lm_head` are."""
+    """Whether a parameter of `inner` belongs to the body. In T5, all except `lm_head` do."""
     if prefix := body_prefix(inner):
         return name.startswith(f"{prefix}.")
     head = inner.get_output_embeddings()
@@ -35,7 +35,7 @@ def is_of_body(inner: ForeignModule, name: str) -> bool:
 
 
 class ForeignNames(Model):
-    """The part of `Model` that names the parameters of `inner`, a model of transformers."""
+    """The part of `Model` that names the parameters of `inner`, a transformers model."""
 
     inner: ForeignModule
     body: ForeignLayers

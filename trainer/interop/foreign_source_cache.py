@@ -1,6 +1,7 @@
-"""The cache for generating texts token by token with an encoder-decoder of transformers.
+"""The cache for generating texts token by token with a transformers encoder-decoder.
 
-B texts of equal lengths, n new tokens of each, S the longest source, D channels.
+Dimensions: B texts of equal lengths, n new tokens in each, T = B x n new tokens in all, at most S
+tokens in a source, D channels.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,10 @@ Decode = Callable[..., Tensor]
 
 
 class ForeignSourceCache:
-    """The sources, and either transformers' cache of keys and values or the written tokens."""
+    """The sources, and either transformers' key/value cache or the generated tokens."""
 
     def __init__(self, num_sequences: int, has_past: bool) -> None:
-        """Without `has_past`, every call computes the whole texts again."""
+        """If `has_past` is false, every call recomputes the whole texts."""
         self.lengths = torch.zeros(num_sequences, dtype=torch.int64)
         """[B] on the CPU, the number of cached tokens of the decoder"""
         self.states: Tensor | None = None
@@ -34,7 +35,10 @@ class ForeignSourceCache:
         self.states, self._seen = states, seen
 
     def extend(self, decode: Decode, ids: Tensor, lengths: Tensor) -> Tensor:
-        """The states [T, D] of new tokens ids [T]; `lengths` [B] are on the CPU."""
+        """The states [T, D] of the new tokens `ids` [T]; `lengths` [B] is on the CPU.
+
+        Raises InputError for texts of different lengths.
+        """
         if bool((lengths != lengths[0]).any()):
             found = f"found texts of {int(lengths.min())} to {int(lengths.max())} tokens"
             raise InputError(f"decoder_input_ids: {found}; accepted: texts of equal lengths")
@@ -49,7 +53,7 @@ class ForeignSourceCache:
         return hidden.flatten(0, 1)
 
     def keep(self, sequences: Tensor) -> None:
-        """Keep only these texts [b], in this order; indices on the CPU."""
+        """Keep only the texts with these indices [b], on the CPU, in this order."""
         self.lengths = self.lengths[sequences]
         if self.states is None or self._ids is None:
             return
@@ -59,11 +63,11 @@ class ForeignSourceCache:
             self._past.batch_select_indices(rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each text, copies side by side."""
+        """Repeat each text; the copies of a text are next to each other."""
         self.keep(torch.arange(len(self.lengths)).repeat_interleave(repeats))
 
     def reorder_continuations(self, sequences: Tensor, shared: int) -> None:
-        """Text i becomes a copy of text sequences[i], for `sequences` [B]; `shared` is ignored."""
+        """Replace text i by text sequences[i], for `sequences` [B]; `shared` is ignored."""
         self.keep(sequences.cpu())
 
     def cut_back(self, length: int) -> None:

@@ -3,8 +3,8 @@
 from typing import Any, TypeAlias
 
 ForeignModule: TypeAlias = Any
-"""A model of transformers."""
+"""A transformers model."""
 ForeignConfig: TypeAlias = Any
-"""A config of transformers."""
+"""A transformers config."""
 ForeignPast: TypeAlias = Any
-"""A cache of keys and values, of a class of transformers."""
+"""A key/value cache of one of transformers' classes."""

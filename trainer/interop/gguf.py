@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp's format): reads weights, dequantised and under the hub's names."""
+"""GGUF files (llama.cpp's format): reads dequantized weights under the hub's names."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -169,7 +169,7 @@ class GGUFWeights(WeightFiles):
 
 
 def import_gguf() -> ModuleType:
-    """Import the package gguf. If it is missing, raises InputError, which names the extra."""
+    """Import the package gguf. Raises InputError, which names the extra, if it is missing."""
     try:
         import gguf
     except ImportError:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from trainer.errors import InputError
 
 MAX_ELEMENTS = 1 << 21
-"""The maximum number of elements in a metadata array, more than twice that of any vocabulary."""
+"""The maximum number of elements in a metadata array: more than twice any vocabulary's size."""
 MAX_DIMENSIONS = 4
 MAX_DEPTH = 4
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

@@ -170,7 +170,7 @@ def _yarn(gguf: GGUF, factor: float) -> dict[str, Any]:
 
 
 def _llama3_scaling(gguf: GGUF) -> dict[str, Any]:
-    """The entries of the published scaling that gives the frequency factors in the file."""
+    """The entries of the published scaling that yields the frequency factors in the file."""
     found = gguf.dequantised(ROPE_FACTORS)
     theta = number(gguf.model("rope.freq_base", 10000.0))
     for factor, low, high, positions in LLAMA3:

@@ -117,7 +117,7 @@ def _phi3(gguf: GGUF, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attention_factor(gguf: GGUF, entries: dict[str, Any], original: int) -> float | None:
-    """The attention factor in the file, or None if it is the one that the lengths imply."""
+    """The attention factor in the file, or None if it is the default for the model's lengths."""
     found = gguf.model("rope.scaling.attn_factor")
     if not found or original < 2:
         return number(found) if found else None

@@ -19,14 +19,14 @@ Metadata = dict[str, Value]
 RENAMED = {"mistral": "llama", "gemma3_text": "gemma3"}
 """Model type -> architecture, if the two names differ."""
 PERIODS = {"gemma2": 2, "gemma3": 6, "cohere2": 4}
-"""Architecture -> number of layers from one global layer to the next, as llama.cpp assumes it."""
+"""Architecture -> number of layers from one global layer to the next, as llama.cpp assumes."""
 RESCALED = {"gemma2": 46, "gemma3": 62}
 """Architecture -> number of layers of the only model size for which llama.cpp divides attention
 scores by sqrt(hidden size / heads)."""
 
 
 def architecture_of(config: ModelConfig) -> str:
-    """llama.cpp's name of the architecture. Raises InputError for families that it lacks."""
+    """llama.cpp's name of the architecture. Raises InputError for unsupported families."""
     kind = config.family.model_type
     name = RENAMED.get(kind, kind)
     if name not in TABLES:

@@ -94,7 +94,7 @@ def hub_name(name: str, architecture: str) -> str | None:
 
 
 def is_transposed(name: str, architecture: str) -> bool:
-    """Whether the hub stores this matrix transposed, which it does for Conv1D modules of GPT-2."""
+    """Whether the hub stores this matrix transposed, as for GPT-2's Conv1D modules."""
     module, _, leaf = name.rpartition(".")
     stem = module.rpartition(".")[2]
     return (
@@ -114,8 +114,8 @@ def is_reordered(name: str, architecture: str) -> bool:
     """Whether llama.cpp reorders this tensor's rows for its rotary embeddings.
 
     Rotary embeddings rotate pairs of rows of a query or key. For Llama, llama.cpp pairs
-    neighbouring rows, but the hub pairs rows that are half a head apart. Some families (GLM,
-    Cohere) pair neighbours on the hub too, so their rows are not reordered.
+    adjacent rows, but the hub pairs rows that are half a head apart. Some families (GLM, Cohere)
+    pair adjacent rows on the hub too, so their rows are not reordered.
     """
     module = name.rpartition(".")[0].rpartition(".")[2]
     return architecture in ("llama", "granite", "smollm3") and module in ("attn_q", "attn_k")
@@ -127,6 +127,6 @@ def is_offset(name: str, architecture: str) -> bool:
 
 
 def unrotated(array: np.ndarray, heads: int) -> np.ndarray:
-    """Restore rows [heads * D, ...]; each head's are stored in the order 0, D/2, 1, D/2 + 1, ..."""
+    """Restore the order of rows [heads * D, ...], stored per head as 0, D/2, 1, D/2 + 1, ..."""
     pairs = array.reshape(heads, -1, 2, *array.shape[1:])
     return pairs.swapaxes(1, 2).reshape(array.shape)

@@ -29,9 +29,9 @@ class Vocabulary:
     tokens: Sequence[str]
     types: Sequence[int]
     merges: Sequence[str]
-    """For byte-level BPE: pairs such as "th e", separated by a space, in the order of merging."""
+    """For byte-level BPE: pairs separated by a space, such as "th e", in order of priority."""
     scores: Sequence[float]
-    """For SentencePiece: the score of each token; the greatest score is merged first."""
+    """For SentencePiece: the score of each token; the highest-scoring merge is applied first."""
     flags: Mapping[str, bool]
     """The values of add_bos_token, add_eos_token and add_space_prefix."""
     ids: Mapping[str, int]

@@ -26,8 +26,8 @@ QUANTIZED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 FILE_TYPES = {"fp32": "ALL_F32", "fp16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
 FILE_TYPES |= {"q8_0": "MOSTLY_Q8_0"}
 BLOCK = 32
-"""The number of values that share a scale in Q8_0. Tensors whose rows are not a multiple of it are
-written in F16."""
+"""The number of values that share a scale in Q8_0. Tensors whose row length is not a multiple of
+it are written in F16."""
 IN_FP32 = ("position_embd.weight",)
 """The matrices that llama.cpp can only read in fp32."""
 
@@ -49,7 +49,7 @@ def write_gguf(
 ) -> None:
     """Write the file, with matrices in `dtype`, one of `QUANTIZED`, and vectors in fp32.
 
-    `name` is the model's name for users. Raises InputError for a model that the format does not
+    `name` is the model's display name. Raises InputError for a model that the format does not
     support.
     """
     gguf = import_gguf()

@@ -1,4 +1,4 @@
-"""Checks that a model's folder contains the Python files its config names, before they run."""
+"""Checks that a model's folder contains the Python files that its config names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ MAP = "auto_map"
 
 
 def check_code_files(file: Path, entries: Mapping[str, Any]) -> None:
-    """Raise InputError if a class in a config's auto_map is not in a file beside the config."""
+    """Raise InputError if a class in a config's auto_map has no file next to the config."""
     named = entries.get(MAP)
     if not isinstance(named, Mapping) or "AutoConfig" not in named:
         raise InputError(f"{file}: {MAP}: found {named!r:.60}; accepted: a class for AutoConfig")

@@ -1,4 +1,4 @@
-"""Loads and checks models that transformers has and this package does not have."""
+"""Loads and checks models that transformers has and this package lacks."""
 
 import importlib.util
 import logging
@@ -104,7 +104,7 @@ def load_padded(
             f"recipe: found the head {task}; accepted with model.backend=transformers: {accepted}"
         )
     adapter = read_adapter(folder)
-    if adapter is not None and trusts_code:  # the adapter's file could name any code to run
+    if adapter is not None and trusts_code:  # its config may name a base with any code
         accepted = "accepted with model.trust_remote_code: a model's own folder (model.lora.merge)"
         raise InputError(f"{folder}: found an adapter; {accepted}")
     base = folder if adapter is None else adapter.base_folder()
@@ -134,7 +134,7 @@ def load_padded(
 
 
 def _model_of(folder: Path, inner: ForeignModule, task: str) -> PaddedModel:
-    """The model of this package around one of transformers."""
+    """Wrap a transformers model in this package's class."""
     if task != "seq2seq_lm":
         return _with_short_errors(folder, lambda: PaddedModel(inner, task))
     try:
@@ -145,7 +145,7 @@ def _model_of(folder: Path, inner: ForeignModule, task: str) -> PaddedModel:
 
 
 def _check_base(folder: Path, inner: ForeignModule) -> None:
-    """Refuse a class that does not name its body: everything outside of the body is its head.
+    """Refuse a class that does not name its body, since everything outside the body is the head.
 
     An encoder-decoder needs no such name, since its head is its output layer.
     """
@@ -170,7 +170,7 @@ def saved_dtype(folder: Path) -> torch.dtype:
 
 
 def _read(folder: Path, config: ForeignConfig, task: str) -> tuple[ForeignModule, dict[str, Any]]:
-    """Read a model with transformers; also returns its report on missing and other tensors."""
+    """Read a model with transformers; returns the model, and transformers' loading report."""
     import transformers
 
     auto = getattr(transformers, AUTO_CLASSES[task])

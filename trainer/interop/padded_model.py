@@ -1,4 +1,4 @@
-"""PaddedModel: a model of transformers that accepts flat batches, like this package's models."""
+"""PaddedModel: a transformers model that accepts flat batches, like this package's models."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -44,11 +44,11 @@ AUTO_CLASSES = {
 }
 """Task of the head -> transformers' class that loads a model with this head."""
 WRITERS = ("causal_lm", "seq2seq_lm")
-"""The tasks of heads that write texts."""
+"""The tasks of heads that generate text."""
 
 
 class PaddedModel(ConfiguredModel, ForeignNames):
-    """A model of transformers with a head of `AUTO_CLASSES`.
+    """A transformers model with one of the heads in `AUTO_CLASSES`.
 
     Batches are padded, or packed into one row if the model's attention keeps packed texts apart and
     a row costs less. In training, dropout draws from torch's generator, which is seeded for each
@@ -102,7 +102,8 @@ class PaddedModel(ConfiguredModel, ForeignNames):
         for name, module in self.inner.named_modules():
             is_table = isinstance(module, nn.Embedding) and module.padding_idx is not None
             if name.endswith("position_embeddings") and is_table:
-                return module.num_embeddings - module.padding_idx - 1  # positions start after it
+                # positions start after padding_idx
+                return module.num_embeddings - module.padding_idx - 1
         return found if isinstance(found, int) and found > 0 else None
 
     @property
@@ -110,7 +111,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
         return self.longest or UNLIMITED
 
     def new_cache(self, num_sequences: int) -> ForeignCache | WholeTexts:
-        """Create transformers' cache or, if it changes the outputs, one that recomputes all."""
+        """Create transformers' cache or, if it changes the outputs, one that recomputes texts."""
         if self._cache_works:
             return self._foreign_cache(num_sequences)
         return WholeTexts(num_sequences, self._padded)
@@ -186,7 +187,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
         write_self_saving(folder, self.inner, own)
 
     def load_weights(self, directory: str | Path) -> None:
-        """Overwrite all weights, including the head, with those of a saved model of this shape."""
+        """Overwrite all weights, including the head's, with those of a model of the same shape."""
         if self.lora is not None:
             overwrite_adapter(self, Path(directory))
             return

@@ -1,4 +1,4 @@
-"""PaddedSeq2Seq: an encoder-decoder of transformers, called with flat batches."""
+"""PaddedSeq2Seq: a transformers encoder-decoder, called with flat batches."""
 
 import logging
 from functools import cached_property
@@ -34,14 +34,14 @@ POSITIONS = (
 
 
 class PaddedSeq2Seq(PaddedModel):
-    """An encoder-decoder of transformers. Both sides of a batch are padded.
+    """A transformers encoder-decoder. Both sides of a batch are padded.
 
     Its encoder and decoder are called separately from its output weights, so that the loss does not
     need the logits of a whole batch.
     """
 
     def __init__(self, inner: nn.Module) -> None:
-        """`inner` is of AutoModelForSeq2SeqLM. Raises InputError if its parts do not fit."""
+        """`inner` is loaded by AutoModelForSeq2SeqLM. Raises InputError if it is unsupported."""
         super().__init__(inner, "seq2seq_lm")
         if keep_all_layers(self.inner):
             log.warning("%s: LayerDrop is off: no layers are left out at random", self.architecture)
@@ -61,10 +61,10 @@ class PaddedSeq2Seq(PaddedModel):
         decoder_dropout_keys: Tensor | None = None,
         cache: ForeignSourceCache | None = None,
     ) -> Seq2SeqLMOutput:
-        """A flat call: the encoder's tokens [T] with lengths [B], and the decoder's tokens [t].
+        """Compute the logits for flat encoder tokens [T] with lengths [B] and decoder tokens [t].
 
         By default the decoder reads its targets [t] shifted right by one. With a cache of
-        `new_source_cache`, later calls give the decoder's next tokens as `input_ids`.
+        `new_source_cache`, later calls pass the decoder's next tokens as `input_ids`.
         """
         layout = Layout(host_lengths(sequence_lengths), input_ids.device)
         if cache is not None and cache.states is not None:
@@ -89,7 +89,7 @@ class PaddedSeq2Seq(PaddedModel):
 
     @property
     def longest(self) -> int | None:
-        """The length of the longest sequence for which both sides have positions; None: any."""
+        """The maximum length for which both sides have positions; None: unknown or unlimited."""
         found = [getattr(self.config, name, None) for name in POSITIONS]
         known = [number for number in found if isinstance(number, int) and number > 0]
         return min(known, default=None)
@@ -138,7 +138,7 @@ class PaddedSeq2Seq(PaddedModel):
 
     @cached_property
     def _cache_works(self) -> bool:
-        """Whether extending texts with transformers' cache gives the same states as whole texts."""
+        """Whether transformers' cache gives about the same outputs as recomputing the texts."""
         was_training = self.training
         self.eval()
         works = self._cache_agrees()
@@ -159,9 +159,9 @@ class PaddedSeq2Seq(PaddedModel):
 
     @torch.no_grad()
     def _extended_by_one(self, cache: ForeignSourceCache) -> Tensor:
-        """Logits for 2 tokens of each of two texts, then, from the cache, for one more of each.
+        """The logits of two texts with 2 tokens each, and of one more token after each text.
 
-        The two texts are swapped in between.
+        The two texts are swapped before the second call, which uses the cache.
         """
         ids, lengths = distinct_ids(self.config, 8).to(self.device), torch.tensor([5, 3])
         options: dict[str, Any] = {

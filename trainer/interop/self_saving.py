@@ -1,4 +1,4 @@
-"""Saves and loads models of transformers and PEFT with the models' own methods."""
+"""Saves and loads transformers and PEFT models with the models' own methods."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -40,7 +40,7 @@ def write_self_saving(
 ) -> None:
     """Write the files of `saved.save_pretrained` with the functions of `trainer.checkpoint.files`.
 
-    `state` (only for models of transformers) holds weights to write instead of the model's own.
+    `state` (only for transformers models) holds weights to write instead of the model's own.
     The files are first written to a temporary folder, so the disk space is needed twice.
     """
     options = {} if state is None else {"state_dict": dict(state)}

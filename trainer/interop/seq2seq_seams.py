@@ -1,4 +1,4 @@
-"""Finds out how an encoder-decoder of transformers makes its decoder's inputs and its logits.
+"""Finds out how a transformers encoder-decoder computes its decoder's inputs and its logits.
 
 Dimensions: B texts of S tokens for the encoder and n for the decoder, a vocabulary of V tokens, D
 channels.
@@ -22,7 +22,7 @@ class Seams:
     """What an encoder-decoder computes around its encoder, its decoder and its output layer."""
 
     start: int | None
-    """The decoder's first token in training; None: the last token of the target, as in mBART"""
+    """The decoder's first token in training; None: the target's last token, as in mBART"""
     scale: float
     """The factor that multiplies the decoder's outputs before the output layer, as in T5; else 1"""
 
@@ -60,9 +60,9 @@ def find_seams(inner: ForeignModule) -> Seams:
 def unreached(inner: ForeignModule) -> list[str]:
     """The parameters that a loss of the model does not depend on, such as sinusoidal positions.
 
-    Raises InputError for a mixture of experts. Which experts its loss depends on changes with the
-    text, but DDP needs the same parameters at every step. The routers' own losses would be missing,
-    too.
+    Raises InputError for a mixture of experts: the experts that a text activates vary, but DDP
+    needs gradients of the same parameters in every step. The routers' auxiliary losses would also
+    be missing.
     """
     if any("expert" in name for name, _ in inner.named_modules()):
         kind = f"{inner.config.model_type}, an encoder-decoder with experts"
@@ -123,7 +123,7 @@ def distinct_ids(config: ForeignConfig, number: int) -> Tensor:
 
 
 def _scale(inner: ForeignModule, hidden: Tensor, states: Tensor) -> float:
-    """The factor between the decoder's outputs and the inputs of the output weights."""
+    """The factor that multiplies the decoder's outputs before the output layer."""
     found = float((hidden * states).sum() / states.square().sum().clamp_min(1e-30))
     known = (1.0, states.shape[-1] ** -0.5)
     nearest = min(known, key=lambda each: abs(each - found))

@@ -35,7 +35,7 @@ class TFAutoModel:
     ) -> "TFPretrainedModel":
         """Load the model from a local directory, a hub id or a pkg:// path.
 
-        Reads model.safetensors, or if that is missing tf_model.h5, whatever the value of `from_pt`.
+        Reads model.safetensors, or tf_model.h5 if that is missing; `from_pt` has no effect.
         Raises the same errors as the torch models, and InputError if TensorFlow is not installed.
         """
         require_tensorflow()

@@ -13,7 +13,7 @@ from trainer.tasks.losses import IGNORED
 
 
 def classification_losses(logits: TfTensor, labels: TfTensor, config: ModelConfig) -> TfTensor:
-    """The losses [B] of logits [B, C]; `problem_type` decides which kind of loss."""
+    """The losses [B] of logits [B, C]; `problem_type` selects the kind of loss."""
     problem = problem_type(labels, config)
     if problem == "single_label_classification":
         return class_losses(logits, labels)
@@ -44,7 +44,7 @@ def class_losses(logits: TfTensor, labels: TfTensor) -> TfTensor:
 
 
 def token_losses(logits: TfTensor, labels: TfTensor, visible: TfTensor) -> TfTensor:
-    """The mean cross-entropy of the labelled tokens in the batch, as a tensor [1].
+    """The mean cross-entropy of the labeled tokens in the batch, as a tensor [1].
 
     Logits are [B, L, C], and labels are [B, L]. Labels that are -100 or belong to pads are ignored.
     """

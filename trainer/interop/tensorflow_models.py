@@ -169,7 +169,7 @@ class TFPretrainedModel(keras.Model):
     def compute_metrics(
         self, x: TfTensor, y: TfTensor, y_pred: TfTensor, sample_weight: TfTensor = None
     ) -> TfTensor:
-        """Compute the metrics of `compile` from the logits."""
+        """Compute the metrics that were passed to `compile` from the logits."""
         return super().compute_metrics(x, y, self._scores(y_pred), sample_weight)
 
     def _encode(self, rows: _Inputs, training: bool) -> tuple[Encoded, Any]:
@@ -182,7 +182,7 @@ class TFPretrainedModel(keras.Model):
         return self.body(ids, visible, types, positions, training=training), visible
 
     def _positions(self, ids: TfTensor) -> TfTensor:
-        """The position ids [B, L]; in models like RoBERTa, the first token has the pad id + 1."""
+        """The position ids [B, L]; in models like RoBERTa, they start at the pad id + 1."""
         if not self.config.family.positions_after_pad:
             return tf.range(tf.shape(ids)[1])[None]
         pad = self.config.pad_token_id

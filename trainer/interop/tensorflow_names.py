@@ -9,7 +9,7 @@ LEAVES = {"kernel": "weight", "gamma": "weight", "embeddings": "weight", "beta":
 """Name of a variable in Keras -> name in torch, if they differ."""
 
 SCOPES = {"cls": "mlm___cls"}
-"""Top-level module on the hub -> Keras layer of transformers that contains the module."""
+"""Top-level module on the hub -> transformers' Keras layer that contains the module."""
 
 
 def hub_name(path: str, layers: Collection[str] = ()) -> str:

@@ -15,7 +15,7 @@ class TFBaseModelOutput(bare.BaseModelOutput):
 
 
 class TFMaskedLMOutput(masked_lm.MaskedLMOutput):
-    """Outputs of masked language modelling."""
+    """Outputs of masked language modeling."""
 
 
 class TFMultipleChoiceModelOutput(multiple_choice.MultipleChoiceModelOutput):

@@ -82,7 +82,7 @@ class TensorFlowWeights(WeightFiles):
 
 
 def import_h5py() -> ModuleType:
-    """Import the package h5py. If it is missing, raises InputError, which names the extra."""
+    """Import the package h5py. Raises InputError, which names the extra, if it is missing."""
     try:
         import h5py
     except ImportError:

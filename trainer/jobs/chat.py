@@ -51,7 +51,7 @@ def run(run: Run) -> int:
         messages, prompt_ids = _fitting(tokenizer, messages, style.date, positions, room)
         if not prompt_ids:
             continue
-        # the random numbers depend on the prompt's number, so each turn passes another one
+        # random numbers depend on the prompt's number, so each turn passes a different one
         pieces = stream(model, tokenizer, [prompt_ids], run.generation, ends, turn, past)
         messages.append({"role": "assistant", "content": _print_pieces(pieces)})
     return 0

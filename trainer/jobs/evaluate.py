@@ -109,8 +109,8 @@ def _write(run: Run, trainer: "Trainer", held_out: dict[str, Any]) -> None:
 def _held_out(run: Run) -> "Splits":
     """The splits of the data set, with the sets to evaluate on as validation sets.
 
-    These are the validation sets; if there are none, the test set; if there is none, all rows. Each
-    source of a mixture is evaluated on its validation sets, else on its test set.
+    These are the validation sets, else the test set, else the training rows. Each source of a
+    mixture is evaluated on its validation sets, else on its test set.
     """
     from trainer.data.mixture import Mixture
     from trainer.jobs.parts.data import load_splits

@@ -1,4 +1,4 @@
-"""The merge job: merges an adapter into its base model, writes the result, compares outputs."""
+"""The merge job: merges an adapter into its base model, compares outputs, writes the result."""
 
 import os
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ def prepare(run: Run) -> bool:
 
 
 def run(run: Run) -> int:
-    """Tokenize the training rows and the evaluation sets of a run, as training will do.
+    """Tokenize the training rows and the evaluation sets of a run in the same way as training.
 
     Prints the lengths and classes of each set, its duplicates, and the rows that occur in several
     sets. Writes the same statistics to `prepare.report` if it is set.

@@ -30,8 +30,8 @@ def run(run: Run) -> int:
     """Write the page and print its path.
 
     The report of a single run replaces report.html in the run's folder, or at its URL. A comparison
-    is named comparison-<8 hex digits of the paths>.html. A comparison is written to the common
-    parent folder of the runs, or to the working directory if a run is in an object store.
+    is written to comparison-<8 hex digits of the paths>.html in the common parent folder of the
+    runs, or in the working directory if a run is in an object store.
     """
     from trainer.reports.comparison.comparison_report import comparison_report
     from trainer.reports.run_record import RunRecord

@@ -1,4 +1,4 @@
-"""The settings of `accelerate launch`: refuses those that would be ignored, and names ours."""
+"""The settings of `accelerate launch`: refuses ignored ones, and names our equivalents."""
 
 import os
 

@@ -53,7 +53,7 @@ def num_processes(run: Run) -> int:
             raise InputError(f"launch.num_processes: {found}; accepted: auto, 1")
         return 1
     devices = count_devices()
-    # texts of the command line are too few to divide among ranks
+    # texts from the command line are too few to divide among ranks
     typed = run.job == "predict" and run.input.text is not None
     if wanted == "auto":
         return 1 if typed else max(1, devices)
@@ -130,7 +130,7 @@ class LocalRanks:
     def wait(self, received: Sequence[int]) -> None:
         """Wait until all ranks have ended, but at most GRACE s after one has failed on any machine.
 
-        Once `received` has a signal, ranks may take as long as they need to save, and the exit
+        Once `received` contains a signal, ranks may take as long as they need to save, and the exit
         codes of a requested stop do not count as failures.
         """
         failed_at = math.inf
@@ -204,7 +204,7 @@ class Signals:
         self._send: Callable[[int], None] | None = None
 
     def handle(self, number: int, _: object) -> None:
-        """Forward a signal; a terminal's Ctrl-C does not reach ranks, which have own sessions."""
+        """Forward a signal; a terminal's Ctrl-C does not reach ranks in their own sessions."""
         self.received.append(signal.Signals(number))
         if self._send is not None:
             self._send(number)

@@ -165,7 +165,7 @@ def _threads_of_task(local: int) -> int:
 
 
 def _slurm(*names: str) -> str:
-    """The first of these variables that is set; callers name those of the step first."""
+    """The first of these variables that is set; callers list the variables of the step first."""
     return next((v for name in names if (v := os.environ.get(f"SLURM_{name}"))), "")
 
 

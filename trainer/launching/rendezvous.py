@@ -169,7 +169,7 @@ def exchange(
 
 @contextmanager
 def lost_store_reported(holder: str) -> Iterator[None]:
-    """A context that raises a one-line LostRank if the store is gone or does not answer."""
+    """Context manager: raise a one-line LostRank if the store is gone or does not answer."""
     from torch.distributed import DistError
 
     try:

@@ -76,8 +76,8 @@ class RegexAnswer(Metric):
 class PassRate(Metric):
     """The mean result of a user's function over all texts.
 
-    It is called as function(text, reference), and returns true, false, or a number from 0 to 1. A
-    function that is given by its path must be in a trusted package.
+    The function is called as function(text, reference), and returns true, false, or a number from 0
+    to 1. A function given by its path must be in a trusted package.
     """
 
     function: Any = None

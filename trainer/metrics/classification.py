@@ -16,7 +16,7 @@ AVERAGES = ("macro", "micro", "weighted", "binary")
 
 @dataclass(frozen=True)
 class Accuracy(Score):
-    """The share of samples whose class, or whole label set, was predicted."""
+    """The share of samples whose class, or whole label set, was predicted correctly."""
 
     name = "accuracy"
     greater_is_better = True

@@ -19,7 +19,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(answer: str) -> str:
-    """The answer in lower case, without punctuation, articles and extra spaces."""
+    """The answer in lower case, without punctuation, articles or extra spaces."""
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
 
 
@@ -119,7 +119,7 @@ def best_threshold(
     """The best mean score in percent and its threshold, found as in SQuAD 2.0's script.
 
     A question whose no-answer score is above the threshold gets no answer. `scores` are those of
-    the best spans. If predicting no answer for any question gives the best score, the threshold is
+    the best spans. If predicting no answer for all questions gives the best score, the threshold is
     below all scores (SQuAD's script returns 0).
     """
     if not len(predictions):

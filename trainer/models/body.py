@@ -87,7 +87,7 @@ class Body(nn.Module, ABC):
         super().__init__()
         self.pooler = None
         self.gradient_checkpointing = False
-        """Whether layers keep only their inputs, and are computed again in the backward pass"""
+        """Whether layers save only their inputs and are recomputed in the backward pass"""
         self.offload: ActivationOffload | None = None
         """Moves tensors saved for the backward pass to host memory; None: they are not moved"""
 
@@ -138,7 +138,7 @@ def _run(layer: nn.Module, arguments: tuple[object, ...], recompute: bool) -> tu
     if not recompute:
         found: tuple[Tensor, Any] = layer(*arguments)
         return found
-    # Dropout masks are functions of keys, so recomputation needs no saved generator state.
+    # With dropout keys, masks are functions of the keys, so no RNG state needs to be saved.
     keep_state = arguments[-2] is None
     again: tuple[Tensor, Any] = checkpoint(
         layer, *arguments, use_reentrant=False, preserve_rng_state=keep_state

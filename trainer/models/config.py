@@ -282,7 +282,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def config_file(place: Path) -> str:
-    """The name of the file that `read_config` reads, for errors."""
+    """The path of the file that `read_config` reads, for error messages."""
     return str(place / "config.json" if place.is_dir() else place)
 
 
@@ -347,7 +347,10 @@ def _require_mapping(value: object, where: str) -> None:
 
 
 def _typed(where: str, name: str, value: object, default: object) -> Any:
-    """Return `value` in the type of `default`; if `default` is None, any type is accepted."""
+    """Return `value`, which must have the type of `default`; an int is converted to float.
+
+    If `default` is None, any type is accepted.
+    """
     if default is None or (value is None and name in NULLABLE):
         return value
     if name == "eos_token_id" and isinstance(value, list) and all(type(x) is int for x in value):

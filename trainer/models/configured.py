@@ -48,7 +48,10 @@ class ConfiguredModel(nn.Module):
 
     @classmethod
     def from_config(cls, entries: Mapping[str, Any]) -> Self:
-        """A new model with random weights, drawn from torch's global generator."""
+        """A new model with random weights, drawn from torch's global generator.
+
+        Raises InputError for an unknown entry or a wrong type.
+        """
         return cls(_settings(cls.Config, entries, "model.config"))
 
     @classmethod
@@ -93,7 +96,7 @@ class ConfiguredModel(nn.Module):
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load a file's weights, unchanged, into a model whose tensors have the same shapes.
 
-    Raises InputError for tensors with other names, shapes or types, or that are not finite.
+    Raises InputError if names, shapes or dtypes differ, or if values are not finite.
     """
     try:
         with safe_open(path, "pt") as saved:

@@ -54,8 +54,8 @@ sequence"""
 def _pieces(lengths: tuple[int, ...], rank: int, size: int) -> tuple[Piece, ...]:
     """Return a rank's pieces: two of the 2 x `size` chunks of each sequence.
 
-    They are the chunks `rank` and `2 size - 1 - rank`, so that all ranks have equally many pairs of
-    queries and earlier keys.
+    They are the chunks `rank` and `2 size - 1 - rank`, so that all ranks compute about the same
+    number of causal query-key pairs.
     """
     found, first = [], 0
     for length in lengths:

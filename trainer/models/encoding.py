@@ -11,9 +11,7 @@ from trainer.models.packing import Layout
 
 @dataclass(frozen=True)
 class Encoding:
-    """The outputs of a model's body: flat for the head, unpacked to the input's shape for the
-    caller.
-    """
+    """A body's outputs: flat for the head, and in the input's shape for the caller."""
 
     encoded: Encoded
     layout: Layout

@@ -148,8 +148,8 @@ def find_heads() -> Mapping[str, HeadClass]:
 def find_head(task: str) -> HeadClass:
     """The head of a task by its name in recipes, imported now if it is in an installed package.
 
-    Raises InputError, naming the available heads, for a task that has no head, and if two packages
-    define its head.
+    Raises InputError, naming the available heads, if the task has no head, or if two packages
+    define one.
     """
     entry = registry.locate(registry.HEADS, task)
     found = find_heads()

@@ -23,7 +23,7 @@ class FamilyConfig:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Alternative names of entries in some files -> the names under which they are saved."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Values that our code needs, and that this family's config.json does not contain."""
+    """Values that shared code reads and that this family's config.json does not contain."""
     optional: Mapping[str, Any] = field(default_factory=dict)
     """Optional entries -> their values if a file lacks them; they are never added to a file."""
     required: Mapping[str, Any] = field(default_factory=dict)

@@ -60,7 +60,7 @@ class FamilyModel(Model):
         self.pending: PendingWeights | None = None
         """The source of weights that are still on the meta device."""
         self.originals: PendingWeights | None = None
-        """The source of the original weights of quantised layers."""
+        """The source of the original weights of quantized layers."""
         if self.only_family is not None:
             self.only_family.require(config.model_type, type(self).__name__, "config")
         self.check_config(config)

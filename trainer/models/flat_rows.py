@@ -1,4 +1,4 @@
-"""Moves rows between flat tensors and grids; gradients need no accumulation.
+"""Moves distinct rows between flat tensors and grids, so that gradients need no scatter-add.
 
 Dimensions: T tokens; a grid of b sequences with l cells each, t of which are not pads.
 """

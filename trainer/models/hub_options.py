@@ -15,7 +15,7 @@ from trainer.models.config_names import checked_attention
 log = logging.getLogger("trainer")
 
 AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Values of `device_map` with which this package chooses the device."""
+"""Values of `device_map` for which this package chooses the device."""
 
 ONLY_ACCEPTED = {
     "low_cpu_mem_usage": True,

@@ -22,7 +22,7 @@ log_lengths = logging.getLogger("trainer.lengths")
 def require_tensors(given: Mapping[str, object], call: str = "model") -> None:
     """Raise InputError, naming the argument, for one that is neither a tensor nor None.
 
-    A call under torch.jit.trace is refused, since a trace would keep the batch's lengths.
+    A call under torch.jit.trace is refused, since a trace would hard-code the batch's lengths.
     """
     if torch.jit.is_tracing():
         raise InputError(
@@ -63,9 +63,10 @@ def _is_rotary(config: ModelConfig) -> bool:
 def check_values(
     inputs: FlatInputs, config: ModelConfig, own_positions: bool, num_types: int
 ) -> None:
-    """Raise InputError for indices outside an embedding table; only CPU tensors are checked.
+    """Raise InputError for indices outside an embedding table, if they are on the CPU.
 
-    Rotary positions have no table, so positions beyond the trained ones only cause a warning.
+    Sequences longer than the position embeddings are refused on every device. Rotary positions have
+    no table, so positions beyond the trained ones only cause a warning.
     """
     layout, types = inputs.layout, num_types
     after_pad = config.family.positions_after_pad

@@ -204,7 +204,7 @@ def _layout_of_mask(
 ) -> Layout:
     batch_size, width = input_ids.shape
     device = input_ids.device
-    mask = None if attention_mask is None else attention_mask.cpu()  # the only wait for the device
+    mask = None if attention_mask is None else attention_mask.cpu()  # the only device sync
     visible = None if mask is None else mask != 0
     if visible is None or bool(visible.all()):
         return Layout(torch.full((batch_size,), width), device, width)

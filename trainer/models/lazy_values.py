@@ -1,4 +1,4 @@
-"""Reads some parameters of a model early, while its other weights are still to be read."""
+"""Reads some parameters of a model before the rest of its weights are loaded."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ def values_of(model: Model, module: nn.Module) -> Iterator[None]:
     """Context manager that gives a module of a lazily loaded model the values of its weights.
 
     On exit, the weights that were read from files go back to the meta device, and `fill` reads them
-    once more. So no process holds the whole model before it is sharded. It does nothing for a model
-    whose weights are loaded, or are drawn later.
+    once more. So no process holds the whole model before it is sharded. Does nothing if the
+    model's weights are already loaded, or will be drawn at random.
     """
     if not isinstance(model, FamilyModel) or not isinstance(model.pending, Pending):
         yield

@@ -1,4 +1,4 @@
-"""Model: the interface that adapters, jobs and generation use of a model."""
+"""Model: the model interface on which adapters, jobs and generation rely."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ class Model(nn.Module):
         self.source: tuple[str, str | None] = ("", None)
         """The path, as given, and the revision that the weights were loaded from."""
         self.base_path = ""
-        """The same path for an adapter's files: a local folder's is absolute."""
+        """The path by which an adapter's files refer to this model; absolute if it is local."""
         self.home: Path | None = None
-        """The absolute path of the folder or file with the weights, or with an adapter's base."""
+        """The absolute path of the folder or file with the weights; for an adapter, its base's."""
         self.resized = False
         """Whether the vocabulary's size differs from that of the loaded weights."""
         self.lora: Adapter | None = None
@@ -61,12 +61,12 @@ class Model(nn.Module):
 
     @property
     def peft_names(self) -> Mapping[str, tuple[str, ...]]:
-        """The hub name of a module -> PEFT's names of it, where they differ."""
+        """The hub name of a module -> PEFT's names for it, where they differ."""
         return {}
 
     @property
     def stored_experts(self) -> StoredExperts | None:
-        """How the family's files store experts; None if it has none, or runs with transformers."""
+        """How files store the experts; None without experts, or for a model of transformers."""
         return None
 
     @abstractmethod

@@ -17,7 +17,7 @@ SMALLEST = 1 << 16
 
 
 class ActivationOffload:
-    """Moves the tensors that the layers of one body save; `layer` is a context for each call."""
+    """Moves the tensors that one body's layers save; wrap each layer's call in `layer`."""
 
     def __init__(self) -> None:
         self._last: _Group | None = None
@@ -157,7 +157,10 @@ def _restored(packed: "Tensor | _HostCopy") -> Tensor:
 def _queued(
     copies: Sequence[_HostCopy], move: Callable[[_HostCopy], None]
 ) -> "torch.cuda.Event | None":
-    """Start to move copies of one device. On a second stream, returns an event after them."""
+    """Start to move the copies, all of one device; returns an event recorded after them.
+
+    Returns None if the device has no second stream, or if there are no copies.
+    """
     if not copies:
         return None
     with _copying(copies[0].device) as stream:

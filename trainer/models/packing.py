@@ -224,10 +224,10 @@ class Layout:
         return flat if self.cells is None else flat[self.cells]
 
     def places(self, columns: Tensor, elsewhere: int) -> Tensor:
-        """[B], the index in its sequence of the token at each sequence's column (`columns` [B]).
+        """[B], for sequence b the index within it of the token at the caller's column columns[b].
 
-        It is `elsewhere` if the column has no visible token. In a flat call a column is itself the
-        index, unless the sequence is shorter.
+        It is `elsewhere` if there is no visible token. In a flat call, columns are themselves
+        indices within the sequences.
         """
         ones = torch.ones(self.num_tokens, dtype=torch.bool, device=self.device)
         seen = self.to_grid(ones) if self.width is None else self.unpack(ones)
@@ -254,7 +254,7 @@ class Layout:
         return x.view(self.num_sequences, self.width, *x.shape[1:])
 
     def through_caller(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, ...] -> the caller's tensor, and x read from it, which gives it a gradient."""
+        """x [T, ...] -> the caller's tensor, and x read back from it, so that it gets gradients."""
         shown = self.unpack(x)
         if self.width is None or self.cells is None:
             return shown, shown.view_as(x)
@@ -299,7 +299,7 @@ class Layout:
     def unpack_attentions(self, weights: Tensor, keys: "Layout | None" = None) -> Tensor:
         """[B, heads, longest, longest] -> [B, heads, width, width], zeros at pads.
 
-        `keys` is the layout of the keys in cross-attention, whose keys are other tokens.
+        In cross-attention, `keys` is the layout of the keys: the encoder's tokens.
         """
         layouts = self, self if keys is None else keys
         if all(layout.cells is None and layout.equal_lengths for layout in layouts):

@@ -163,12 +163,12 @@ class PretrainedModel(KnownParts, ABC):
         `dtype` is float32 by default ("auto": the file's dtype); `torch_dtype` is its old name. A
         head that is missing from the file gets random weights; with `new_head` every head does.
         `from_tf` reads tf_model.h5, if it exists, without TensorFlow. For an adapter's folder
-        (LoRA, as PEFT saves it) the base is loaded with the adapters, and only these are trained.
+        (as PEFT saves it) the base is loaded with the adapters, and only the adapters are trained.
         With `lazily`, only names and shapes of the files' weights are read; `fill` reads the
         weights. Adapters, and weights that are missing from the files, get their values
         immediately. `quantization` (int8, int4, nf4) packs the body's linear layers while they are
         read. Other arguments replace entries of the config or are transformers' own
-        (`trainer/models/hub_options.py`). Raises InputError for wrong files or arguments.
+        (`trainer/models/hub_options.py`). Raises InputError for invalid files or arguments.
         """
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         options["revision"] = revision
@@ -236,7 +236,7 @@ class PretrainedModel(KnownParts, ABC):
         return model.to(hub_options.device, wanted)
 
     _from_config = from_config
-    """transformers' inner name of `from_config`."""
+    """transformers' private name for `from_config`."""
 
     def save_pretrained(
         self,
@@ -252,7 +252,7 @@ class PretrainedModel(KnownParts, ABC):
         For a model with adapters, only the adapters are written, in PEFT's format, or with `merge`
         the merged weights. `format="tf"` writes tf_model.h5 for transformers' TensorFlow classes.
         `state_dict` holds other weights to write, by parameter names of this model. `options` are
-        transformers' own (`trainer/models/hub_options.py`).
+        transformers' own (`trainer/models/hub_options.py`). Raises InputError for invalid values.
         """
         named = one_path(directory, options, "save_directory", "directory")
         if not check_save_options(options):
@@ -282,7 +282,7 @@ class PretrainedModel(KnownParts, ABC):
         """Send the files that `save_pretrained` writes to a repository on the hub.
 
         The options are those of `trainer.pushing.saved_files.push_saved`: commit_message, private
-        (true by default), token, revision, replace. Returns the address of the commit. This method
+        (true by default), token, revision, replace. Returns the URL of the commit. This method
         writes no model card; the Trainer's `push_to_hub` does.
         """
         return push_saved(lambda f: self.save_pretrained(f, max_shard_size), repo_id, **options)
@@ -313,7 +313,7 @@ class PretrainedModel(KnownParts, ABC):
         mean_resizing: bool = True,
         **alias: int | None,
     ) -> nn.Embedding:
-        """Grow or cut the vocabulary to `new_size` rows, optionally rounded up to a multiple.
+        """Grow or shrink the vocabulary to `new_size` rows, optionally rounded up to a multiple.
 
         Old rows are unchanged. New rows are drawn close to the mean of the old rows, as in
         transformers, or without `mean_resizing` from a normal distribution with std
@@ -432,7 +432,7 @@ class PretrainedModel(KnownParts, ABC):
     def _with_cache(self, call: Call, answers: Given, attentions: bool) -> Call:
         """Return the call with the cache that it continues, or with a new one to return.
 
-        Raises InputError for a cache of another class.
+        Raises InputError for a cache of another class, or for a call that cannot use a cache.
         """
         cache, wanted = answers.pop("past_key_values", None), answers.pop("use_cache", None)
         if cache is not None and not isinstance(cache, KeyValueCache):
@@ -498,7 +498,7 @@ def _options(given: Given, options: Mapping[str, Any]) -> LoadOptions:
 
 
 def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
-    """The config that an argument `config` gives: ours, transformers' or the path of one."""
+    """A `ModelConfig` from the argument `config`: one, a transformers config, or a path."""
     if isinstance(given, ModelConfig):
         return given
     if isinstance(given, (str, Path)):
@@ -533,9 +533,9 @@ def _read_weights(
     new_head: bool,
     adapter: adapter_files.SavedAdapter | None,
 ) -> None:
-    """Read the pending weights, quantised if requested, and the adapter.
+    """Read the pending weights, quantized if requested, and the adapter.
 
-    With `lazily`, weights that are not quantised are not read: `fill` reads them later.
+    With `lazily`, weights that are not quantized are not read: `fill` reads them later.
     """
     if quantization is not None:
         if new_head:
@@ -558,7 +558,10 @@ def one_path(
     alias: str = "pretrained_model_name_or_path",
     name: str = "path",
 ) -> str | Path:
-    """Return `path`, or the argument named `alias`, which is removed from `named`."""
+    """Return `path`, or the argument named `alias`, which is removed from `named`.
+
+    Raises InputError unless exactly one of them is given.
+    """
     given = named.pop(alias, None)
     if (path is None) == (given is None):
         found = "nothing" if path is None else f"it with {alias}"

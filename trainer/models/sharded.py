@@ -69,8 +69,8 @@ def _block(tensor: DTensor) -> list[range]:
 class Rows:
     """This rank's rows of a sharded model's trained parameters, as plain views of the same memory.
 
-    Optimizers and weight averages use these parameters, so that every elementwise optimizer runs at
-    full speed.
+    Optimizers and weight averages use these parameters, so that elementwise optimizers run on plain
+    tensors, without the overhead of DTensor.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ class Rows:
         self.parameters = {name: nn.Parameter(local(p)) for name, p in self._sharded.items()}
 
     def take_gradients(self) -> None:
-        """Move the gradients from the model's parameters to these."""
+        """Move the gradients from the model's parameters to `parameters`."""
         for name, parameter in self._sharded.items():
             gradient, parameter.grad = parameter.grad, None
             self.parameters[name].grad = None if gradient is None else local(gradient)

@@ -11,8 +11,9 @@ from trainer.models.cache import ROOM, KeyValueCache
 class SlotCache(KeyValueCache):
     """The keys and values of any number of sequences, which can be added and removed.
 
-    The grids may have spare rows and columns, so that adding a sequence or a token seldom moves all
-    others. No row has room for more tokens than the largest token limit of a sequence (see `join`).
+    The grids may have spare rows and columns, so that adding a sequence or a token rarely copies
+    the grids. No row has room for more tokens than the largest token limit of a sequence (see
+    `join`).
     """
 
     def __init__(self, max_cells: int | None = None) -> None:
@@ -33,7 +34,7 @@ class SlotCache(KeyValueCache):
     def join(self, other: KeyValueCache, limits: Sequence[int]) -> None:
         """Move the sequences of another cache of the same model to the end, in their order.
 
-        `limits` are the largest numbers of tokens that each can have. The other cache is emptied.
+        `limits` has the maximum number of tokens of each. The other cache is emptied.
         """
         before, self._reserved = len(self.lengths), 0
         self._limits += limits

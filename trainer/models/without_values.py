@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """A context in which new modules are on the meta device, and their initialisers do not run.
+    """A context in which new modules are on the meta device, and their initializers do not run.
 
-    Random initialisers on the meta device import torch's compiler, which takes most of the time
+    Random initializers on the meta device import torch's compiler, which takes most of the time
     that loading a small model takes.
     """
     with torch.device("meta"), _WithoutInitialisers():
@@ -19,7 +19,7 @@ def without_values() -> Iterator[None]:
 
 
 class _WithoutInitialisers(TorchFunctionMode):
-    """Replaces the functions of `torch.nn.init` by ones that return their tensor unchanged."""
+    """Replaces the functions of `torch.nn.init` with functions that return the tensor unchanged."""
 
     def __torch_function__(
         self,

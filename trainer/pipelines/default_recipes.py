@@ -1,4 +1,4 @@
-"""Default recipes: the recipe of a loaded model, which has no folder with a recipe.json."""
+"""Default recipes: the recipes of model objects, which have no folder with a recipe.json."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ RECIPES: dict[object, str] = {
     QuestionAnsweringPipeline: "question_answering",
     MultipleChoicePipeline: "multiple_choice",
 }
-"""Pipeline -> its recipe, if answers depend on none of the recipe's settings but the columns.
+"""Pipeline -> its recipe, for pipelines whose answers depend only on the recipe's columns.
 
-Those of the other pipelines depend on settings: prompts, the activation of scores, and tasks.
+The answers of other pipelines also depend on prompts, the activation of scores, or tasks.
 """
 
 
 def default_recipe(kind: type[Pipeline] | type[TextPipeline], model: object) -> Recipe | None:
-    """The recipe with its defaults for a loaded model; None if there is none for the pipeline."""
+    """The recipe with its defaults for a model object; None if the pipeline has no such recipe."""
     if kind in RECIPES and getattr(model, "task", None) is not None:
         return _recipe_class(RECIPES[kind])()
     crf = getattr(model, "task", None) == CRFTaggingPipeline.head

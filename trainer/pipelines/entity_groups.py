@@ -1,4 +1,4 @@
-"""Entities: groups tokens into entities with the aggregation strategies of transformers."""
+"""Entities: groups tokens into entities with transformers' aggregation strategies."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def entities_of(
     joined: Callable[[Sequence[str]], str],
     names: Mapping[int, str],
 ) -> list[dict[str, Any]]:
-    """Group labelled tokens into entities; neighbours with the same tag form a group.
+    """Group labeled tokens into entities; adjacent tokens with the same tag form a group.
 
     Strategy "none" returns each token without grouping, "simple" groups tokens, and the others
     group whole words. The scores of a word are those of its first token ("first"), those of its
@@ -103,7 +103,7 @@ def _words(tokens: Sequence[ScoredToken]) -> Iterator[list[ScoredToken]]:
 def _groups(
     labelled: Sequence[dict[str, Any]], joined: Callable[[Sequence[str]], str]
 ) -> list[dict[str, Any]]:
-    """Group neighbours with the same tag; a label that starts with B- begins a new group."""
+    """Group adjacent tokens with the same tag; a label that starts with B- begins a new group."""
     groups: list[list[dict[str, Any]]] = []
     for each in labelled:
         begins = each["entity"].startswith("B-")

@@ -1,4 +1,4 @@
-"""Fill mask: predicts words for masked tokens, with the output format of transformers."""
+"""Fill mask: predicts masked tokens, in transformers' output format."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ class FillMaskPipeline(TextPipeline):
     head: ClassVar[str] = "masked_lm"
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The `top_k` best words for a mask: `[{"score", "token", "token_str", "sequence"}]`.
+        """The `top_k` best tokens for a mask: `[{"score", "token", "token_str", "sequence"}]`.
 
         If a text has several masks, or if there are several texts, one such list is returned for
         each. `targets` are the candidate words. `tokenizer_kwargs`, such as truncation=True, are
@@ -69,11 +69,11 @@ class FillMaskPipeline(TextPipeline):
         rows = [
             [
                 self._proposal(
-                    ids, index, w if targets is None else targets[w], score, len(masks) == 1
+                    ids, index, n if targets is None else targets[n], score, len(masks) == 1
                 )
-                for score, w in zip(scores, words, strict=True)
+                for score, n in zip(scores, columns, strict=True)
             ]
-            for index, scores, words in zip(
+            for index, scores, columns in zip(
                 masks, best.values.tolist(), best.indices.tolist(), strict=True
             )
         ]
@@ -82,7 +82,7 @@ class FillMaskPipeline(TextPipeline):
     def _proposal(
         self, ids: list[int], index: int, token: int, score: float, alone: bool
     ) -> dict[str, Any]:
-        """One word for a mask, and the text with the word in place of the mask.
+        """One token for a mask, and the text with the token in place of the mask.
 
         The text has no special tokens, such as further masks, if the mask is `alone`.
         """

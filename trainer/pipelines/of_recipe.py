@@ -50,7 +50,7 @@ class Pipeline:
         return self.tokenizer
 
     def __call__(self, inputs: object) -> Any:
-        """The answers to one input or several, in the format of the pipelines of transformers."""
+        """The answers to one input or several, in the format of transformers' pipelines."""
         raise AssertionError(f"{type(self).__name__} cannot be called")
 
     def answers(self, rows: "Sequence[Mapping[str, Any]] | Dataset") -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Question answering: finds answers to questions in contexts, in the form of transformers."""
+"""Question answering: finds answers to questions in contexts, in transformers' output format."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ log = logging.getLogger("trainer")
 MAX_LENGTH = 384
 """The default number of tokens in a window, as in transformers 4; the tokenizer may limit it."""
 SHARED = 128
-"""The default number of tokens that neighbouring windows share."""
+"""The default number of tokens that adjacent windows share."""
 
 
 class QuestionAnsweringPipeline(Pipeline):
@@ -41,7 +41,7 @@ class QuestionAnsweringPipeline(Pipeline):
         """Answer each question: `{"score", "start", "end", "answer"}`.
 
         If `top_k` is greater than 1, a list of the best answers is returned for each question.
-        Arguments and answers have the form of transformers 4. `question` and `context` are texts or
+        Arguments and answers are as in transformers 4. `question` and `context` are texts or
         lists of texts; one context may be given for several questions. Alternatively, `inputs` is a
         mapping with both, or a list of such mappings. For lists, a list of answers is returned.
         Probabilities of answers with equal text are added. With `handle_impossible_answer`, the

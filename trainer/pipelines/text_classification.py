@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = ("sigmoid", "softmax", "none")
 UNSET: Any = ""
-"""The default of `top_k`, which differs from None because None means all labels."""
+"""The default of `top_k`. It is not None, because None means all labels."""
 
 
 class TextClassificationPipeline(TextPipeline):
@@ -25,9 +25,7 @@ class TextClassificationPipeline(TextPipeline):
     head: ClassVar[str] = "sequence_classification"
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """Label each input with `{"label", "score"}`.
-
-        The result is a list of these, also for a single text.
+        """Label each input with `{"label", "score"}`; returns a list, also for a single text.
 
         A pair is a mapping {"text": ..., "text_pair": ...}; the names may also be those of the
         columns that the model was trained on. With `top_k`, each answer is a list of the best

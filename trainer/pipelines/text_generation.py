@@ -1,4 +1,4 @@
-"""Text generation: continues prompts and chats, in the form of transformers."""
+"""Text generation: continues prompts and chats, in transformers' output format."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

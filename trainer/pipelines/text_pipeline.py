@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("trainer")
 
 DEFAULT_BATCH_SIZE = 16
-"""The number of inputs per call of the model; it does not affect the answers."""
+"""The number of inputs per call to the model; it does not affect the answers."""
 
 
 class TextPipeline:

@@ -16,7 +16,7 @@ RETRY_ADVICE = "run the same command again: it sends only what is missing"
 def errors_of_push(repo: str, token: str) -> Iterator[None]:
     """Context manager that turns all exceptions of the hub's client into one-line errors.
 
-    Raises InputError for faults that the user can mend: of the repository, the token or the
+    Raises InputError for faults that the user can fix, in the repository, the token or the
     metadata. Raises EnvironmentFault if the hub does not answer, or if the repository changes
     during the push.
     """

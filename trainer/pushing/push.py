@@ -65,7 +65,7 @@ def push(contents: Mapping[str, Content], to: Destination, *, partial: bool = Fa
     The repository changes only when everything has been uploaded: all files appear in one commit.
     Unchanged files are not sent again. Files that this program did not write are replaced or
     removed only with `replace`. Files of earlier pushes that are not in `contents` are removed, or
-    kept with `partial`. Raises InputError for faults that the user can mend, and EnvironmentFault
+    kept with `partial`. Raises InputError for faults that the user can fix, and EnvironmentFault
     if the hub does not answer; their messages are one line and never contain the token.
     """
     token = _token(to)

@@ -1,4 +1,4 @@
-"""Class report: a table of metrics by class, and a coloured confusion matrix."""
+"""Class report: a table of metrics by class, and a colored confusion matrix."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

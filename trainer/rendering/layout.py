@@ -1,4 +1,4 @@
-"""Layout: labelled lines and tables of numbers, without truncation."""
+"""Layout: labeled lines and tables of numbers, without truncation."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

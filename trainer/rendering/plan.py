@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan_summary(plan: Plan) -> Text:
-    """The model's size, its files and the optimizer, as labelled lines."""
+    """The model's size, its files and the optimizer, as labeled lines."""
     share = f" ({plan.trained:,} trained)" if plan.trained != plan.parameters else ""
     lines = {
         "model": f"{plan.path} ({plan.model_type})",

@@ -1,4 +1,4 @@
-"""Samples: shows tokenized rows as text, in which the parts to train on are coloured or marked."""
+"""Samples: shows tokenized rows as text, in which the parts to train on are colored or marked."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEARNT = "bold green"
 """The style of text that the model is trained on."""
 OPENS, CLOSES = "{+", "+}"
-"""The marks around text that the model is trained on, for output without colours (as in wdiff)."""
+"""The marks around text that the model is trained on, for output without colors (as in wdiff)."""
 
 
 def set_summary(
@@ -115,7 +115,7 @@ def sample_text(
 
 
 def _runs(ids: list[int], marks: list[bool], tokenizer: Tokenizer) -> Iterator[tuple[bool, str]]:
-    """Decode runs of neighbouring tokens; yields (whether they are trained on, text)."""
+    """Decode runs of adjacent tokens; yields (whether they are trained on, text)."""
     for learnt, run in groupby(zip(ids, marks, strict=True), key=lambda pair: pair[1]):
         numbers = [number for number, _ in run]
         yield learnt, tokenizer.decode(numbers, clean_up_tokenization_spaces=False)

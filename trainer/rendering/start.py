@@ -15,7 +15,7 @@ MOST_CLASSES = 20
 
 
 def start_summary(facts: RunFacts, width: int | None = None) -> Text:
-    """Labelled lines that describe the run, and an empty line; `width` is that of the terminal."""
+    """Labeled lines that describe the run, and an empty line; `width` is that of the terminal."""
     folder = short_path(facts.output_dir) if facts.output_dir else "nothing is written"
     output = facts.output_url or folder
     return labelled({**start_lines(facts), "output": output}, width).append("\n")
@@ -58,7 +58,7 @@ def _data(facts: RunFacts) -> str:
 
 
 def _truncated(counts: Mapping[str, int]) -> str:
-    """The line about rows that are too long; empty if none is."""
+    """The line about truncated rows; empty if there are none."""
     parts = [f"{plural(count, 'row')} of {name}" for name, count in counts.items() if count]
     return f"\ncut to the maximum length: {', '.join(parts)}" if parts else ""
 

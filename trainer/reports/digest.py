@@ -14,9 +14,9 @@ Line = Mapping[str, Any]
 NUM_BINS = 10
 """The number of bins for probabilities."""
 NUM_WORST = 15
-"""The number of samples to keep: those with the greatest losses."""
+"""The number of samples with the greatest losses to keep."""
 NUM_UNCERTAIN = 10
-"""The number of samples to keep: those with the least certain answers."""
+"""The number of samples with the least certain answers to keep."""
 ABOUT_SAMPLE = ("row", "loss", "input", "task")
 """The keys of a line that describe the sample; all other keys belong to the answer."""
 

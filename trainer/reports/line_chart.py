@@ -15,7 +15,7 @@ MOST_POINTS = 600
 SMOOTHED_FROM = 60
 """A noisy curve with at least this many points is drawn faintly behind its moving average."""
 NUM_COLOURS = 8
-"""The number of colours; further curves reuse them with dashed lines."""
+"""The number of colors; further curves reuse them with dashed lines."""
 
 Points = Sequence[tuple[float, float]]
 """(step, value) for each point; a value that is not finite interrupts the curve."""
@@ -32,7 +32,7 @@ class Series:
     noisy: bool = False
     """Whether to draw the curve faintly behind its moving average if it has many points."""
     colour: int = 0
-    """The curve's index in its chart, which decides its colour; the chart sets it."""
+    """The curve's index in its chart, which determines its color; the chart sets it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LineChart:
 
 
 def legend(drawn: Sequence[Series]) -> Markup | str:
-    """The names and colours of the curves; empty if there is a single curve."""
+    """The names and colors of the curves; empty if there is a single curve."""
     if len(drawn) < 2:
         return ""
     entries = (
@@ -188,5 +188,5 @@ def _path(points: Points, across: Axis, up: Axis) -> str:
 
 
 def _colour(number: int) -> str:
-    """The CSS class for a curve: its colour, and dashed lines once all colours are in use."""
+    """The CSS class for a curve: its color, and dashed lines once all colors are in use."""
     return f"c{number % NUM_COLOURS}" + " dashed" * (number >= NUM_COLOURS)

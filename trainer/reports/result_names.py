@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 SIZE = "_samples"
-"""The end of the name of the result that is the size of a slice."""
+"""The suffix of the name of the result with the size of a slice."""
 
 
 class ResultName(NamedTuple):
@@ -19,7 +19,7 @@ class ResultName(NamedTuple):
 def result_names(keys: Iterable[str], sets: Sequence[str]) -> dict[str, ResultName]:
     """Split the keys that are results of evaluations: key -> parts of the name.
 
-    Slices are recognised by the results for their sizes: if `eval_short_samples` exists, `short` is
+    Slices are recognized by the results for their sizes: if `eval_short_samples` exists, `short` is
     a slice.
     """
     bare = {key: key.removeprefix("eval_") for key in keys if key.startswith("eval_")}

@@ -19,7 +19,7 @@ WIDE = 130
 """In terminals of at least this width, two charts are drawn side by side."""
 COLOURS = ("blue", "orange", "green", "magenta", "red", "cyan", "yellow", "white")
 DOTS = ("●", "◆", "▲", "■", "○", "◇", "△", "□")
-"""The symbols for the points of curves with few points; they differ also without colours."""
+"""The symbols for curves with few points, which can be told apart even without colors."""
 
 
 def terminal_charts(charts: Sequence[LineChart], width: int) -> Table:

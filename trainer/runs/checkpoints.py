@@ -15,7 +15,10 @@ logger = logging.getLogger("trainer")
 
 
 class Checkpoints:
-    """The checkpoints of a session. Without a run folder nothing is saved. Every rank calls it."""
+    """The checkpoints of a session; without a run folder nothing is saved.
+
+    Every rank calls the methods.
+    """
 
     def __init__(self, session: Session, saved: Callable[[Path | None], None]) -> None:
         """`saved` is called with each published checkpoint, or with None if there is no new one."""
@@ -41,7 +44,7 @@ class Checkpoints:
             self.saved_step = session.state.step
 
     def save(self) -> None:
-        """Save a checkpoint, at most one per step; in the background if the settings say so."""
+        """Save a checkpoint, at most one per step; in the background if the settings allow it."""
         if self.folder is None:
             return
         self.finish()  # only one save may run at a time

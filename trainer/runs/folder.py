@@ -58,7 +58,7 @@ class RunFolder:
         self.metrics = StepLog(self.path / "metrics.jsonl")
         self.dropped = DroppedRows(self.path / "dropped.jsonl")
         self.origin: str | None = None
-        """The checkpoint in another folder with which the run began; None if there is none."""
+        """The checkpoint in another folder from which the run began; None if there is none."""
 
     def make(self) -> None:
         """Create the folder, or the working copy of one in a store."""
@@ -107,7 +107,7 @@ class RunFolder:
         return checkpoint
 
     def completed(self, settings: TrainSettings, config_digest: str) -> dict[str, Any] | None:
-        """The results of a finished run with this config; None if the run is not finished."""
+        """The results of a finished run with this config; None if there is no such run."""
         if settings.resume not in ("auto", "must"):
             return None
         content = None if self.store is None else self.store.read_results()
@@ -172,7 +172,7 @@ class RunFolder:
             raise InputError(f"trainer.resume: found must, but {self.name} holds no checkpoint")
 
     def _has_leftovers(self) -> bool:
-        """Whether there are folders that `choose` must look at: bad, or left by a crash."""
+        """Whether there are invalid checkpoints, or folders that a crash left, for `choose`."""
         return any(any(self.path.glob(each)) for each in (".bad-*", ".old-*"))
 
     def _locked(self, stack: ExitStack, resume: str) -> str | None:

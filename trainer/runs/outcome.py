@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted keys and plain values, which trackers need."""
+    """A nested config, flattened to dotted keys and plain values for trackers."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

@@ -220,7 +220,7 @@ EXPORT_DTYPES = {
 """The accepted dtypes of the weights for each export format."""
 DTYPE_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "f32": "fp32"}
 DTYPE_NAMES |= {"f16": "fp16"}
-"""Other names of dtypes, with the names that are used here."""
+"""Alias of a dtype -> its name in EXPORT_DTYPES."""
 
 
 @dataclass(frozen=True)

@@ -84,19 +84,19 @@ class RunState:
 
     @property
     def train_loss(self) -> float | None:
-        """The mean loss of the steps; None before the first one."""
+        """The mean of the finite step losses; None if there are none."""
         total, number = self.losses
         return total / number if number else None
 
     def add_loss(self, loss: float) -> None:
-        """Count the loss of a step."""
+        """Add the loss of a step to the mean if it is finite."""
         if math.isfinite(loss):
             self.losses = [self.losses[0] + loss, self.losses[1] + 1]
 
     def offer(self, metric: str, value: float, greater_is_better: bool) -> bool:
         """Record this evaluation if it is the best so far; returns whether it is.
 
-        A value that is not finite never is the best.
+        A value that is not finite is never the best.
         """
         sign = 1 if greater_is_better else -1
         improved = math.isfinite(value) and (

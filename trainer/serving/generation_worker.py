@@ -19,7 +19,7 @@ from trainer.serving.scheduler import Channel
 from trainer.tokenizer import Tokenizer
 
 CACHE_SHARE = 0.5
-"""The share of the free memory that the cache of keys and values may take."""
+"""The share of the free memory that the key/value cache may take."""
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class GenerationWorker:
         return not admitted or (tokens <= self._max_read_tokens and not alone)
 
     def _cells(self, more: Sequence[Prompt]) -> int:
-        """The tokens of the cache with `more` prompts: number of texts times the longest length."""
+        """The size of the cache in tokens with `more` prompts: number of texts x longest length."""
         reaches = [answer.prompt.reach for answer in self._answers.values()]
         reaches += [prompt.reach for prompt in more for _ in prompt.settings]
         return len(reaches) * max(reaches, default=0)

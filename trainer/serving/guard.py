@@ -166,7 +166,7 @@ class _Exchange:
     async def read(self) -> AsyncIterator[int]:
         """Read the body; yields the size of each part. Raises RequestFault and ClientLeft.
 
-        The time limit applies to the whole body, so that no client can keep sending for ever.
+        The time limit applies to the whole body, so that no client can keep sending forever.
         """
         limit = self._settings.client_timeout
         end = time.monotonic() + limit

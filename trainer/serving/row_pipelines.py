@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from trainer.tasks.processor import Processor
 
 Options = Mapping[str, object]
-"""Name -> value of options of the recipe to change."""
+"""Name of a recipe option to change -> its new value."""
 
 
 class RowPipelines:
-    """The pipelines of one model: one pipeline for each set of changed options of its recipe."""
+    """The pipelines of one model: one for each combination of changed recipe options."""
 
     def __init__(
         self,

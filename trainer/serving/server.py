@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
     def run_until_signal(self, bound: socket.socket, figures: Figures) -> Interrupted:
         """Answer requests until a signal arrives, and then finish the accepted requests.
 
-        Returns the exception that must end the process; it has the exit code for the signal.
+        Returns the exception that the caller must raise; it has the exit code for the signal.
         """
         self.run([bound])
         cause, cut_off = self.signal or signal.SIGTERM, figures.cut_off

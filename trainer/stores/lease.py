@@ -1,4 +1,4 @@
-"""Lease: lets one process at a time work on a run in a store, by a lock file that it renews."""
+"""Lease: lets one process at a time work on a run in a store, using a lock file that it renews."""
 
 import json
 import logging
@@ -36,8 +36,8 @@ class Lease:
 
     `place` identifies the working copy on this machine. A lock of the operating system already
     protects that copy, so a lock file with the same `place` is left over from a dead process. If
-    the process was suspended for longer than EXPIRES seconds, its next upload (`check`) detects
-    that another process has taken over the run.
+    the lease's holder was suspended for longer than EXPIRES seconds, its next upload (`check`)
+    detects that another process has taken over the run.
     """
 
     def __init__(self, store: Store, place: str) -> None:

@@ -15,9 +15,9 @@ from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 
 @contextmanager
 def written(place: str, where: str) -> Iterator[str]:
-    """Context manager that yields a local path to write to; at the end, uploads what is there.
+    """Context manager that yields a local path and uploads the file or folder written to it.
 
-    Nothing is uploaded if `place` is a local path, which is then yielded itself. In the store, an
+    If `place` is a local path, that path is yielded and nothing is uploaded. In the store, an
     existing file is replaced, but an existing folder is refused. The manifest of a folder is
     uploaded last. Raises InputError, whose message begins with `where`, for a URL that cannot be
     written to.

@@ -136,11 +136,11 @@ class PublishedFolders:
         download(self.store, name, identity, folder)
 
     def retain(self, limit: int, best: int | None) -> None:
-        """Remove old checkpoints, except the newest intact ones; `limit` checkpoints remain.
+        """Remove old checkpoints until `limit` intact ones are left, including that of step `best`.
 
-        The checkpoint of step `best` is one of those that remain. As for local runs
-        (trainer/checkpoint/retain.py), a checkpoint counts towards the limit only after it was read
-        back and verified. If the store fails, a warning is logged.
+        The best one is never removed. As for local runs (trainer/checkpoint/retain.py), a
+        checkpoint counts toward the limit only after it was read back and verified. If the store
+        fails, a warning is logged.
         """
         try:
             found = self.steps(self.store.listing())

@@ -26,7 +26,8 @@ from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 logger = logging.getLogger("trainer")
 
 RECORD = ".store.json"
-"""The file in the working copy that records the newest checkpoint known to be in the store."""
+"""The file that holds the working copy's name and its newest checkpoint known to be in the store.
+"""
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 MODEL = "model"
@@ -199,8 +200,8 @@ class RunStore:
     def _continues(self, remote: Mapping[int, str]) -> bool:
         """Whether the working copy is empty or belongs to the run that is in the store.
 
-        It does not belong to it if the run was continued on another machine or removed from the
-        store.
+        A copy no longer belongs to the run if the run was continued on another machine or removed
+        from the store.
         """
         local = published(self.stage)
         if not local and not (self.stage / METRICS).exists():

@@ -49,7 +49,7 @@ class Store:
     def listing(self, below: str = "") -> dict[str, dict[str, str]]:
         """List the files in the folder `below` of the store, including those in its subfolders.
 
-        Returns name -> identity, the fields of the store's listing that change with the file. A
+        Returns name -> identity: the fields of the listing that change when the file changes. A
         folder that does not exist is empty. If the store's URL is the URL of a single file, the
         name of that file is "".
         """

@@ -44,7 +44,7 @@ def learn(recipe: Recipe, train: "Dataset", held_out: Iterable["Dataset"] = ()) 
 
 
 def learn_from_model(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
-    """The recipe, with values filled in from config.json, since rows of ids name no labels."""
+    """The recipe, with values filled in from config.json, for rows of ids, which name no labels."""
     implied = recipe.fields_of_config(config) if config else {}
     unknown = {
         each.name: implied[each.name]
@@ -111,7 +111,7 @@ def check_run(
     evaluation: Mapping[str, Samples],
     has_folder: bool,
 ) -> Samples:
-    """The training samples, after checking that they fit the settings and the folder.
+    """Check that the settings fit the recipe, data and folder; returns the training samples.
 
     Raises InputError if they do not.
     """

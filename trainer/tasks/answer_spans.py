@@ -1,6 +1,6 @@
 """Answer spans: finds the best answer spans in each window, and in all windows of a sample.
 
-Dimensions: T tokens in S sequences, the windows.
+Dimensions: T tokens in S sequences (windows).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,8 @@ class Span(NamedTuple):
     score: float
     """The start's logit plus the end's."""
     probability: float
-    """Normalized over the window's spans and its first token, which stands for no answer."""
+    """Normalized over all (start, end) pairs of the window, including its first token, which stands
+    for no answer."""
 
 
 def position_loss(
@@ -66,7 +67,8 @@ def best_spans(
     Logits are [T]; `lengths` [S] are on the CPU. `offsets` [T, 2] are the characters of each token
     in the context, or -1 if no answer may start or end at it. All pairs of tokens are compared.
     Returns `spans` [S, number, 2] in characters, `scores` [S, number], `null_scores` [S] of the
-    first tokens and `normalizers` [S], the logarithm of the sum of exp(score) over all spans.
+    first tokens and `normalizers` [S], the log of the sum of exp(score) over all pairs of a start
+    and an end, of any length, with the first token included.
     """
     import torch
 

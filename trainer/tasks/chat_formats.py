@@ -91,7 +91,7 @@ def _has_message_lists(rows: Rows) -> bool:
 
 
 def _joined(rows: Rows) -> list[list[Any]]:
-    """Join each prompt and completion, which are lists of messages, to one chat."""
+    """Join each prompt and completion, which are lists of messages, into one chat."""
     for name in FORMATS["prompt"]:
         for row, found in enumerate(label_column(rows, name, "recipe")):
             if not isinstance(found, list):

@@ -16,19 +16,19 @@ from trainer.tasks.log_probs import sequence_log_probs
 
 @dataclass(frozen=True)
 class Completions:
-    """A causal language model's log-probabilities of the labelled tokens of S sequences."""
+    """A causal language model's log-probabilities of the labeled tokens of S sequences."""
 
     batch: FlatBatch
     log_probs: Tensor
-    """[S], summed over the labelled tokens of each sequence."""
+    """[S], summed over the labeled tokens of each sequence."""
     tokens: Tensor
-    """[S], the number of labelled tokens of each sequence."""
+    """[S], the number of labeled tokens of each sequence."""
 
     @classmethod
     def of(cls, outputs: Outputs, batch: OwnBatch, labels: Tensor | None = None) -> "Completions":
         """The completions of a flat batch, for its field `labels` or for other `labels` [T].
 
-        For the field `labels` they are computed once and cached with the outputs.
+        Those for the field `labels` are computed once and cached in the outputs.
         """
         assert isinstance(batch, FlatBatch)
         is_cached = labels is None

@@ -1,9 +1,9 @@
-"""Linear-chain CRF: the exact likelihood of chains of labels, best paths, and marginals.
+"""Linear-chain CRF: the exact likelihood of label sequences, best paths, and marginals.
 
 Lafferty et al. 2001, "Conditional Random Fields". A chain's score is the sum of its labels' logits
 and of the scores of its start, its transitions and its end. `transitions` [C + 2, C] holds the
-score of label j after label i at [i, j], of starting with j at [C, j], and of ending with j at [C +
-1, j].
+score of label j after label i at [i, j], of starting with j at [C, j], and of ending with j at
+[C + 1, j].
 
 Logits of N chains are concatenated, [P, C]; `lengths` [N] are their lengths, which may be 0.
 Pass `lengths` on the CPU to avoid a synchronization with the device. Everything is computed in at
@@ -101,7 +101,7 @@ def _forward(grid: Tensor, inside: Tensor, transitions: Tensor) -> list[Tensor]:
 
 
 def _log_partition(grid: Tensor, inside: Tensor, transitions: Tensor) -> Tensor:
-    """[N], the log of the sum over all paths; 0 for an empty chain."""
+    """[N], the logsumexp of the scores of all paths; 0 for an empty chain."""
     last = _forward(grid, inside, transitions)[-1]
     found = (last + transitions[-1]).logsumexp(1)
     return torch.where(inside[:, 0], found, torch.zeros_like(found))

@@ -105,7 +105,7 @@ def token_divergence(
     other tokens count as one event. So the divergence is exact if k is the vocabulary's size, and
     otherwise a lower bound (the data processing inequality, Cover and Thomas). forward is
     KL(teacher || model), reverse KL(model || teacher), js the Jensen-Shannon divergence. Logits are
-    computed in chunks, and again in the backward pass.
+    computed in chunks, and recomputed in the backward pass.
     """
     parts = []
     whole = ids.shape[1] == len(projection.weight)
@@ -137,7 +137,7 @@ def _log_probs(hidden: Tensor, weight: Tensor, temperature: float, cap: float | 
 
 
 def _with_rest(log_probs: Tensor) -> Tensor:
-    """[n, k + 1]: the log-probabilities [n, k], and the one of all other tokens together."""
+    """[n, k + 1]: the log-probabilities [n, k], and that of all other tokens combined."""
     rest = (1 - log_probs.exp().sum(-1, keepdim=True)).clamp(min=1e-7).log()
     return torch.cat([log_probs, rest], -1)
 

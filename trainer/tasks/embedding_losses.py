@@ -35,7 +35,7 @@ class Embedded:
     """[M]"""
 
     def cut(self, size: int) -> "Embedded":
-        """A copy with vectors that are truncated to `size`."""
+        """A copy with the vectors truncated to `size`."""
         first = (x[:, :size] for x in (self.anchors, self.positives, self.negatives))
         anchors, positives, negatives = first
         return replace(self, anchors=anchors, positives=positives, negatives=negatives)
@@ -120,7 +120,7 @@ def triplet(vectors: Embedded, *, margin: float) -> tuple[Tensor, Tensor]:
 
 
 def cosine_error(vectors: Embedded, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error of cosines and scores [N]: sums [N], counts [N]."""
+    """Squared error between cosines and scores [N]: sums [N], counts [N]."""
     losses = (cosines(vectors.anchors, vectors.positives) - scores).square()
     return losses, torch.ones_like(losses)
 
@@ -128,7 +128,7 @@ def cosine_error(vectors: Embedded, scores: Tensor) -> tuple[Tensor, Tensor]:
 def cosent(
     vectors: Embedded, scores: Tensor, *, temperature: float, group_size: int
 ) -> tuple[Tensor, Tensor]:
-    """CoSENT (Su 2022): pairs of higher scores should have higher cosines: sums [N], counts [N].
+    """CoSENT (Su 2022): pairs with higher scores should have higher cosines. Sums [N], counts [N].
 
     A group's loss is log(1 + sum of exp((cos_j - cos_i) / temperature) over the pairs of samples
     with score_i > score_j). The loss of a group counts once for each of its samples.
@@ -150,7 +150,7 @@ def cosent(
 def _cross_entropy(
     similarities: Tensor, counted: Tensor, temperature: float, margin: float
 ) -> Tensor:
-    """[N], the cross-entropy of cosines [N, C] whose right candidates are on the diagonal."""
+    """[N], the cross-entropy of cosines [N, C]; the correct candidates are on the diagonal."""
     diagonal = torch.eye(*similarities.shape, dtype=torch.bool, device=similarities.device)
     logits = (similarities - margin * diagonal.to(similarities.dtype)) / temperature
     logits = logits.masked_fill(~counted, -torch.inf)

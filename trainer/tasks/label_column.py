@@ -71,8 +71,8 @@ class LabelColumn:
     def learn(self, rows: "Dataset", *held_out: "Dataset") -> "LabelColumn":
         """A copy with the problem, the label names and the meaning of integers of these rows.
 
-        It includes labels that only held-out rows have. Raises InputError if the rows have too
-        few labels for a classifier.
+        The label names include those that occur only in held-out rows. Raises InputError if the
+        rows have too few labels for a classifier.
         """
         values = self.values(rows)
         if isinstance(self.label, list):
@@ -164,7 +164,7 @@ class LabelColumn:
         return cells.as_list(value, self.separator)
 
     def _ints(self) -> str:
-        """What integers mean; inferred from the names of the labels if no rows have been read."""
+        """The meaning of integers; inferred from the label names if no rows have been read."""
         return cells.ints_are(self.labels or ()) if self.int_labels == "auto" else self.int_labels
 
     def _refuse_doubtful(self, several: list[Any], row: int) -> None:

@@ -48,7 +48,7 @@ def refuse_unlearnt(labels: Iterable[Sequence[Sequence[int]]], max_length: int) 
 
 
 def unlearnt_end(samples: "Samples", model: "Model", tokenizer: "Tokenizer") -> str | None:
-    """A warning if no trained token is one that ends generation; otherwise None."""
+    """A warning if no token that ends generation is trained on; otherwise None."""
     import numpy as np
 
     from trainer.generation.stop_tokens import stop_token_ids

@@ -1,6 +1,6 @@
 """Log-probabilities of tokens and sequences, without holding the logits of all tokens.
 
-Dimensions: T tokens, S sequences, D channels, a vocabulary of V words.
+Dimensions: T tokens, S sequences, D channels, a vocabulary of V tokens.
 """
 
 from collections.abc import Iterator
@@ -43,9 +43,9 @@ def token_log_probs(
     """[T], the log-probability of each next token, in at least fp32; 0 for tokens without a label.
 
     `projection` is `outputs.projection` of a flat call. `labels` [T] are not shifted, and -100 for
-    a token without a label; the first token of a sequence never has one. The products with the
+    a token without a label; the label of a sequence's first token is ignored. The products with the
     output weights run in the dtype of the hidden states, in chunks of tokens; the backward pass
-    computes the logits of each chunk again. With `host_labels`, a copy of the labels on the CPU
+    recomputes the logits of each chunk. With `host_labels`, a copy of the labels on the CPU
     (`batch.on_host`), a GPU skips the rows without a label.
     """
     following = projection.next_tokens(labels.long(), IGNORED)

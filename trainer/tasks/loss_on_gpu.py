@@ -1,7 +1,7 @@
 """The next-token loss on a GPU: chunks of thousands of rows, few kernels, no synchronization.
 
 A row is the hidden state or the logits of a token. Dimensions: T tokens, D channels, a vocabulary
-of V words.
+of V tokens.
 """
 
 import torch

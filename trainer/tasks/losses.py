@@ -35,7 +35,7 @@ def cross_entropy(
     [C] (Cui et al. 2019, "Class-Balanced Loss", equation 9): with w = class_weights[labels], the
     total sum divided by the total count is sum(w * loss) / sum(w). Without smoothing, or without
     weights, this equals `torch.nn.functional.cross_entropy` with its mean reduction. With both,
-    torch multiplies the eps / C of each class by the weight of that class, which favours rare
+    torch multiplies the eps / C of each class by the weight of that class, which favors rare
     classes with large weights in every sample. Ignored labels (-100) do not count.
     """
     _check_classes(logits, labels, class_weights)
@@ -293,7 +293,7 @@ def _right(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def _gradient(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """The gradient of the losses by the logits [N, V]; overwrites the log-probabilities."""
+    """The gradient of the losses with respect to the logits [N, V]; overwrites `scores`."""
     gradient = scores.exp_()
     if smoothing:
         gradient -= smoothing / gradient.shape[1]
@@ -334,7 +334,7 @@ def mean_squared_error(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def _check_same_shape(outputs: Tensor, labels: Tensor) -> None:
-    """Raise InputError if logits and labels differ in width, since they would be broadcast."""
+    """Raise InputError if outputs and labels differ in shape, since they would be broadcast."""
     if outputs.shape != labels.shape:
         raise InputError(
             f"labels: found shape {tuple(labels.shape)}; accepted: {tuple(outputs.shape)}, as the "

@@ -18,9 +18,9 @@ NO_SMOOTHING = (
     "and a model's own loss cannot smooth labels"
 )
 LABELS = ("labels", "label", "label_ids")
-"""The columns of plain rows that may contain the answers."""
+"""The columns of plain rows that may contain the labels."""
 SPANS = ("start_positions", "end_positions")
-"""The answer columns for question answering models of transformers."""
+"""The label columns of transformers' question answering models."""
 
 
 class PlainRecipe(Recipe):
@@ -59,9 +59,9 @@ class LossOnly(PlainRecipe):
 class OwnLoss(PlainRecipe):
     """The recipe of a model that computes its own loss, a mean over its labels.
 
-    The mean times the number of labels is the sum that the Trainer divides. Labels of -100 do not
-    count. If the model predicts the next token (`shifted`), the first label of each row does not
-    count either. The count of a batch without labels is its number of samples.
+    The loss sum is the mean times the number of labels. Labels of -100 do not count. If the model
+    predicts the next token (`shifted`), the first label of each row does not count either. The
+    count of a batch without labels is its number of samples.
     """
 
     shifted: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 def sigmoid_loss(delta: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """[N], the negative log-likelihood that the chosen completion wins (Bradley and Terry, 1952).
 
-    If `delta` is multiplied by beta, it is DPO (Rafailov et al. 2023, equation 7).
+    With `delta` multiplied by beta, it is the DPO loss (Rafailov et al. 2023, equation 7).
     `label_smoothing` is the probability that chosen and rejected are swapped (Mitchell 2023, "A
     note on DPO with noisy preferences").
     """

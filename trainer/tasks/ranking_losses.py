@@ -64,8 +64,7 @@ def listnet(scores: Tensor, relevances: Tensor, owners: Tensor) -> tuple[Tensor,
 
 
 def lambda_loss(scores: Tensor, relevances: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums [N] of pairwise losses, weighted by the change in nDCG if the pair is swapped; counts
-    [N].
+    """Pairwise losses, weighted by the change in nDCG if the pair is swapped: sums, counts [N].
 
     This is LambdaRank as a loss (Wang et al. 2018, "The LambdaLoss Framework", section 4.2), with
     gains 2^relevance - 1 and logarithms of base 2. A list whose relevances are all equal has the
@@ -88,7 +87,7 @@ def margin_mse(scores: Tensor, teacher: Tensor, owners: Tensor) -> tuple[Tensor,
     """MarginMSE (Hofstätter et al. 2020), the squared error of margins: sums [N], counts [N].
 
     A margin is the first document's score minus another document's; a list's count is its number of
-    margins. `teacher` [S] has the scores from which the margins to learn are computed.
+    margins. `teacher` [S] holds the teacher's scores, whose margins are the targets.
     """
     grid, wanted, is_filled = _grids(scores, teacher, owners)
     errors = (grid[:, :1] - grid) - (wanted[:, :1] - wanted)

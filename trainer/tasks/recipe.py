@@ -71,8 +71,8 @@ class Recipe:
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of sequences in a sample (chosen, rejected); empty if all have the same role.
 
-    An encoder-decoder reads sequences with the role encoder and learns those with the role
-    decoder.
+    An encoder-decoder model encodes sequences with the role encoder and is trained to predict those
+    with the role decoder.
     """
 
     # --- from rows to ids ---
@@ -123,8 +123,8 @@ class Recipe:
     def texts_per_pass(self) -> int:
         """The number of sequences per forward pass in training; 0 for a whole micro batch.
 
-        Other values are only for losses that read nothing but `outputs.embeddings`, one vector per
-        sequence (see trainer/training/gradient_cache.py).
+        Nonzero values require a loss that reads only `outputs.embeddings`, one vector per sequence
+        (see trainer/training/gradient_cache.py).
         """
         return 0
 
@@ -173,7 +173,7 @@ class Recipe:
 
         In `input_ids`, a sample with several sequences is a list of lists. Rows without answers
         (for prediction) give no answer columns. The column `num_truncated_tokens`, the number
-        of tokens cut off each row, is only used in reports. Raises RowError for a row that cannot
+        of tokens cut off each row, is used only in reports. Raises RowError for a row that cannot
         be used, and AnswerError if only the answer of a row cannot be used; dataset.bad_rows is the
         policy for both.
         """
@@ -365,12 +365,12 @@ class Recipe:
         return {}
 
     def evaluated(self, model: "nn.Module", outputs: Outputs, batch: "Batch") -> Outputs:
-        """A batch's outputs in an evaluation, plus those that need the model, such as texts."""
+        """A batch's outputs, plus those that evaluations generate with the model, such as texts."""
         return outputs
 
     @property
     def for_prediction(self) -> Self:
-        """This recipe, with the options changed that `job=predict` needs."""
+        """This recipe, with its options changed as `job=predict` requires."""
         return self
 
     @property

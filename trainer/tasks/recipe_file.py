@@ -48,7 +48,7 @@ def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A field's value as JSON; a nested recipe has the form that it has in a config."""
+    """A field's value as JSON; a nested recipe is written as in a config."""
     if isinstance(value, Recipe):
         found = recipe_to_json(value)
         return {"recipe": found["recipe"], **found["fields"]}

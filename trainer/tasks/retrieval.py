@@ -41,10 +41,9 @@ def retrieval(embeddings: "Column", texts: "Column") -> Comparison | None:
     """The ranking of a corpus for each query; None if samples have no positives.
 
     A sample's sequences are an anchor, its positive, and negatives. The queries are the distinct
-    anchors, and the corpus consists of all other distinct texts. The
-    positives of all samples with the query's text are relevant to the query. `texts` holds text
-    ids, equal for equal texts. A corpus text that equals the query but is not relevant to it is
-    ranked last.
+    anchors, and the corpus consists of all other distinct texts. The positives of all samples whose
+    anchor equals the query are relevant to it. `texts` holds text ids, equal for equal texts. A
+    corpus text that equals the query but is not relevant to it is ranked last.
     """
     offsets = embeddings.offsets
     assert offsets is not None

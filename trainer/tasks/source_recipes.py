@@ -35,9 +35,9 @@ def learn_sources(
     """The run's recipe and the sources' recipes, with values such as labels filled in from rows.
 
     If sources have different label names, all sources get the union of them. `held_out` maps
-    sources to the rows that were held out for validation; their labels count too. Nothing is
-    filled in from tokenized rows. Raises InputError if the sources need different heads, and for an
-    invalid row.
+    sources to the rows held out for validation, whose labels are included. Nothing is filled in
+    from tokenized rows. Raises InputError if the sources need different heads, and for an invalid
+    row.
     """
     held_out = held_out or {}
     given_recipes = {name: own_recipe(recipe, s.recipe, name) for name, s in mixed.sources.items()}

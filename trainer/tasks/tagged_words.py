@@ -77,7 +77,7 @@ def chains(batch: "OwnBatch") -> tuple["Tensor", "Tensor"]:
 
     starts = batch.on_host.get(
         "starts", batch["starts"]
-    )  # counted without synchronising with the device
+    )  # on the CPU, so that counting does not synchronize with the device
     places = (starts >= 0).nonzero().squeeze(1)
     sample = batch.host_owners.repeat_interleave(batch.sequence_lengths)[places]
     return to_device(places, batch["starts"].device), sample.bincount(minlength=batch.num_samples)

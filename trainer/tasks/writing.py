@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
 
 Spans = Sequence[tuple[int, int, int]]
-"""Per sample (start of the prompt, start of the answer, end of the answer), as indices of [T]."""
+"""(start of the prompt, start of the answer, end of the answer) per sample, as token indices."""
 
 
 class WritingRecipe(NextTokenRecipe):
@@ -141,7 +141,11 @@ def last_learnt(batch: "FlatBatch", learnt: "Tensor") -> Spans:
 
 
 def first_halves(batch: "FlatBatch", prompt_tokens: int, max_new_tokens: int) -> Spans:
-    """A prompt, which is at most the first half of each sample, and the tokens that follow it."""
+    """The first tokens of each sample as its prompt, and the tokens after them as its answer.
+
+    Both are in the sample's first sequence. The prompt has at most `prompt_tokens` tokens and at
+    most half of the sequence; the answer has at most `max_new_tokens` tokens.
+    """
     starts = (batch.sequence_lengths.cumsum(0) - batch.sequence_lengths).tolist()
     lengths = batch.sequence_lengths.tolist()
     firsts: dict[int, int] = {}

@@ -50,7 +50,7 @@ def of_command() -> Iterator[None]:
 
 
 def begin(title: str) -> None:
-    """Let `doing` show its texts from now on, each after `title`, such as the name of the job.
+    """Let `doing` show texts from now on, each prefixed with `title`, such as the job's name.
 
     Without a terminal, texts are shown only for the jobs in LOGGED. If the run has several ranks,
     only the first one shows texts.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 PLAIN_WIDTH = 100
-"""The width, in characters, of output in a notebook and of standard output that is no terminal."""
+"""The width, in characters, of output in a notebook or to a stream that is not a terminal."""
 UNLIMITED = 10_000
 """A width in characters that no table exceeds."""
 NOTEBOOKS = ("ZMQInteractiveShell", "Shell")
@@ -26,7 +26,7 @@ NOTEBOOKS = ("ZMQInteractiveShell", "Shell")
 def make_console(stderr: bool = False) -> "Console":
     """Create a console for standard output or, with `stderr`, for standard error.
 
-    If the stream is not a terminal, colours and cursor movements are left out. Output that cannot
+    If the stream is not a terminal, colors and cursor movements are left out. Output that cannot
     be written (the disk is full, the pipe is closed) is dropped, and a warning is logged.
     """
     from trainer.terminal.plain_console import PlainConsole
@@ -113,7 +113,7 @@ def plain_line(message: str, prefix: str = "") -> None:
 
 
 def _has_colours(stream: LastingOutput) -> bool:
-    """Whether the stream is a terminal with colours (TERM is not dumb), and NO_COLOR is not set."""
+    """Whether the stream is a terminal with colors (TERM is not dumb), and NO_COLOR is not set."""
     is_plain = os.environ.get("TERM") in DUMB or os.environ.get("NO_COLOR", "") != ""
     return stream.isatty() and not is_plain
 
@@ -157,7 +157,7 @@ class PlainFormatter(logging.Formatter):
     def __init__(
         self, form: str | None = None, rewritten: Callable[[str], str] = lambda line: line
     ) -> None:
-        """`rewritten` changes each line, such as paths that the user does not know."""
+        """`rewritten` changes each line, for example paths that the user does not know."""
         super().__init__(form)
         self._rewritten = rewritten
 

@@ -149,10 +149,10 @@ def open_closed_streams() -> None:
 
 
 def _escape_unencodable_text() -> None:
-    """Print characters that standard output cannot encode as escapes of JSON.
+    """Print characters that standard output cannot encode as JSON escapes.
 
-    Otherwise a label in another script ends the run, if the locale's encoding is not UTF-8. Answers
-    are JSON lines, which stay valid. An error handler that the user chose is kept.
+    Otherwise, with a locale encoding other than UTF-8, a label in another script would end the run.
+    Answers are JSON lines, which stay valid. An error handler that the user chose is kept.
     """
     codecs.register_error("tempering_json", _as_json)
     chosen = os.environ.get("PYTHONIOENCODING", "").partition(":")[2]
@@ -176,7 +176,7 @@ def require_output() -> None:
 def flush_or_drop() -> None:
     """Flush standard output and error, and drop what cannot be written.
 
-    Otherwise Python would try to flush them at its exit, fail, and exit with code 120.
+    Otherwise Python would try to flush them at exit, fail, and exit with code 120.
     """
     for name in NAMES:
         stream = getattr(sys, name)

@@ -44,7 +44,7 @@ class Supervised:
 
     text: str
     spans: list[tuple[int, int]]
-    """The first character of each span, and the character after its last one."""
+    """(start, end) of each span, in characters; the end is exclusive."""
 
 
 def supervised_texts(

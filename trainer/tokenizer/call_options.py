@@ -28,7 +28,7 @@ class EncodeOptions(TypedDict, total=False):
     is_split_into_words: bool
     """Whether each text is a list of words; by default False."""
     pad_to_multiple_of: int | None
-    """The number of which the length of padded rows is a multiple; by default None."""
+    """Padded rows get a length that is a multiple of this number; by default None."""
     padding_side: str | None
     """The side on which pads are added; by default the tokenizer's `padding_side`."""
     return_tensors: Literal["pt", "np", "tf"] | None

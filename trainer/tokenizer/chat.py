@@ -26,7 +26,7 @@ CHATML = """\
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys for the reasoning of a message; the first one that the message has is used."""
 WRAPPERS = ("content", "tool_calls", "function")
-"""Entries of a message whose own null entries are removed, too."""
+"""Entries of a message from which null entries are removed, too."""
 ARGUMENTS = ("add_generation_prompt", "chat_template", "continue_final_message", "conversation") + (
     "documents",
     "max_length",

@@ -83,7 +83,7 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
 def _after_newline(tokenizer: Encoder, piece: str, encode: Any) -> list[int]:
     """The ids of a text that follows another text.
 
-    It is encoded after a newline, since SentencePiece would add a space before a first text.
+    It is encoded after a newline, since SentencePiece would add a space before the first text.
     """
     newline = encode(tokenizer, "\n")
     ids = encode(tokenizer, f"\n{piece}")

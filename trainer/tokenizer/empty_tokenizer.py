@@ -1,4 +1,4 @@
-"""Empty tokenizer: makes a tokenizer of a kind, whose vocabulary has not been trained yet."""
+"""Empty tokenizer: makes a tokenizer of a given kind with only special tokens, for training."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -12,13 +12,16 @@ from trainer.tokenizer.lengths import UNLIMITED, accept
 Kind = Literal["wordpiece", "bpe", "unigram", "gpt2"]
 
 LAYOUTS = {"wordpiece": layouts.BERT, "gpt2": layouts.GPT2}
-"""A kind -> its special tokens; other kinds have those of RoBERTa."""
+"""A kind -> its special tokens; other kinds use RoBERTa's."""
 
 
 def empty_tokenizer(
     kind: str, special: Sequence[str]
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """A tokenizer of this kind, with only special tokens in its vocabulary, and its config."""
+    """A tokenizer of this kind, with only special tokens in its vocabulary, and its config.
+
+    Raises InputError for an unknown kind.
+    """
     accept("kind", kind, get_args(Kind))
     layout = LAYOUTS.get(kind, layouts.ROBERTA)
     order = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")

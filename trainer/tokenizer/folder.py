@@ -119,7 +119,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """The entries of tokenizer_config.json.
 
     A config without added_tokens_decoder was written by an old version of the hub's libraries. In
-    these versions, special_tokens_map.json took precedence over it.
+    these versions, special_tokens_map.json took precedence over tokenizer_config.json.
     """
     config = read_json(folder / "tokenizer_config.json")
     special = read_json(folder / "special_tokens_map.json")

@@ -62,7 +62,10 @@ def spelled(name: object) -> str:
 
 
 def conventional(backend: tokenizers.Tokenizer, name: str) -> dict[str, str]:
-    """Role -> special token of a family or, for an unknown family, of the layout that fits."""
+    """Config entry, such as unk_token -> the family's special token, if the vocabulary has it.
+
+    For an unknown family, the layout is the first one whose unknown token is in the vocabulary.
+    """
     layout = MEMBERS.get(name)
     for roles in LAYOUTS if layout is None else (layout,):
         if layout is not None or backend.token_to_id(roles["unk"]) is not None:

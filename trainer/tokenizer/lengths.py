@@ -122,7 +122,7 @@ def accept(argument: str, found: object, accepted: Sequence[str]) -> None:
 
 
 def accept_number(argument: str, found: object, at_least: int | None) -> int | None:
-    """The number as an int, or None. Raises InputError if it is not whole or below `at_least`."""
+    """The number as an int, or None. Raises InputError unless it is whole and >= `at_least`."""
     if found is None:
         return None
     number = whole(found)

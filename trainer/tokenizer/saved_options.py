@@ -23,7 +23,7 @@ NO_EFFECT = {
     "tokenizer_type": "the folder's files decide",
     "config": "the folder's files decide",
 }
-"""An argument of from_pretrained that has no effect -> the reason, which a warning names."""
+"""An argument of from_pretrained that has no effect -> the reason, which a warning states."""
 
 
 def check_load_options(given: Mapping[str, Any]) -> dict[str, Any]:

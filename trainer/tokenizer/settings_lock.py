@@ -1,7 +1,7 @@
-"""Settings lock: threads take turns in setting a backend's truncation and padding and encoding.
+"""Settings lock: lets one thread at a time set a backend's truncation and padding, then encode.
 
-The settings belong to the backend, so without turns one thread would encode with the settings of
-another. The lock is for all tokenizers: each call of a backend uses all cores anyway.
+The settings belong to the backend, so without the lock one thread could encode with the settings of
+another. All tokenizers share one lock: each call of a backend uses all cores anyway.
 """
 
 import os
@@ -12,7 +12,7 @@ _lock = threading.RLock()
 
 
 def settings_lock() -> AbstractContextManager[bool]:
-    """The lock that a thread holds from setting a backend until the texts are encoded."""
+    """The lock that a thread holds while it sets a backend's options and encodes texts."""
     return _lock
 
 

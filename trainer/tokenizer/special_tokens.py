@@ -17,7 +17,10 @@ FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 def content(token: object) -> str | None:
-    """The text of a config's token: a string or an object with `content`; None if unset."""
+    """The text of a config's token: a string or an object with `content`; None if unset.
+
+    Raises InputError for any other value.
+    """
     if isinstance(token, dict):
         token = token.get("content")
     if token is None or isinstance(token, str):

@@ -2,7 +2,7 @@
 
 A template is code from the hub. Jinja's sandbox protects the system, but does not stop endless
 loops or huge strings. So templates run in this separate process, whose address space and CPU time
-per conversation are limited by the kernel. Requests and answers are lines of JSON.
+per conversation are limited by the kernel. Requests and responses are lines of JSON.
 """
 
 import json

@@ -65,7 +65,7 @@ def render(
 
     `today` (ISO 8601) is the date that `strftime_now` returns; None means the current time. The
     time limit applies to a set of conversations. To render a set with several calls, pass the same
-    `spent` to each; None: the set is this call's.
+    `spent` to each; None: the set is `conversations`.
 
     Raises RowError, with the index of the conversation, if the template is not valid Jinja, raises
     an error, takes too long or writes too much; the message names the line of the template. Raises

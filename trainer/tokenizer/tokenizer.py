@@ -123,7 +123,7 @@ class Tokenizer(Encoder):
         new_special_tokens: Sequence[str | AddedToken] | None = None,
         special_tokens_map: Mapping[str, str] | None = None,
     ) -> Self:
-        """Train a tokenizer of the same kind and options on other texts.
+        """Train a tokenizer with the same kind and options on other texts.
 
         The new tokenizer has the special tokens of this one, renamed by `special_tokens_map`, and
         `new_special_tokens`. `length` is ignored; transformers has this argument.
@@ -165,14 +165,14 @@ class Tokenizer(Encoder):
         a warning. `variables` are passed to the template; a variable that the template does not
         read is refused. `tools` are JSON schemas, or functions with type hints and a docstring.
         `add_generation_prompt` appends the start of an assistant message. `continue_final_message`
-        does not end the last message, so that the model continues its content or the named field.
+        leaves the last message open, so that the model continues its content or the named field.
 
         Returns the text if `tokenize` is false, only the input_ids if `return_dict` is false, and
         otherwise a BatchEncoding, like a call with `tokenizer_kwargs`.
         `return_assistant_tokens_mask` adds assistant_masks, which are 1 for tokens in
         {% generation %} blocks. With `sanitize_control_tokens`, control tokens in messages are
         encoded as plain text. The template runs in a separate process with limits on time and
-        memory. Raises InputError; for an error of the template, it names the line.
+        memory. Raises InputError; if the template fails, the error names the line.
         """
         return apply_template(
             self,

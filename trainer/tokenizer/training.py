@@ -133,9 +133,9 @@ def _learn_pieces(
 ) -> dict[str, Any]:
     """Train WordPiece or BPE, which merge the pair with the highest frequency first.
 
-    Between pairs with equal frequencies, the numbers of the characters decide. The library numbers
-    characters with affixes in the order of a hash map, which varies. So they are passed as special
-    tokens, in a fixed order.
+    Between pairs with equal frequencies, the ids of the characters decide. The library assigns ids
+    to characters with affixes in the order of a hash map, which varies. So these characters are
+    passed as special tokens, in a fixed order.
     """
     names = ("continuing_subword_prefix", "end_of_word_suffix")
     affixes: dict[str, Any] = {name: model[name] for name in names if model.get(name)}

@@ -84,8 +84,8 @@ def checked(given: RawArguments, seed: int) -> Arguments:
     """The arguments of `Trainer`, each in the type that the loop needs.
 
     Models and tokenizers are loaded if paths are given. Recipes, callbacks and metrics may be given
-    as classes, which are instantiated, and metrics also by name. Weights that a model's files lack
-    are drawn from `seed`. Raises InputError for values of other types.
+    as classes, which are instantiated, and metrics also by name. Weights that are missing from a
+    model's files are initialized with `seed`. Raises InputError for values of other types.
     """
     chosen = _recipe(given)
     sets = named_sets(given.evaluation)
@@ -172,7 +172,7 @@ def _recipe(given: RawArguments) -> Recipe:
 def _completed(recipe: Recipe, train: Any, sets: Mapping[str, object], model: object) -> Recipe:
     """The recipe, with values such as labels filled in from the training rows.
 
-    They are filled in from the model's config if there are no such rows, or if they hold token ids.
+    Without training rows, or if the rows hold token ids, the values come from the model's config.
     """
     if train is None and (isinstance(model, nn.Module) or any(map(is_rows, sets.values()))):
         return _completed_from_model(recipe, model)
@@ -194,7 +194,7 @@ def _completed_from_model(recipe: Recipe, model: object) -> Recipe:
 
 
 def _checked_for_stream(recipe: Recipe) -> Recipe:
-    """The recipe of a stream. Raises InputError if its head depends on the rows."""
+    """Return the recipe. Raises InputError if its head depends on the rows of the stream."""
     try:
         recipe.head  # noqa: B018  # raises InputError if labels are not known
     except InputError as error:
@@ -204,8 +204,8 @@ def _checked_for_stream(recipe: Recipe) -> Recipe:
 
 
 def _has_known_head(recipe: Recipe) -> bool:
-    """Whether the recipe names a head, which does not depend on labels that are still unknown."""
-    if type(recipe).head is Recipe.head:  # recipes for samples need none
+    """Whether the recipe names a head that does not depend on labels that are still unknown."""
+    if type(recipe).head is Recipe.head:  # a recipe for samples needs no head
         return False
     try:
         recipe.head  # noqa: B018
@@ -294,14 +294,14 @@ def _processor(
     if not recipe.reads_text and isinstance(tokenizer, Processor):
         return tokenizer
     if isinstance(recipe, PlainRecipe) and hasattr(tokenizer, "save_pretrained"):
-        return cast(Processor, tokenizer)  # it is only used to pad rows of token ids, and saved
+        return cast(Processor, tokenizer)  # it only has to pad rows of token ids, and to be saved
     whose = "transformers' " if is_of_transformers(tokenizer) else ""
     accepted = "a path, or trainer.AutoTokenizer.from_pretrained(path)"
     raise InputError(f"tokenizer: found {whose}{_type_name(tokenizer)}; accepted: {accepted}")
 
 
 def check_run_facts(output_dir: object, seed: object) -> None:
-    """Raise InputError for a folder or a seed of a wrong type."""
+    """Raise InputError for a folder or a seed of the wrong type, or a URL given as a Path."""
     if output_dir is not None and not isinstance(output_dir, (str, Path)):
         raise InputError(f"output_dir: found {_type_name(output_dir)}; accepted: a path, or None")
     if isinstance(output_dir, Path) and re.match(r"[a-z0-9]{2,}:/", str(output_dir)):

@@ -13,14 +13,14 @@ SMALLEST_PAGED = 100_000
 
 
 class BitsAndBytesAdamW(CombinedOptimizer):
-    """A combined optimizer whose parts may be of bitsandbytes, with moments in 8 or 32 bits."""
+    """A combined optimizer whose parts may be bitsandbytes', with 8-bit or 32-bit moments."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter.
 
-        The library counts steps in ints, which are converted to tensors for checkpoints. Moments
-        that a checkpoint has restored are moved to paged memory, if the optimizer uses it.
+        The library counts steps with an int, which is converted to a tensor for checkpoints.
+        Moments restored from a checkpoint are moved to paged memory if the optimizer uses it.
         """
         counters = [state for _, state in self.states() if MOMENTS[0] in state]
         for state in counters:

@@ -21,7 +21,7 @@ Placeholder = Callable[[], Batch] | None
 def find_budget(
     session: Session, placeholder: Placeholder, batch_of: Callable[[np.ndarray], Batch]
 ) -> int:
-    """The tokens of a micro batch in training: as many as fit, unless the settings give a number.
+    """The maximum number of tokens per micro batch, from a search or else from the session.
 
     `batch_of` makes a batch of the given samples on the device. This may run a warm-up pass, which
     changes no weights. Every rank calls it.
@@ -35,11 +35,11 @@ def find_budget(
 
 
 def is_searched(session: Session, placeholder: Placeholder) -> bool:
-    """Whether to search for the largest micro batch, which only devices with own memory need."""
+    """Whether to search for the largest micro batch; only for devices with their own memory."""
     settings = session.setup.settings
     given = settings.micro_batch_size or settings.max_tokens_per_micro_batch or session.state.step
     if session.setup.ranks.copies > 1:
-        return False  # if one rank ran out of memory, the others would wait for its attention keys
+        return False  # if one rank ran out of memory, those that share its batch would wait for it
     has_memory = session.setup.ranks.device.type in HAVE_OWN_MEMORY
     return has_memory and not given and placeholder is not None
 

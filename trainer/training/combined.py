@@ -14,7 +14,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
     """An optimizer of several parts; each group's `algorithm` names the part that updates it.
 
     Subclasses create the parts in `part`. The parts share their groups and state with this
-    optimizer, so that a schedule and a checkpoint see a single one.
+    optimizer, so that a schedule and a checkpoint see a single optimizer.
     """
 
     def __init__(self, groups: Sequence[Group], lr: float = 1e-3, **options: object) -> None:
@@ -48,5 +48,5 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
 
 def adamw(groups: list[Group], lr: float, options: Mapping[str, Any]) -> torch.optim.AdamW:
-    """Create torch's AdamW, for parameters that the main algorithm is not made for."""
+    """Create torch's AdamW, for parameters that the main algorithm does not suit."""
     return torch.optim.AdamW(groups, lr=lr, **fused_where_possible(torch.optim.AdamW, options))

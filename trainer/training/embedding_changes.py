@@ -47,10 +47,10 @@ def embedding_changes(
 class EmbeddingChanges:
     """The changes to the token embeddings [T, D]; `trainer/training/step.py` applies them.
 
-    NEFTune (Jain et al. 2023): uniform noise of at most alpha / sqrt(L * D) on each number, where L
-    is the length of the sequence. The noise is a hash of the token's dropout key (seed, step,
-    sample, sequence, token) and the channel, so that it does not depend on how a global batch is
-    split.
+    NEFTune (Jain et al. 2023): uniform noise of at most alpha / sqrt(L * D) on each component,
+    where L is the length of the sequence. The noise is a hash of the token's dropout key (seed,
+    step, sample, sequence, token) and the channel, so that it does not depend on how a global batch
+    is split.
 
     FGM (Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text
     Classification"): a second pass over the batch adds epsilon * g / |g| to the embeddings of each
@@ -97,7 +97,7 @@ class EmbeddingChanges:
 
     @torch.no_grad()
     def _step(self, batch: FlatBatch) -> Tensor:
-        """[T, D], each sample's gradient scaled to the length epsilon; 0 for gradients of 0."""
+        """[T, D], each sample's gradient scaled to the norm epsilon; 0 for gradients of 0."""
         assert self._probe is not None, "there was no first pass"
         gradient = self._probe.grad
         if gradient is None:  # the batch was a placeholder
@@ -105,7 +105,7 @@ class EmbeddingChanges:
         gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
         owner = owners(batch, len(gradient), gradient.device)
         assert owner is not None
-        # scale by the maximum first, since squares of gradients of a mean may underflow
+        # scale by the maximum first, since squares of small gradients may underflow
         largest = gradient.new_zeros(batch.num_samples)
         largest.scatter_reduce_(0, owner, gradient.abs().amax(1), "amax")
         gradient = gradient / torch.where(largest > 0, largest, 1.0)[owner].unsqueeze(1)

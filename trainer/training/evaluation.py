@@ -107,7 +107,7 @@ def evaluate(
 def check_finite(evaluations: Mapping[str, Evaluation], context: str = "") -> None:
     """Raise NonFiniteSamples, a NumericsError, if an evaluation has samples that are not finite.
 
-    `evaluations` has the names of the sets as keys; `context` ends the message.
+    `evaluations` maps the name of each set to its evaluation; `context` is appended to the message.
     """
     for name, evaluation in evaluations.items():
         if len(evaluation.non_finite):
@@ -236,7 +236,7 @@ def _means(sums: Sums | None) -> np.ndarray | None:
 def _loss(
     gathered: Gathered, batches: list[np.ndarray], num_samples: int
 ) -> tuple[dict[str, float], Sums | None]:
-    """The loss, if the samples have answers, and each sample's loss sum and count, if known."""
+    """The loss, if the samples have labels, and each sample's loss sum and count, if known."""
     sums, counts = in_batch_order(gathered, "sums"), in_batch_order(gathered, "counts")
     if not sums:
         return {}, None

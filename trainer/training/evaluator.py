@@ -148,7 +148,7 @@ class Evaluator:
             return setup.recipe.evaluated(setup.model, outputs, batch)
 
     def _remove_bars(self) -> None:
-        """Remove the progress bar of a failed evaluation."""
+        """Remove the progress bar, which a failed evaluation would leave behind."""
         for callback in self.setup.callbacks:
             if isinstance(callback, Progress):
                 callback.end_evaluation()

@@ -1,4 +1,4 @@
-"""Familiar names: aliases for names of transformers' Trainer, and errors that suggest ours."""
+"""Familiar names: aliases for methods of transformers' Trainer, and errors that suggest ours."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -51,14 +51,14 @@ ATTRIBUTES = {
 
 
 class FamiliarNames(ABC):
-    """Methods of a Trainer under transformers' names; errors for other names suggest ours."""
+    """Methods under the names of transformers' Trainer; errors for its other names suggest ours."""
 
     callbacks: list[Callback]
 
     def train(self, resume_from_checkpoint: object = None, **options: object) -> dict[str, Any]:
-        """Alias of `fit`. Raises InputError for options of transformers, naming ours.
+        """Alias of `fit`. Raises InputError for transformers' options, and names our equivalents.
 
-        Without a value, `resume_from_checkpoint` changes nothing.
+        `resume_from_checkpoint` has no effect if it is None or False.
         """
         if resume_from_checkpoint not in (None, False):
             options = {"resume_from_checkpoint": resume_from_checkpoint, **options}

@@ -48,7 +48,7 @@ def _is_computed(name: str) -> bool:
 
 
 def _logits(outputs: Outputs) -> Iterator[Tensor]:
-    """The fields named logits of a model's outputs; a plain module has none."""
+    """The output fields whose names end in logits; none if a plain module's outputs are unnamed."""
     if isinstance(outputs, (Tensor, tuple, list)) or not hasattr(outputs, "items"):
         return
     if isinstance(projection := getattr(outputs, "projection", None), Projection):
@@ -69,7 +69,7 @@ def _bad_entries(tensor: Tensor) -> Tensor:
 def _by_sample(bad: Tensor, batch: Batch, axis: str | None) -> Tensor:
     """[N] bool: whether each sample has a bad entry.
 
-    Entries that cannot be assigned to samples count for all of them.
+    A bad entry that cannot be assigned to a sample marks all samples.
     """
     number = len(batch.sample_ids)
     found = None

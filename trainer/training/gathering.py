@@ -101,7 +101,7 @@ def check_axes(
 
 
 class Parts:
-    """One rank's measured tensors by name, batch after batch; copied to the host in bulk.
+    """One rank's measured tensors by name, batch by batch; copied to the host in bulk.
 
     Predictions along axes that a batch itself defines (`FlatBatch.owners_along`) may be absent in
     some batches.

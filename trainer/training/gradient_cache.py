@@ -45,7 +45,7 @@ class CachedVectors:
 def parts_of(batch: Batch, size: int) -> list[dict[str, Any]]:
     """The inputs of a flat batch, split into parts of `size` sequences.
 
-    Returns an empty list if one pass is enough. A `size` of 0 means all sequences.
+    Returns an empty list if one pass is enough. A `size` of 0 means one pass over all sequences.
     """
     if not size or not isinstance(batch, FlatBatch):
         return []

@@ -41,7 +41,7 @@ class KeptOutputs:
         return EvalPrediction(_one_or_tuple(list(self.outputs.values())), labels, losses=losses)
 
     def comparison(self) -> Comparison | None:
-        """Compare the first output with the labels; returns None without labels.
+        """The first output paired with the labels; None if there are no outputs or no labels.
 
         Integer labels are classes. If the output has one more axis than the labels, it holds
         scores, and their argmax is compared. Entries with the label -100 are left out.

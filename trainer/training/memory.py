@@ -93,7 +93,7 @@ def whole(model: nn.Module) -> nn.Module:
 
 
 def weights_in_memory() -> AbstractContextManager[None]:
-    """Context manager: a lack of memory for weights and moments is a one-line error."""
+    """Context manager: running out of memory for weights and moments raises a one-line error."""
     return _out_of_memory_as(
         "out of memory: weights, gradients and moments do not fit together; accepted: "
         "launch.strategy=fsdp with more devices or launch.cpu_offload=true, more memory"
@@ -101,7 +101,7 @@ def weights_in_memory() -> AbstractContextManager[None]:
 
 
 def step_memory(step: int, max_tokens: int) -> AbstractContextManager[None]:
-    """Context manager: a lack of memory for a step's micro batches is a one-line error."""
+    """Context manager: running out of memory in a step's micro batches raises a one-line error."""
     return _out_of_memory_as(
         f"step {step}: out of memory in micro batches of up to {max_tokens} tokens; accepted: a "
         "smaller trainer.max_tokens_per_micro_batch, trainer.gradient_checkpointing=true"
@@ -109,7 +109,7 @@ def step_memory(step: int, max_tokens: int) -> AbstractContextManager[None]:
 
 
 def evaluation_memory(max_tokens: int) -> AbstractContextManager[None]:
-    """Context manager: a lack of memory for evaluation batches is a one-line error."""
+    """Context manager: running out of memory in evaluation batches raises a one-line error."""
     return _out_of_memory_as(
         f"evaluation: out of memory in batches of up to {max_tokens} tokens; accepted: a "
         "smaller trainer.max_tokens_per_micro_batch"
@@ -138,7 +138,7 @@ def largest_budget(
 
 
 def smaller_budget(micro_batches: Sequence[np.ndarray]) -> int:
-    """Half the tokens of the largest micro batch; a micro batch is given by its groups' lengths.
+    """Half the tokens of the largest micro batch; each is given as the lengths of its groups.
 
     Micro batches with a single group cannot be split and do not count. Raises EnvironmentFault if
     there are none.

@@ -61,7 +61,7 @@ class AveragesWeights(Protocol):
     """An optimizer that keeps an average of the weights, such as a schedule-free one."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Context manager: the parameters hold the average; they are restored bit for bit."""
+        """Context manager: the parameters hold the average, and are restored exactly on exit."""
 
 
 def shipped_weights(

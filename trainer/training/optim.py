@@ -23,7 +23,7 @@ class OptimizerKind:
     name: str
     build: Callable[[NamedParameters, TrainSettings], torch.optim.Optimizer]
     elementwise: bool = False
-    """Whether updates are elementwise. Only elementwise optimizers can step the rows that a rank
+    """Whether updates are elementwise. Only elementwise optimizers can update the rows that a rank
     of a sharded model holds."""
     package: str | None = None
     """The package that the optimizer needs in addition to torch."""
@@ -39,7 +39,7 @@ def build_optimizer(
     """Build the optimizer that the settings name, for these trained parameters.
 
     `model` is needed to find a parameter's layer and its name in files on the hub. Raises
-    InputError for a name, an option or a pattern that is not valid.
+    InputError for an invalid name, option or pattern.
     """
     kind = find_optimizer(settings.optimizer)
     check_installed(kind)
@@ -69,7 +69,7 @@ def find_optimizer(name: str) -> OptimizerKind:
 
 
 def own_optimizers() -> dict[str, str]:
-    """The optimizers of this package and of torch.optim, for the registry."""
+    """Name -> import path of this package's and torch.optim's optimizers, for the registry."""
     found = {name: f"{OPTIMIZERS.home}.{name}" for name in own_names(OPTIMIZERS)}
     for name, cls in torch_optimizers.classes().items():
         if name not in found:
@@ -79,7 +79,8 @@ def own_optimizers() -> dict[str, str]:
 
 def elementwise_optimizers() -> list[str]:
     """The names of the optimizers that a sharded model can train with."""
-    known = [each for each in entries(OPTIMIZERS) if not each.installed]  # not imported yet
+    # those of installed packages are left out, since they would have to be imported
+    known = [each for each in entries(OPTIMIZERS) if not each.installed]
     return sorted(each.name.lower() for each in known if _kind(each).elementwise)
 
 
@@ -132,7 +133,7 @@ def moments_per_weight(settings: TrainSettings) -> float:
 
 def _bytes(layout: Layout | None, parameter: nn.Parameter) -> int:
     """The bytes of moments with this layout, without counters."""
-    if layout is None:  # unknown, since the step needs a closure; assume two moments
+    if layout is None:  # unknown, since a trial step failed; assume two moments
         return 2 * parameter.nbytes
     return sum(
         torch.Size(shape).numel() * dtype.itemsize for shape, dtype in layout.values() if shape

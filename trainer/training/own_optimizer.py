@@ -23,7 +23,7 @@ ACCEPTED = "accepted: (a torch optimizer over the model's parameters, its schedu
 
 
 class OwnOptimizer:
-    """An optimizer and its scheduler, reset to their initial state at the start of every training.
+    """An optimizer and its scheduler, reset to their initial state at the start of every `fit`.
 
     Without a scheduler, the schedule of the settings scales the groups' initial rates. A scheduler
     steps once per optimizer step, so its rates depend only on the step; a resumed run repeats the
@@ -43,7 +43,7 @@ class OwnOptimizer:
         return "own " + " and ".join(type(each).__name__ for each in kinds)
 
     def check(self, model: nn.Module, settings: TrainSettings) -> None:
-        """Raise InputError unless the optimizer has all trained parameters of the model.
+        """Raise InputError unless the optimizer has all trained parameters and no foreign ones.
 
         Also refuses settings that the optimizer replaces, since they would have no effect.
         """
@@ -69,7 +69,7 @@ class OwnOptimizer:
             raise InputError(f"optimizers: {found}; accepted: requires_grad=False for them")
 
     def begin(self, settings: TrainSettings) -> torch.optim.Optimizer:
-        """The optimizer in its initial state."""
+        """Reset the optimizer and its scheduler to their initial state; returns the optimizer."""
         self.optimizer.load_state_dict(copy.deepcopy(self._optimizer_state))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(self._scheduler_state))

@@ -91,7 +91,7 @@ def activations(
 ) -> int | None:
     """The bytes that the body saves for the backward pass, plus those that a layer recomputes.
 
-    `build` makes the model on the meta device; `lengths` [B] are those of the sequences. The body
+    `build` makes the model on the meta device; `lengths` [B] are the sequence lengths. The body
     runs on fake CPU tensors, which have shapes but no values. On a CPU, attention saves its
     probabilities only if dropout applies to them. Returns None if a family's code needs values.
     """

@@ -14,7 +14,7 @@ from trainer.settings import TrainSettings
 def watchers(settings: TrainSettings, best_metric: Callable[[], str]) -> list[Callback]:
     """The callbacks for the settings, which watch the metric for the best model.
 
-    `best_metric` returns its name, or raises InputError if it does not exist.
+    `best_metric` returns the metric's name, or raises InputError if there is no such metric.
     """
     patience, found = settings.early_stopping_patience, list[Callback]()
     plateau = settings.lr_scheduler == "reduce_on_plateau"

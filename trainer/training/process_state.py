@@ -15,7 +15,7 @@ def process_as_found() -> Iterator[None]:
 
     Training seeds the generators at each step, so that a plain module's dropout is reproducible. If
     they were not restored, code that draws random numbers afterwards, such as the initialization of
-    another model, would get the same numbers after every training.
+    another model, would get the same numbers after every `fit`.
     """
     on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cpu, gpus = torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpu else None

@@ -33,7 +33,7 @@ class ReportWriting:
         self._last = time.perf_counter()
         self._begun = self._ended = False
         self._is_quiet = False
-        """Whether to log no warning if the report cannot be written: the run itself has failed."""
+        """Whether a failure to write the report is not logged, since the run itself has failed."""
 
     def begin(self, facts: RunFacts) -> None:
         """Write facts.json before the first step."""

@@ -109,7 +109,7 @@ def _truncated(samples: object) -> int | None:
 
 
 def dropped_rows(setup: Setup) -> list[BadRow]:
-    """The bad rows that were left out, while reading files and from each set."""
+    """The bad rows that were left out while reading files or making samples."""
     tables = [setup.train, *setup.evaluation.values()]
     of_sets = [row for table in tables for row in getattr(table, "dropped", ())]
     return [*setup.bad_rows.dropped, *of_sets]

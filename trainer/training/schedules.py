@@ -15,10 +15,10 @@ def learning_rate(
 ) -> float:
     """The learning rate of optimizer step `step` (from 0).
 
-    It is a pure function, so checkpoints do not store it. Warm-up is linear: step s of w warm-up
-    steps has (s + 1) / (w + 1) of the peak rate, and the first step after warm-up has the full
-    peak. Then the schedule decays to `min_learning_rate` at the end of the run. `plateau_scale` is
-    the current factor of `ReduceOnPlateau`.
+    The rate depends only on the arguments, so checkpoints do not store it. Warm-up is linear: step
+    s of w warm-up steps has (s + 1) / (w + 1) of the peak rate, and the first step after warm-up
+    has the full peak. Then the schedule decays to `min_learning_rate` at the end of the run.
+    `plateau_scale` is the current factor of `ReduceOnPlateau`.
     """
     peak, floor = settings.learning_rate, settings.min_learning_rate
     warmup = settings.resolved_warmup(total_steps)

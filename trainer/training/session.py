@@ -1,4 +1,4 @@
-"""Session: the state of one call of `fit`, in addition to its Setup."""
+"""Session: the state of one call to `fit`, in addition to its Setup."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from trainer.training.token_budget import default_budget
 
 @dataclass
 class Session:
-    """One call of `Trainer.fit`: its plan, optimizer and progress."""
+    """One call to `Trainer.fit`: its plan, optimizer and progress."""
 
     setup: Setup
     samples: Samples
@@ -72,7 +72,7 @@ class Session:
     def due(self, name: str) -> bool:
         """Whether the interval setting `name`, such as save_steps, is due after the last step.
 
-        Every setting is due after the final step, except one of 0, which is never due.
+        Every interval is due after the final step; an interval of 0 is never due.
         """
         settings, step = self.setup.settings, self.state.step
         interval = settings.interval(name, self.plan.steps_per_epoch)
@@ -230,7 +230,7 @@ def _stepper(
 
 
 def _check_quantized(model: nn.Module) -> None:
-    """Refuse to train a quantised model without adapters: its quantised weights are frozen."""
+    """Raise InputError for a quantized model without adapters: quantized weights are frozen."""
     kind = quantization_of(model)
     if kind and isinstance(model, Model) and model.lora is None:
         accepted = "accepted: with adapters (model.lora.rank), or null"

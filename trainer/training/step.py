@@ -32,7 +32,7 @@ from trainer.training.optim import set_learning_rate
 from trainer.training.source_losses import by_source, losses_by_source, recipe_of
 
 LEAVE_CODES = (EnvironmentFault.exit_code, 130, 143)
-"""The exit codes of ranks that are asked to end: 3 if a checkpoint could not be written, 130 and
+"""The exit codes of ranks that are asked to exit: 3 if a checkpoint could not be written, 130 and
 143 after a signal (trainer/training/interruption.py).
 """
 
@@ -42,7 +42,7 @@ class StepFacts:
     """The measurements of one optimizer step."""
 
     loss: float
-    """The loss that was optimised; NaN if no sample has a label."""
+    """The loss that was optimized; NaN if no sample has a label."""
     grad_norm: float
     """Norm of the whole gradient before clipping."""
     finite: bool
@@ -134,9 +134,9 @@ class Stepper:
     ) -> Tensor:
         """Accumulate the gradients of the scaled loss sum.
 
-        Returns sums over all ranks, in fp64: [loss sum, count, the sum and count of each of the
-        recipe's `step_figures`, the sum and count of the loss of each source, the number of ranks
-        asked to exit with each of LEAVE_CODES, the number of ranks out of memory].
+        Returns sums over all ranks, in `ranks.widest`: [loss sum, count, the sum and count of each
+        of the recipe's `step_figures`, the sum and count of the loss of each source, the number of
+        ranks asked to exit with each of LEAVE_CODES, the number of ranks out of memory].
         """
         fits = True
         size = 2 + 2 * (len(self.recipe.step_figures) + len(self.sources))
@@ -199,7 +199,7 @@ class Stepper:
 
     @property
     def decides_on_device(self) -> bool:
-        """Whether the next step can be launched before the host knows the numbers of this one."""
+        """Whether the next step can be launched before the host has read this one's numbers."""
         return self.reads_late and can_skip_on_device(self.optimizer, self.ranks.device)
 
     def forget(self) -> None:
@@ -208,7 +208,7 @@ class Stepper:
         self.model.zero_grad(set_to_none=True)  # includes a sharded model's unreduced gradients
 
     def _measure(self, sums: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All numbers of a step, in fp64 on the device: `sums`, and the norm of the gradients."""
+        """`sums` and the norm of the gradients as one tensor on the device; also the gradients."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.rows is not None:
@@ -235,7 +235,7 @@ class Stepper:
         return StepFacts(loss, norm, finite, leave, bool(too_large), quotients)
 
     def _gradient_factor(self, count: float) -> float:
-        """The factor from the gradients' mean over ranks to the gradients of sum / count."""
+        """The factor that scales gradients averaged over ranks to the gradients of sum / count."""
         return self.ranks.world_size / (self.scale * count) if count else 0.0
 
     def _update_from_host(
@@ -341,7 +341,7 @@ class Stepper:
         if self.sources:
             numbers += by_source(sums.detach(), counts, batch, len(self.sources))
         del sums
-        del outputs  # otherwise it would outlive the backward pass
+        del outputs  # otherwise they would outlive the backward pass
         self._backward(loss_sum * factor)
         if cached is not None:
             self._pass_again(cached, model)

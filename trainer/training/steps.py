@@ -42,7 +42,7 @@ class Steps:
         self.reporter = reporter
         self.checkpoints = checkpoints
         self.leave = 0
-        """The exit code that ranks requested in the last step whose facts were read, or 0."""
+        """The exit code with which any rank was asked to exit, in the last facts read; or 0."""
         self._unread: Callable[[], StepFacts] | None = None
         """The function that reads the facts of the last step; None once they have been read."""
         self._unlogged: StepFacts | None = None
@@ -172,7 +172,7 @@ class Steps:
             logger.warning(text, step + 1, session.max_tokens)
 
     def _placeholder(self) -> Callable[[], Batch] | None:
-        """A function that makes a placeholder to run after a micro batch did not fit in memory."""
+        """A function that makes a replacement for a batch that does not fit; None if impossible."""
         setup = self.session.setup
         if setup.ranks.copies > 1:
             return None  # ranks that share a batch exchange tensors within a pass

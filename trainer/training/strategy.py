@@ -46,16 +46,16 @@ def chosen_strategy(
 def bytes_of_ddp(model: nn.Module, settings: TrainSettings, precision: str) -> int:
     """The bytes that a rank with a replicated model needs in a step, without activations.
 
-    For trained weights: the weight, its gradient, its place in DDP's bucket, the optimizer's
-    moments and the average, in fp32. For all weights: the copies that autocast keeps until the
-    backward pass. With Adam in bf16 this is 22 bytes per parameter.
+    For trained weights: the weight, its gradient, its slot in DDP's bucket, the optimizer's moments
+    and the average, in fp32. For all weights: the copies that autocast keeps until the backward
+    pass. With Adam in bf16 this is 22 bytes per parameter.
     """
     trained = 4 * (3 + moments_per_weight(settings) + bool(settings.ema_decay))
     cast = 0 if precision == "fp32" else 2
     return unpacked_bytes(model) + sum(
         int(p.numel() * (trained + cast if p.requires_grad else p.element_size() + cast))
         if p.is_floating_point()
-        else p.nbytes  # quantised weights, which are unpacked layer by layer
+        else p.nbytes  # quantized weights, which are unpacked layer by layer
         for p in model.parameters()
     )
 

@@ -15,13 +15,13 @@ from trainer.tokenizer import Tokenizer
 
 WHERE = "recipe.teacher"
 ENTRIES = ("output_hidden_states", "output_attentions")
-"""Config entries of the recipe's head with which the teacher is loaded too."""
+"""Config entries of the recipe's head that are also set when the teacher is loaded."""
 
 
 def load_teacher(path: str, recipe: Recipe, tokenizer: Processor | None, ranks: Ranks) -> nn.Module:
     """The model at `path` with the recipe's head, on the device of this rank.
 
-    Raises InputError if its vocabulary or classes differ from the recipe's.
+    Raises InputError if its vocabulary is not the tokenizer's, or its classes are not the recipe's.
     """
     folder = hub.find(path, what=WHERE)
     kind = model_class(recipe.head.task)

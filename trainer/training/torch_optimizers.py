@@ -52,7 +52,7 @@ def builder(
 def fused_where_possible(
     kind: type[torch.optim.Optimizer], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options with fused=True if the class supports it and they choose no implementation."""
+    """The options, with fused=True if the class supports it and no implementation is chosen."""
     fusible = kind in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
     chooses = options.keys() & {"foreach", "fused", "differentiable"}
     return {**options, "fused": True} if fusible and not chooses else dict(options)

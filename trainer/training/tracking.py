@@ -23,7 +23,7 @@ TRACKERS: dict[str, type[Tracker]] = {
 
 
 def trackers_of(names: Sequence[str], callbacks: Sequence[Callback]) -> list[Tracker]:
-    """Callbacks for the names in `trainer.trackers` that `callbacks` does not have already.
+    """Trackers for the names in `trainer.trackers`, except those already in `callbacks`.
 
     Raises InputError if the package of any tracker is not installed.
     """

@@ -29,8 +29,8 @@ from trainer.stores.run_store import local_folder
 from trainer.stores.url import is_in_store
 
 DEFAULT_DIR = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"
-"""Hydra's default of hydra.sweep.dir. It is not used: it contains the time, so that a continued
-sweep would not find its folder.
+"""Hydra's default of hydra.sweep.dir. It is not used: it contains the time, so a continued sweep
+would not find its folder.
 """
 DEFAULT_SUBDIR = "${hydra.job.num}"
 SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
@@ -163,16 +163,17 @@ def _jobs_to_check(space: Sequence[str], loader: JobLoader, hydra: DictConfig) -
         return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
     first = [each[0] for each in values]
     return [first] + [
-        [*first[:place], other, *first[place + 1 :]]
-        for place, each in enumerate(values)
+        [*first[:index], other, *first[index + 1 :]]
+        for index, each in enumerate(values)
         for other in each[1:]
     ]
 
 
 def _alternatives(override: Override, with_all: bool) -> list[str]:
-    """One override for each value to check; of an interval, these are its two ends.
+    """One override for each value to check.
 
-    Of a range, these are its first and last value, or with `with_all` all values.
+    The values of an interval are its two ends. Those of a range are its first and last value, or
+    with `with_all` all its values.
     """
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):

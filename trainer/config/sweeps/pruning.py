@@ -1,4 +1,4 @@
-"""Pruning: ends jobs of a sweep early if Optuna's pruners say so, given all jobs' evaluations."""
+"""Pruning: ends jobs of a sweep early if Optuna's pruner decides so from all jobs' evaluations."""
 
 import logging
 import warnings

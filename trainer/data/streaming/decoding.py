@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 TEXTS = ("txt", "text", "transcript")
 INTEGERS = ("cls", "cls2", "class", "count", "index", "inx", "id")
 JSONS = ("json", "jsn")
-"""Files in a tar with these endings are decoded; other files stay bytes, as in `datasets`."""
+"""TEXTS, INTEGERS and JSONS: the endings of files in a tar that are decoded.
+
+Other files stay bytes, as in `datasets`.
+"""
 
 
 @dataclass(frozen=True)

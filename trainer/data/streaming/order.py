@@ -48,7 +48,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of one shard, from `start` to before `start + size`."""
+    """`size` consecutive rows of one shard, beginning with row `start`."""
 
     shard: int
     start: int
@@ -70,7 +70,7 @@ class Order:
 
     @property
     def chunk_rows(self) -> int:
-        """The number of rows that a lane adds to a window, unless its shard ends before."""
+        """The number of rows that a lane adds to a window, unless its shard ends first."""
         return self.window_rows // self.num_lanes
 
     def begin(self, epoch: int) -> Cursor:

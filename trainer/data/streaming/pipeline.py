@@ -49,9 +49,9 @@ class Pipeline:
         ranks: Ranks,
         dealt_rows: int | None = None,
     ) -> None:
-        """With `dealt_rows`, windows of this many rows are each read by one rank, the `owner_of`
-        the window. Without it, every rank reads all rows, and the ranks tokenize the pieces in
-        turn.
+        """With `dealt_rows`, each window of this many rows is read by a single rank (`owner_of`).
+
+        Without it, every rank reads all rows, and the ranks tokenize the pieces in turn.
         """
         self._read, self._work, self._num_workers, self._ranks = read, work, num_workers, ranks
         self._dealt = dealt_rows is not None

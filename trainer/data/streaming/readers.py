@@ -74,7 +74,7 @@ class ShardReader:
     def take(self, start: int, size: int) -> RawRows:
         """`size` rows from `start` on; fewer if the shard ends."""
         table, places = self._at(start, lambda reader: reader.read(size))
-        if len(places) < size:  # in object stores, a check for every chunk would be slow
+        if len(places) < size:  # checking every chunk would be slow in object stores
             self.shard.check()
         return RawRows(table, np.full(len(places), self.number, np.int32), places)
 
@@ -232,7 +232,7 @@ class EntryReader:
 
 
 class LineReader(EntryReader):
-    """Reads the lines of a file that are not blank; the location of a row is its line number."""
+    """Reads the nonblank lines of a file; the location of a row is its line number."""
 
     def entries(self, file: IO[bytes], shard: Shard) -> Iterator[Entry]:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
@@ -320,7 +320,7 @@ class TarReader(EntryReader):
             yield place, row
 
     def _is_wanted(self, ending: str) -> bool:
-        """Whether a file with this ending is read: unless its ending is an unread column."""
+        """Whether a file with this ending is read, that is, the ending is not an unread column."""
         return ending not in self.unread
 
     def table(self, contents: list[Any]) -> "pa.Table":

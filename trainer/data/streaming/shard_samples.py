@@ -209,7 +209,7 @@ class ShardSamples(StreamSamples):
     def state_at(self, sample: int) -> dict[str, Any]:
         """The position of the piece that contains a sample, as `KeptPiece.place` defines it.
 
-        If no piece in memory contains the sample, it is the position of the last one.
+        If no piece in memory contains the sample, this is the position of the last piece in memory.
         """
         with self._lock:
             kept = next((each for each in self._kept if each.end > sample), self._kept[-1])

@@ -113,7 +113,7 @@ class ShardedRows:
 
     @cached_property
     def identity(self) -> str:
-        """A text that changes if the shards or the order of rows change (see `digest_of`)."""
+        """A string that changes if the shards or the order of rows change (see `digest_of`)."""
         return f"{digest_of(self.shards)} {self.window_rows} {PIECE_ROWS} {LANES}"
 
     def digest(self) -> str:

@@ -12,7 +12,7 @@ AT_A_TIME = 4 << 20
 
 
 def stored_file(store: Store, name: str, size: int) -> IO[bytes]:
-    """A file of `size` bytes, opened for reading. It can seek if the store supports range requests.
+    """A file of `size` bytes, opened for reading; seekable if the store supports range requests.
 
     Reading raises EnvironmentFault if the store fails after all retries.
     """
@@ -52,7 +52,7 @@ class StoredFile(io.RawIOBase):
 
 
 class OneRequest(io.RawIOBase):
-    """A file that is received in a single request while it is read."""
+    """A file that is downloaded with a single request while it is read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._left = pieces, b""

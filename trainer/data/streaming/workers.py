@@ -47,7 +47,10 @@ class Work:
     max_bad_rows: float
 
     def tokenized(self, raw: RawRows) -> Made:
-        """The samples of these rows, without their `augment`. Raises InputError for bad rows."""
+        """The token table of these rows, without `augment`; NoTable if no row gives a sample.
+
+        Raises InputError for bad rows.
+        """
         bad = BadRows(self.bad_rows, limit=1.0)
         found = self._made(raw, bad)
         found.dropped = [*bad.dropped, *found.dropped]
@@ -68,7 +71,7 @@ class Work:
         if not isinstance(table, TokenTable):
             found = f"the samples of {type(self.recipe).__name__} are not tokens"
             raise InputError(f"dataset.streaming: {found}; accepted: false")
-        table.augment = None  # it cannot be sent to another process
+        table.augment = None  # a function cannot be sent to another process
         return table
 
     def _check_limit(self, dropped: list[BadRow], total: int) -> None:
@@ -141,7 +144,7 @@ def _lost() -> EnvironmentFault:
 
 
 _work: list[Work] = []
-"""Contains the work of this process if it is a worker; else empty."""
+"""The `Work` of this process if it is a worker; otherwise empty."""
 
 
 def _prepare_process(work: Work, parent: int) -> None:

@@ -43,7 +43,7 @@ class TrainingData:
     """The tokenizer, or the recipe's processor for other inputs."""
     splits: Splits
     set_recipes: Mapping[str, Recipe] = field(default_factory=dict)
-    """Evaluation set -> its recipe, for sets whose options differ from those of the training."""
+    """Evaluation set -> its recipe, for sets whose options differ from those used in training."""
 
     @property
     def train(self) -> "TrainRows":

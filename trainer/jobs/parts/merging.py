@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainer.models.model import Model
 
 CLOSE = 1e-4
-"""The largest accepted norm of the difference of two outputs, relative to the outputs' norm."""
+"""The maximum norm of the difference between two outputs, relative to the outputs' norm."""
 Note = Callable[[Path, "Model", float], None]
 """Adds files to the folder of a merged model. The arguments are the folder, the model, and the
 relative change of the outputs due to rounding."""

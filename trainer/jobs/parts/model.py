@@ -58,10 +58,10 @@ def load_model(
 ) -> PretrainedModel | ConfiguredModel:
     """The model that the settings name, with the head that the recipe needs, in fp32.
 
-    Weights that are not in the model's files are initialised randomly from `seed`. `vocabulary` is
+    Weights that are not in the model's files are initialized randomly from `seed`. `vocabulary` is
     the run's tokenizer if that is not the model's own: a model from scratch gets its vocabulary
     size and special token ids from it, unless the settings define them. If `strategy` may shard the
-    model, the Trainer loads or initialises the weights later. Raises InputError for files that do
+    model, the Trainer loads or initializes the weights later. Raises InputError for files that do
     not match the model.
     """
     doing("making the model" if settings.from_scratch else f"loading {settings.path}")
@@ -97,14 +97,14 @@ def load_model(
 
 
 def number_of_ranks() -> int:
-    """The number of processes of this run; `auto` shards no model of a single process."""
+    """The number of processes of this run; with only one, the strategy `auto` shards no model."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def load_trained_model(
     settings: ModelSettings, head: Head, seed: int, strategy: str = "ddp"
 ) -> PretrainedModel | ConfiguredModel:
-    """Load a model for evaluation or prediction, as `load_model` does.
+    """Like `load_model`, for evaluation or prediction.
 
     Raises InputError if the model's files lack weights, for example those of the head.
     """
@@ -124,8 +124,8 @@ def own_vocabulary(run: Run, processor: Processor | None) -> Processor | None:
 def load_generator(run: Run) -> tuple[Model, Tokenizer, list[int]]:
     """The language model on its device, its tokenizer, and the ids of its end tokens.
 
-    The model has the precision `trainer.precision`. On a CPU, auto means fp32, since two bf16
-    logits are often equal.
+    The model has the precision `trainer.precision`. On a CPU, auto means fp32, since bf16 logits
+    often tie.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     wanted = run.trainer.precision

@@ -21,7 +21,7 @@ QUERIES_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Corpus:
-    """C rows to search, and their vectors normalised to length 1."""
+    """C rows to search, and their vectors normalized to length 1."""
 
     rows: "Dataset"
     vectors: np.ndarray

@@ -1,4 +1,4 @@
-"""Next commands: the commands that a job suggests, with the program that the user called."""
+"""Next commands: the commands that a job suggests, which start with the user's program."""
 
 import shlex
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def of_same_config(run: Run, job: str) -> Mapping[str, str]:
 
 
 def _program(run: Run) -> str:
-    """The program, with those settings that only the command line may contain."""
+    """The program, with the settings that only the command line may contain."""
     words = [run.program]
     if run.trusted_packages:
         words.append(shlex.quote(f"trusted_packages=[{','.join(run.trusted_packages)}]"))

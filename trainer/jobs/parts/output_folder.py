@@ -18,13 +18,13 @@ WRITTEN = ("metrics.jsonl", "results.json", "checkpoint-1/config.json")
 SETS = ("path", "train", "validation", "test")
 """The keys of a data set that name files."""
 FILES = "Files"
-"""The end of the name of the class that reads files in formats that a run writes, too."""
+"""The suffix of the name of the data source that reads files in formats that runs also write."""
 
 
 def check_output_folder(run: Run) -> None:
-    """Raise InputError or EnvironmentFault if the run could not be written or not be continued.
+    """Raise InputError or EnvironmentFault if the run could not be written or continued.
 
-    Tokenizing may take long, so this is done before. It creates nothing.
+    Call this before tokenizing, which may take long. Creates nothing.
     """
     run_folder = RunFolder(run.place)
     if not is_in_store(run.place):
@@ -47,7 +47,7 @@ def _check_writable(folder: Path, shown: str) -> None:
 
 
 def _check_model(run: Run, folder: RunFolder) -> None:
-    """Refuse to continue a run from its own model: it would only continue from its checkpoint."""
+    """Refuse a model from the run's own folder: the run would resume from a checkpoint instead."""
     given = run.model.path
     if given is None or is_in_store(given) != is_in_store(run.place):
         return
@@ -67,7 +67,7 @@ def _has_checkpoint(folder: RunFolder) -> bool:
 
 
 def _data_paths(dataset: Mapping[str, object], where: str) -> Iterator[tuple[str, str]]:
-    """The paths of a data set of files, or of the sources of a mixture, with their keys."""
+    """Yield (key, path) for a data set of files, or for the sources of a mixture."""
     if isinstance(mixture := dataset.get("mixture"), Mapping):
         for name, source in mixture.items():
             given = source.get("dataset") if isinstance(source, Mapping) else None
@@ -90,7 +90,8 @@ def _texts(found: object) -> list[str]:
 def _reads(key: str, path: str, place: str) -> bool:
     """Whether a setting of the data set reads the files that a run writes to `place`.
 
-    Folders do not: the runs in their subfolders are skipped. In a store they would be copied first.
+    A local folder that merely contains the run does not, since runs in subfolders are skipped. A
+    folder in a store does, since it would be copied first.
     """
     if is_in_store(path) != is_in_store(place):
         return False
@@ -111,7 +112,7 @@ def _in_store(path: str, place: str) -> tuple[PurePath, str, PurePath]:
 
 
 def _on_disk(path: str, place: str) -> tuple[PurePath, str, PurePath]:
-    """The same for paths on this machine, without links and `..`; no pattern if the path exists."""
+    """Like `_in_store`, for local paths without links and `..`; no pattern if the path exists."""
     found = Path(os.path.expanduser(plain_path(path)))
     parts = () if found.exists() else found.parts
     first = next((n for n, part in enumerate(parts) if any(c in part for c in GLOB)), len(parts))

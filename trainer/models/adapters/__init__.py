@@ -1,1 +1,1 @@
-"""Adapters: LoRA, and folders of adapters in PEFT's format."""
+"""Adapters: LoRA and (IA)^3, read and written in PEFT's format."""

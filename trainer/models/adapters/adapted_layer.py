@@ -25,12 +25,12 @@ class AdaptedLayer(nn.Module):
 
     @torch.no_grad()
     def merged(self, weight: Tensor, *parts: Tensor) -> Tensor:
-        """Merge a weight of this layer's shape with an adapter that consists of these `parts`."""
+        """The merged weight, in `weight`'s layout and dtype; `parts` are the adapter's tensors."""
         wide = self.adapted(in_float64(weight), *map(in_float64, parts))
         return (wide.T if self.transposed else wide).to(weight)
 
     def merged_bias(self, bias: Tensor, *parts: Tensor) -> Tensor:
-        """Merge a bias of this layer with an adapter that consists of these `parts`."""
+        """The merged bias; it equals `bias` unless the adapter scales the layer's outputs."""
         return bias.detach()
 
     def adapted(self, weight: Tensor, *parts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A linear layer with LoRA's two matrices in few kernels, forward and backward.
+"""A linear layer with LoRA's two matrices, computed with few kernels, forward and backward.
 
 Dimensions: T tokens; a layer has I inputs and O outputs; the matrices have rank R.
 """
@@ -20,7 +20,7 @@ from trainer.models.sharded import is_spread
 
 
 class Matrices(NamedTuple):
-    """The trained matrices of a layer, and how its inputs are dropped before the first one."""
+    """The LoRA matrices of a layer, their scaling, and the dropout before the first matrix."""
 
     down: Tensor
     """[R, I]"""
@@ -33,10 +33,10 @@ class Matrices(NamedTuple):
 
 
 def product_type(x: Tensor, matrices: Matrices) -> torch.dtype | None:
-    """The dtype in which the functions of this file compute; None: they do not support the case.
+    """The dtype in which the functions of this file compute; None: use separate products.
 
-    They support neither compiled models and tensor parallelism nor dropout from a generator. They
-    are not used either where they save nothing, since they cannot be differentiated twice.
+    The functions do not support compiled models, tensor parallelism, or dropout without keys. They
+    cannot be differentiated twice, so they are not used where they save nothing.
     """
     down, dropout = matrices.down, matrices.dropout
     if torch.compiler.is_compiling() or is_spread(down) or not saves_work(x, dropout):
@@ -52,7 +52,7 @@ def product_type(x: Tensor, matrices: Matrices) -> torch.dtype | None:
 def saves_work(x: Tensor, dropout: Dropout) -> bool:
     """Whether the functions of this file need fewer kernels or less memory than separate products.
 
-    On CPUs they only save the masks of an active dropout, half of the memory of a layer.
+    On CPUs, they only avoid storing the masks of an active dropout, half of a layer's memory.
     """
     return x.device.type == "cuda" or dropout.active
 
@@ -60,30 +60,30 @@ def saves_work(x: Tensor, dropout: Dropout) -> bool:
 def adapted_product(
     x: Tensor, weight: Tensor, bias: Tensor | None, matrices: Matrices, dtype: torch.dtype
 ) -> Tensor:
-    """x [..., I], frozen weight [O, I] and bias [O] -> [..., O], with the matrices' product.
+    """x [..., I], frozen weight [O, I] and bias [O] -> [..., O], including the matrices' product.
 
-    `dtype` is that of `product_type`.
+    `dtype` is the result of `product_type`.
     """
     found: Tensor = _Adapted.apply(None, x.to(dtype), weight, bias, *matrices)
     return found
 
 
 def add_product(plain: Tensor, x: Tensor, matrices: Matrices, dtype: torch.dtype) -> Tensor:
-    """Add the product of the matrices to the output [..., O] of a layer, in place.
+    """Add the matrices' product to `plain` [..., O], a layer's output, in place, and return it.
 
-    `dtype` is that of `product_type`.
+    `dtype` is the result of `product_type`.
     """
     found: Tensor = _Adapted.apply(plain, x.to(dtype), None, None, *matrices)
     return found
 
 
 class _Adapted(torch.autograd.Function):
-    """The factor `scaling` is part of the products, and all casts are one copy."""
+    """Matrix products apply the factor `scaling`, and one kernel does all casts."""
 
     @staticmethod
     def forward(
         ctx: AutogradContext,
-        plain: Tensor | None,  # first, as autograd expects of a changed view
+        plain: Tensor | None,  # first, where autograd expects a view that is changed in place
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -140,7 +140,10 @@ def _of_inputs(
     dropout: Dropout | None,
     keys: Tensor | None,
 ) -> Tensor:
-    """[T, I], the gradient of the inputs, given those of the outputs and of the narrow product."""
+    """[T, I], the gradient of the inputs.
+
+    `grad` [T, O] is the gradient of the outputs, `above` [T, R] that of the product with `down`.
+    """
     plain = None if weight is None else grad @ weight
     if dropout is None:
         return above @ down if plain is None else plain.addmm_(above, down)
@@ -160,13 +163,13 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _scaled(a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """scaling a @ b, as one product."""
+    """scaling * (a @ b), in one kernel."""
     nothing = a.new_empty(())  # beta=0 ignores its value
     return torch.addmm(nothing, a, b, beta=0, alpha=scaling)
 
 
 def _cast(parts: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    """The parts in a dtype. All that need a cast are copied by one kernel."""
+    """Return the parts in this dtype; one kernel does all the casts."""
     casts = [x for x in parts if x is not None and x.dtype != dtype]
     if not casts:
         return list(parts)

@@ -60,7 +60,7 @@ class AdapterConfig:
     rank: int
     alpha: float
     rslora: bool
-    """Whether outputs are divided by the square root of the rank (Kalajdzievski, 2023)"""
+    """Whether alpha is divided by the square root of the rank (Kalajdzievski, 2023)"""
     dora: bool
     """Whether the norm of each output's weights is also trained (Liu et al., 2024)"""
     dropout: float
@@ -161,7 +161,7 @@ def _refuse_other_kinds(config: dict[str, Any], file: Path) -> None:
 
 
 def _matching(patterns: Mapping[str, float], layer: str, default: float) -> float:
-    """The value of the first pattern that matches the layer's name or its suffix (as in PEFT)."""
+    """The value of the first pattern that matches the layer's name or a suffix (as in PEFT)."""
     for pattern, value in patterns.items():
         if _is_match(pattern, layer):
             return value

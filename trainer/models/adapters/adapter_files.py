@@ -68,7 +68,7 @@ class AdapterWeights(JoinedFiles):
 
     @property
     def base(self) -> str | None:
-        """The path of the base model in training, if PEFT's config names another."""
+        """The base model's path during training, if PEFT's config names another."""
         return self._metadata.get("base")
 
     @property
@@ -78,12 +78,12 @@ class AdapterWeights(JoinedFiles):
 
     @property
     def quantization(self) -> str | None:
-        """The kind of quantisation of the base model's weights in training, if any."""
+        """The quantization of the base model's weights during training, if any."""
         return self._metadata.get("quantization")
 
     @property
     def needs_rounding(self) -> bool:
-        """Whether the adapters compensate for rounding by quantisation (LoftQ)."""
+        """Whether the adapters compensate for quantization errors (LoftQ)."""
         return self._metadata.get("init") == "loftq"
 
     @property
@@ -99,12 +99,15 @@ class SavedAdapter:
     folder: Path
     config: AdapterConfig
     base: str
-    """The path of the base model in training, or else the path in PEFT's config"""
+    """The base model's path during training, or else the path in PEFT's config"""
     needs_rounding: bool = False
-    """Whether the adapters compensate for rounding by quantisation (LoftQ)"""
+    """Whether the adapters compensate for quantization errors (LoftQ)"""
 
     def base_folder(self, **options: Any) -> Path:
-        """The folder or GGUF file of the base model; `options` are passed to `hub.find`."""
+        """The folder or GGUF file of the base model; `options` are passed to `hub.find`.
+
+        Raises InputError if the base is not found or is itself an adapter.
+        """
         where = f"{self.folder / CONFIG}: base_model_name_or_path"
         options = {**options, "revision": self.config.revision}
         try:
@@ -130,7 +133,7 @@ class SavedAdapter:
         return self.folder if (self.folder / "config.json").is_file() else home
 
     def vocabulary(self, entries: Mapping[str, Any]) -> dict[str, int]:
-        """vocab_size, if the number of embeddings in the folder differs from the config's."""
+        """{"vocab_size": n} if the folder stores n embeddings and the config differs, else {}."""
         family = find_family(entries.get("model_type"))
         name, known = f"{family.keys['embeddings.token']}.weight", entries.get("vocab_size")
         with AdapterWeights(self.folder) as found:
@@ -148,7 +151,7 @@ class SavedAdapter:
     def load_into(self, model: Model, without_head: bool) -> None:
         """Add this folder's adapters to a base model.
 
-        Parameters of the model that are randomly initialised are trained too. Raises InputError if
+        Parameters of the model that are randomly initialized are trained too. Raises InputError if
         the base does not match.
         """
         if self.config.kind == "IA3":
@@ -219,7 +222,7 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
 
 
 def _check_quantization(model: Model, found: AdapterWeights) -> None:
-    """Warn if the base is quantised differently than in training; with LoftQ, refuse it."""
+    """Warn if the base's quantization differs from that in training; with LoftQ, refuse it."""
     kind, now = found.quantization, quantization_of(model)
     if found.needs_rounding and kind != now:
         raise InputError(
@@ -240,7 +243,7 @@ def _check_quantization(model: Model, found: AdapterWeights) -> None:
 def _sizes(
     model: Model, found: AdapterWeights, layers: list[str], config: AdapterConfig
 ) -> dict[str, tuple[int, float]]:
-    """The ranks and factors of layers, by our names."""
+    """The rank and the scaling of each layer, by our name."""
     named = _short_names(found, model.prefix)
     sizes = {}
     for layer in layers:
@@ -351,7 +354,7 @@ def _check_kind(model: Model, layer: str, name: str, folder: Path) -> None:
 
 
 def _refuse_packed(model: Model, found: AdapterWeights, whole: set[str]) -> None:
-    """Refuse tensors that were trained in full and are quantised in this model."""
+    """Refuse tensors that were trained in full and are quantized in this model."""
     for name in quantized_layers(model):
         if f"{name}.weight" in whole:
             raise InputError(
@@ -395,7 +398,7 @@ def _refuse_adapted_outputs(model: Model, found: AdapterWeights, named: Mapping[
 
 
 def _check_ties(model: Model, found: AdapterWeights, named: Mapping[str, str]) -> None:
-    """Refuse tied weights of which only one is stored: PEFT would take the other from the base."""
+    """Refuse tied weights if they differ, or if one is missing: PEFT would use the base's."""
     for second, first in tied_weights(model).items():
         rows = [name.removesuffix(".weight") + DELTA for name in (second, first)]
         stored = [named[name] for name in rows if name in named]
@@ -428,7 +431,7 @@ def model_home(folder: Path) -> Path:
 
 
 def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
-    """The path and revision of a model's tokenizer; for an adapter without one, of the base's."""
+    """The path and revision of a model's tokenizer; an adapter without one uses its base's."""
     folder = hub.find(path, revision=revision, what="model.path")
     saved = read_adapter(folder) if folder.is_dir() else None
     if saved is None or (folder / "tokenizer_config.json").is_file():
@@ -441,7 +444,7 @@ def overwrite_adapter(model: Model, folder: Path) -> None:
     assert model.lora is not None
     parameters = dict(model.named_parameters())
     with AdapterWeights(folder, model.peft_names, model.stored_experts) as found, torch.no_grad():
-        comparable = model.dtype != torch.float16  # the digest is that of bf16 values
+        comparable = model.dtype != torch.float16  # rounding to fp16 changes the digest
         if comparable and found.base_digest not in (None, model.lora.base_digest):
             base = model.lora.base or "this model"
             raise InputError(f"{folder}: its adapters were trained on other weights than {base}'s")
@@ -555,7 +558,10 @@ def _overwrite_rows(
 
 
 def _listed(model: Model, module: str, config: AdapterConfig) -> tuple[int, ...]:
-    """The tokens with trained rows in a module, given by our name. Raises InputError."""
+    """The tokens with trained rows in a module, which is given by our name.
+
+    Raises InputError if there are none, and for repeated ids and ids beyond the vocabulary.
+    """
     name = f"{module}.weight"
     short = model.short_name(name).removesuffix(".weight")
     listed, size = config.tokens_of(short), len(model.get_parameter(name))

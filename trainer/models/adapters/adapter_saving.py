@@ -43,7 +43,7 @@ def save_adapter(
     """Write the adapters, the other trained parameters and the configs, without the base's weights.
 
     `weights`, by our names, are written instead of the model's. A whole model in the folder is
-    replaced. Raises InputError for the folder of the base, since the adapters need its weights.
+    deleted. Raises InputError for the folder of the base, since the adapters need its weights.
     """
     assert model.lora is not None
     _refuse_own_base(model, directory)
@@ -215,7 +215,7 @@ def _peft_names(model: Model, layer: str) -> tuple[str, ...]:
 
 
 def _target_parameters(model: Model) -> list[str]:
-    """The hub's names of the experts' weights with adapters; a suffix if all layers have some."""
+    """The hub's names of expert weights with adapters; a suffix if every layer adapts them."""
     chosen = adapted_experts(model)
     every = {name: m for name, m in model.named_modules() if isinstance(m, GroupedLinear)}
     found = set()

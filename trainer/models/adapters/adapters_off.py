@@ -13,7 +13,7 @@ from trainer.models.adapters.adapted_layer import AdaptedLayer
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """A context in which adapted layers and embeddings use only their frozen weights.
 
-    It has no effect on models without adapters or on parameters that are trained in full (a head).
+    It does not affect models without adapters or parameters trained in full (such as a head's).
     """
     plain = {**merging.PLAIN, **token_rows.PLAIN}
     kinds = (AdaptedLayer, token_rows.TokenRows)

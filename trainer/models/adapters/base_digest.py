@@ -8,7 +8,10 @@ SAMPLED = 64
 
 
 def sample(weight: Tensor) -> bytes:
-    """Some values of a weight, in bf16 so that its dtype does not matter; empty on meta."""
+    """Some values of a weight, as bytes; empty on the meta device.
+
+    They are cast to bf16, so that fp32 and bf16 copies of a weight have the same sample.
+    """
     if weight.is_meta:
         return b""
     numbers = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)]

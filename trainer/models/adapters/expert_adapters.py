@@ -43,7 +43,7 @@ def number_of_experts(layer: nn.Module) -> int:
 
 
 def wrapped_name(name: str, targeted: Sequence[str]) -> str:
-    """PEFT's name for `<home>.<weight>.<part>`; `targeted` weights of the home have adapters."""
+    """PEFT's name for `<home>.<weight>.<part>`; `targeted` are the home's adapted weights."""
     home, leaf, part = name.rsplit(".", 2)
     return f"{home}{INSIDE * (len(targeted) - 1 - targeted.index(leaf))}.{part}"
 

@@ -174,8 +174,8 @@ def attach_ia3(
 ) -> None:
     """Add scales to layers. Only the scales and `whole` are trained.
 
-    `layers` maps a layer's name to True if its inputs are scaled, and to False for its outputs. The
-    other arguments are as in `attach`.
+    `layers` maps a layer's name to True if its inputs are scaled, and to False if its outputs are.
+    The other arguments are as in `attach`.
     """
     digest = hashlib.sha256()
     for name in sorted(layers):
@@ -242,7 +242,7 @@ def _rows(
 
 
 def fresh_parameters(model: Model) -> set[str]:
-    """The parameters that were initialised at random."""
+    """The names of the parameters that were initialized at random."""
     names = (name for name, _ in model.named_parameters())
     return {name for name in names if name.rpartition(".")[0] in model.fresh}
 
@@ -253,7 +253,7 @@ def resized_parameters(model: Model) -> set[str]:
 
 
 def _head_parameters(model: Model) -> set[str]:
-    """The head's parameters, unless it is a language modelling head."""
+    """The names of the head's parameters; none for a language modeling head."""
     names = (name for name, _ in model.named_parameters())
     return set() if model.vocabulary else {name for name in names if not model.in_body(name)}
 

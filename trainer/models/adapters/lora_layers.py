@@ -68,11 +68,14 @@ class LoRALayer(AdaptedLayer):
 
     @property
     def matrices(self) -> Matrices:
-        """The trained matrices, for the input whose rows have `keys`."""
+        """The trained matrices, with the dropout keys of the next input."""
         return Matrices(self.lora_A, self.lora_B, self.scaling, self.lora_dropout, self.keys)
 
     def plain_weight(self) -> Tensor | None:
-        """[out, in], the frozen weight; None if it is packed, or if it or the bias is trained."""
+        """[out, in], the frozen weight.
+
+        None if it is packed or sharded, or if it or the bias is trained.
+        """
         weight = self._parameters.get("weight")
         if weight is None or is_spread(weight):
             return None
@@ -121,7 +124,7 @@ class DoRALayer(LoRALayer):
 
     @torch.no_grad()
     def lengths(self) -> Tensor:
-        """[out], the norms of the rows of the weight plus the scaled product."""
+        """[out], the row norms of W + scaling B A."""
         kind = torch.promote_types(self.weight.dtype, torch.float32)
         parts = [each.detach().to(kind) for each in (self.weight, self.lora_A, self.lora_B)]
         with torch.autocast(self.weight.device.type, enabled=False):
@@ -134,7 +137,7 @@ class DoRALayer(LoRALayer):
 
 
 def row_lengths(weight: Tensor) -> Tensor:
-    """[out], the norms of the rows of a matrix [out, in]; they are above 0, to be divisors."""
+    """[out], the row norms of a matrix [out, in]; at least SHORTEST, to avoid dividing by 0."""
     return torch.linalg.norm(weight, dim=1).clamp_min(SHORTEST)
 
 
@@ -159,7 +162,7 @@ class LoRAQuantizedInputsFirstLinear(LoRALayer, QuantizedInputsFirstLinear):  # 
 
 
 class LoRAGroupedLinear(LoRALayer, GroupedLinear):
-    """A linear layer of each of E experts, with adapters [E, rank, in] and [E, out, rank].
+    """The linear layers of E experts, with adapters [E, rank, in] and [E, out, rank].
 
     There is no dropout, as in PEFT.
     """
@@ -219,7 +222,7 @@ def adapt(layer: Any, rank: int, scaling: float, dropout: float, dora: bool) -> 
     *experts, outputs, inputs = weight.T.shape if kind.transposed else weight.shape
     layer.lora_A = nn.Parameter(weight.new_empty(*experts, rank, inputs))
     layer.lora_B = nn.Parameter(weight.new_zeros(*experts, outputs, rank))
-    with torch.no_grad():  # the initialisation of nn.Linear
+    with torch.no_grad():  # the initialization of nn.Linear
         nn.init.kaiming_uniform_(layer.lora_A.view(-1, inputs), a=math.sqrt(5))
     layer.lora_dropout = Dropout(dropout)
     layer.scaling = scaling
@@ -229,7 +232,7 @@ def adapt(layer: Any, rank: int, scaling: float, dropout: float, dora: bool) -> 
 
 @torch.no_grad()
 def start_with_largest_singular_values(layer: LoRALayer) -> None:
-    """Initialise from the largest singular values of the weight (PiSSA; Meng et al., 2024).
+    """Initialize from the largest singular values of the weight (PiSSA; Meng et al., 2024).
 
     The paper subtracts the adapter's initial product from the frozen weight. This function keeps
     the weight, and the layer subtracts the product in its forward pass. Outputs and gradients are
@@ -243,10 +246,10 @@ def start_with_largest_singular_values(layer: LoRALayer) -> None:
 
 @torch.no_grad()
 def start_with_rounding_errors(model: Model) -> None:
-    """Initialise from the largest singular values of the rounding errors of quantisation.
+    """Initialize from the largest singular values of the quantization errors.
 
     This is LoftQ (Li et al., 2023) with one step; the base is quantized once, without regard to the
-    adapters. Raises InputError for a model without quantised weights.
+    adapters. Raises InputError for a model without quantized weights.
     """
     layers = {n: m for n, m in adapted_layers(model).items() if isinstance(m, LoRALayer)}
     packed = {f"{n}.{PACKED}": m.packed for n, m in quantized_layers(model).items() if n in layers}

@@ -29,10 +29,10 @@ PARTS = (*lora_layers.PARTS, ia3.SCALES)
 
 
 def merge_lora(model: Model) -> None:
-    """Merge the adapters into the weights: the model then has no adapters and the same outputs.
+    """Merge the adapters into the weights; the model then has no adapters.
 
-    Outputs are equal up to rounding. Quantised weights are replaced by the original weights, which
-    are read again from the files; with init=loftq, by the unpacked quantised weights.
+    Without quantization, outputs stay equal up to rounding. Quantized weights are replaced by the
+    original weights, which are read again from the files; with init=loftq, by the dequantized ones.
     """
     layers = {**adapted_layers(model), **quantized_layers(model)}
     for name, value in merged_parameters(model):
@@ -53,8 +53,8 @@ def merged_parameters(
 ) -> Iterator[tuple[str, Tensor]]:
     """The parameters that the merged model would have, by name; the model is not changed.
 
-    `weights`, by name, are used instead of the model's. Quantised weights are read again from the
-    files.
+    `weights`, by name, are used instead of the model's. Quantized weights are replaced as in
+    `merge_lora`.
     """
     values = dict(model.named_parameters()) if weights is None else weights
     adapted = adapted_layers(model)
@@ -85,7 +85,7 @@ def _parts_of(name: str, layer: AdaptedLayer, values: Mapping[str, Tensor]) -> l
 
 
 def _restore_plain(layer: Any, weight: Tensor) -> None:
-    """Replace an adapted layer by a plain one with this weight."""
+    """Convert an adapted or quantized layer in place to a plain one with this weight."""
     if isinstance(layer, AdaptedLayer):
         for each in (*layer.parts, *layer.extras):
             delattr(layer, each)

@@ -1,8 +1,8 @@
-"""PEFT's old layout of adapters on experts, with a pair of matrices for each expert.
+"""PEFT's old layout of adapters on experts, with a pair of matrices for each projection.
 
 PEFT wrote this layout for transformers 4, in which each projection of each expert is a layer. In
-this package, a parameter contains all experts, and gate_up_proj contains two projections of each.
-So the adapters of all experts are joined: the rows of lora_A are concatenated, and the lora_B
+this package, one parameter holds all experts, and gate_up_proj holds two projections of each. The
+adapters of all experts are therefore joined: the rows of lora_A are concatenated, and the lora_B
 matrices become diagonal blocks.
 """
 
@@ -58,7 +58,7 @@ class OldExperts:
         return [[there[number, own] for own in order] for number in range(experts)]
 
     def read(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
-        """Join a tensor of all experts; `read` reads a tensor of the files by name."""
+        """The joined tensor of all experts; `read` reads a tensor of the files by name."""
         part = name.rsplit(".", 2)[1]
         each = [[read(own) for own in expert] for expert in self.parts(name)]
         if part == "lora_A":

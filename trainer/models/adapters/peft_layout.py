@@ -20,7 +20,7 @@ from trainer.models.formats.expert_files import StoredExperts
 from trainer.models.formats.weight_files import WeightFiles
 
 Names = Mapping[str, tuple[str, ...]]
-"""A module of the hub's files -> PEFT's modules, in the order of their rows; * is a number"""
+"""A module of the hub's files -> PEFT's modules, in the order of their rows; * matches a number"""
 OF_INPUTS = (".lora_A.weight",)
 """The suffixes of tensors that the parts of a split layer share, since they have the same inputs"""
 
@@ -184,7 +184,10 @@ def joined_size(
 
 
 def _home(module: str, table: Names) -> tuple[str | None, int, int]:
-    """The hub's name for a module of PEFT, the index of this part, and the number of parts."""
+    """The hub's name of the module that contains a PEFT module, the part's index, and the count.
+
+    (None, 0, 0) for a module that the table does not list.
+    """
     for ours, theirs in table.items():
         for index, each in enumerate(theirs):
             if found := re.fullmatch(_pattern(each), module):
@@ -194,7 +197,7 @@ def _home(module: str, table: Names) -> tuple[str | None, int, int]:
 
 
 def _halves(name: str) -> tuple[str, str]:
-    """Split a tensor's name into its module and the rest."""
+    """Split a tensor's name into its module and the suffix."""
     found = re.fullmatch(r"(.*?)((?:\.base_layer)?\.(?:lora_[AB]\.)?[^.]+)", name)
     return (name, "") if found is None else (found[1], found[2])
 

@@ -14,7 +14,11 @@ from trainer.models.model import Model
 
 
 def chosen_layers(model: Model, targets: Sequence[str]) -> list[str]:
-    """The layers that `targets` selects, by our names or the hub's."""
+    """Our names of the layers that `targets` selects, by our names or the hub's.
+
+    Without targets, these are all linear layers of the blocks except experts. Raises InputError for
+    a target that matches no linear layer of the body.
+    """
     linear = linear_layers(model)
     if not targets:
         usual = [
@@ -44,8 +48,8 @@ def chosen_layers(model: Model, targets: Sequence[str]) -> list[str]:
 def scaled_layers(model: Model, settings: LoRASettings) -> dict[str, bool]:
     """The layers that (IA)^3 scales, by our name -> whether it scales their inputs.
 
-    Settings that are not set have PEFT's defaults for the family. Raises InputError for a family
-    without defaults.
+    Unset settings take PEFT's defaults for the family. Raises InputError for a family without
+    defaults.
     """
     linear, kind = linear_layers(model), str(model.config.model_type)
     usual = USUAL.get(kind)

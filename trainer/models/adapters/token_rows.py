@@ -1,4 +1,4 @@
-"""Single tokens that are trained besides LoRA: rows of embeddings and of untied output weights.
+"""Training single tokens with LoRA: their rows of the embeddings and of untied output weights.
 
 PEFT calls this `trainable_token_indices`. The trained rows replace those of the frozen matrix.
 
@@ -36,7 +36,7 @@ class TokenRows(nn.Module):
     token_rows: nn.Parameter
     """[n, D], the trained rows"""
     token_ids: Tensor
-    """[n], the tokens of these rows, without duplicates"""
+    """[n], the token ids of these rows, without duplicates"""
 
     @property
     def effective_weight(self) -> Tensor:
@@ -82,7 +82,7 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
 def train_rows(module: nn.Module, token_ids: Sequence[int], where: str) -> None:
     """Train only these rows of a module's matrix.
 
-    Raises InputError, starting with `where`, for ids beyond the matrix.
+    Raises InputError, with a message that starts with `where`, for ids outside the matrix.
     """
     weight = module.weight
     assert isinstance(weight, nn.Parameter)

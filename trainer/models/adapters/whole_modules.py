@@ -12,7 +12,7 @@ WHERE = "model.lora.modules_to_save"
 def parameters_of_modules(model: Model, modules: Sequence[str]) -> set[str]:
     """The parameters of the modules with these names (or last parts of names), ours or the hub's.
 
-    Raises InputError for a name that matches no module with weights, and for quantised weights.
+    Raises InputError for a name that matches no module with weights, and for quantized weights.
     """
     paths = {
         name: [f".{each.rpartition('.')[0]}." for each in (name, model.hub_name(name))]

@@ -19,8 +19,8 @@ class BiasedAttention(nn.Module):
     """Multi-head attention; subclasses provide the bias of the scores.
 
     It is computed for blocks of queries, so that the probabilities of all pairs are never in memory
-    at once. It is computed in one grid if the caller requests the probabilities, and on a CPU also
-    in a compiled model and if a mask hides pairs of tokens.
+    at once. One grid is used if the caller requests the probabilities, and also if the model is
+    compiled or needs a mask of pairs, unless `is_split_in_blocks` requires blocks.
     """
 
     def __init__(self, size: int, num_heads: int, dropout: float, scale: float) -> None:

@@ -1,6 +1,6 @@
 """Attention in blocks of queries as one operation of a compiled graph.
 
-Its arguments are tensors and numbers, from which the operation builds layouts, bias and dropout.
+Its arguments are tensors and numbers, from which the operation rebuilds layouts, bias and dropout.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ def _in_graph(
 ) -> Tensor:
     """`attend` with a task of these arguments; window -1 and cap 0 mean none.
 
-    The lengths [B] are on the CPU; a mask is that of `Pairs.mask`.
+    The lengths [B] are on the CPU; `mask` is the result of `Pairs.find_mask`.
     """
     tensors = tables, query_lengths, key_lengths, visible, mask, dropout_keys
     arguments = *tensors, scale, causal, window, softcap, dropout, site, bias, bias_numbers
@@ -159,7 +159,7 @@ def _differentiate(ctx: AutogradContext, grad: Tensor) -> tuple[Any, ...]:
     (query, key, value, *saved), number = ctx.saved_tensors, ctx.num_tables
     tables, tensors = saved[:number], saved[number:]
     found = _in_graph_backward(grad, query, key, value, tables, *tensors, *ctx.arguments)
-    numbers = None if ctx.arguments[-1] else found[:0]  # torch takes [] for a list of tensors
+    numbers = None if ctx.arguments[-1] else found[:0]  # torch treats [] as a list of tensors
     return *found[:3], found[3:], *(None,) * 12, numbers
 
 

@@ -23,7 +23,7 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class Task:
-    """The arguments of attention without gradients, and its bias, whose tables have gradients."""
+    """The arguments besides query, key and value; only the tables of the bias get gradients."""
 
     pairs: Pairs
     scale: float
@@ -46,7 +46,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, task: Task) -> Tensor:
 def differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, task: Task
 ) -> list[Tensor]:
-    """The gradients of query, key, value and the tables of the bias, given one of `attend`."""
+    """The gradients of query, key, value and the bias's tables; `grad` is that of the output."""
     tables = () if task.bias is None else task.bias.tables
     found = [torch.empty_like(x) for x in (query, key, value)]
     totals = [torch.zeros_like(table, dtype=_wide(table)) for table in tables]
@@ -88,7 +88,7 @@ def _gradients(
     grad_query = torch.empty_like(grid.query)
     grad_key, grad_value = (
         torch.zeros_like(x, dtype=_wide(x)) for x in (grid.key, grid.value)
-    )  # accumulated over many blocks
+    )  # wide, since they accumulate over many blocks
     bias = grid.bias()
     for rows in grid.blocks():
         seen, above = grid.seen(rows), upstream[:, :, rows]
@@ -157,7 +157,7 @@ class _Grid:
         return None if bias is None else bias.on_grid(self.key, self.mask.offset)
 
     def seen(self, rows: slice) -> slice:
-        """The keys that are computed for a block of queries."""
+        """The range of keys whose scores are computed for a block of queries."""
         return self.mask.keys_of(rows, self.key.shape[2])
 
     def scores(self, rows: slice, seen: slice, bias: GridBias | None) -> Tensor:

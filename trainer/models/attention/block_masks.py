@@ -18,7 +18,7 @@ class GridMask:
     causal: bool = False
     """Whether queries do not see later keys"""
     window: int | None = None
-    """The largest number of the caller's columns between a query and a key that it sees"""
+    """The largest distance, in columns of the caller's grid, from a query to a key that it sees"""
     offset: int = 0
     """The position of the first query in its sequence of keys"""
     hidden: Tensor | None = None
@@ -42,7 +42,7 @@ class GridMask:
         )
 
     def keys_of(self, rows: slice, num_keys: int) -> slice:
-        """The keys that a window leaves to a block of queries; without a window, all keys."""
+        """The range of keys in the window of a block of queries; without a window, all keys."""
         if self.window is None or self.pairs is not None:
             return slice(0, num_keys)
         start, stop = rows.start + self.offset, rows.stop + self.offset
@@ -50,7 +50,7 @@ class GridMask:
         return slice(max(0, start - self.window), min(num_keys, end))
 
     def apply(self, scores: Tensor, rows: slice, keys: slice) -> Tensor:
-        """Mask the scores [b, H, rows, keys] of a block. A query never loses all keys."""
+        """Mask the scores [b, H, rows, keys] of a block; every query keeps at least one key."""
         if self.pairs is not None:
             seen = self.pairs[:, :, rows, keys]
             return scores.masked_fill(~seen, -torch.inf) if _is_bool(seen) else scores + seen
@@ -58,7 +58,7 @@ class GridMask:
         return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
     def _hidden(self, rows: slice, keys: slice, device: torch.device) -> Tensor | None:
-        """[rows, keys] or broadcast to [b, H, rows, keys], True where a query sees no key."""
+        """True where a query does not see a key, broadcastable to [b, H, rows, keys]."""
         hidden = None if self.hidden is None else self.hidden[..., keys]
         if not self.causal and self.window is None:
             return hidden
@@ -72,7 +72,7 @@ class GridMask:
         return hidden
 
     def _away(self, rows: slice, keys: slice, distance: Tensor) -> Tensor:
-        """The numbers of columns between queries and keys, [rows, keys] or [b, 1, rows, keys]."""
+        """The distances in columns from queries to keys, [rows, keys] or [b, 1, rows, keys]."""
         if self.columns is None:
             return distance.abs()
         queries = self.columns[:, rows].unsqueeze(-1)

@@ -23,9 +23,9 @@ time; a single sequence may exceed it.
 class Distances:
     """The mapping of distances to rows of the tables.
 
-    With `buckets`, each short distance has its own row; longer ones up to `longest` share rows, for
-    ranges of distances that grow logarithmically. Without `buckets`, each distance up
-    to `longest` has its own row. All greater distances share the last row.
+    With `buckets`, each short distance has its own row, and longer ones up to `longest` share rows
+    in logarithmic steps. Without `buckets`, each distance up to `longest` has its own row. All
+    greater distances share the last row.
     """
 
     buckets: int | None

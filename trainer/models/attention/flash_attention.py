@@ -127,15 +127,15 @@ class Tiles:
     rows: int
     """Queries per block"""
     pairs: int
-    """Pairs of neighbouring keys per block"""
+    """Pairs of neighboring keys per block"""
     warps: int
     stages: int
 
 
 def tiles(channels: int, dtype: torch.dtype) -> tuple[Tiles, Tiles]:
-    """The parameters of (the forward pass and the gradient of queries, the gradient of keys).
+    """The parameters of the kernels: (forward and gradient of queries, gradient of keys).
 
-    They are chosen so that kernels of up to 128 channels in half precision, compiled for
+    They are chosen so that kernels of up to 128 channels in half precision, compiled for compute
     capabilities 8.0 and 9.0, do not spill registers.
     """
     if dtype == torch.float32:
@@ -252,11 +252,11 @@ class _Launch:
         tensors: tuple[Tensor, ...],
         scales: tuple[float, ...],
     ) -> None:
-        """Start a kernel of `trainer.models.attention.flash_kernels`."""
+        """Launch a kernel of `trainer.models.attention.flash_kernels`."""
         query = self.inputs[0]
         strides = (x.stride(axis) for x in self.inputs for axis in (0, 1))
         channels = query.shape[2]
-        with torch.cuda.device_of(query):  # Triton starts kernels on the current device
+        with torch.cuda.device_of(query):  # Triton launches kernels on the current device
             getattr(_kernels(), kernel)[grid](
                 *self.inputs,
                 *tensors,

@@ -1,8 +1,8 @@
 """Triton kernels of attention over flat sequences, with the dropout masks of `blocks.dropout`.
 
 A program handles a block of rows (queries) or of keys of one sequence and head. A hash contains the
-draws of two neighbouring keys, so a block processes its even keys first, then the odd ones. This
-changes only the order of sums. Scores are base-2 logarithms.
+draws of two neighboring keys, so a block processes its even keys first, then the odd ones. This
+changes only the order of sums. Scores are multiplied by log2(e), so that exp2 replaces exp.
 
 Dimensions: T tokens, H query heads and K key heads of C channels.
 """
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 VARYING = ("num_tokens", "left", "right")
-"""Arguments that vary between batches; without this list, Triton recompiles for multiples of 16."""
+"""Arguments that vary between batches; Triton would otherwise recompile for multiples of 16."""
 
 
 @triton.jit
@@ -107,7 +107,7 @@ def forward(
     ROWS: tl.constexpr, PAIRS: tl.constexpr,
     DROPS: tl.constexpr, WINDOW: tl.constexpr, CAPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write OUT [T, H, C] and LSE [H, T]; a program has ROWS queries of a sequence and head."""
+    """Write OUT [T, H, C] and LSE [H, T]; a program handles ROWS queries of a sequence and head."""
     first, head, sequence = tl.program_id(0) * ROWS, tl.program_id(1), tl.program_id(2)
     start = tl.load(STARTS + sequence)
     length = tl.load(STARTS + sequence + 1) - start
@@ -228,7 +228,7 @@ def backward_of_keys(
     ROWS: tl.constexpr, PAIRS: tl.constexpr,
     DROPS: tl.constexpr, WINDOW: tl.constexpr, CAPS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write GRAD_K, GRAD_V [T, K, C]; a program has PAIRS key pairs of a sequence and key head."""
+    """Write GRAD_K and GRAD_V [T, K, C]; a program handles PAIRS key pairs of one key head."""
     pair, key_head, sequence = tl.program_id(0) * PAIRS, tl.program_id(1), tl.program_id(2)
     start = tl.load(STARTS + sequence)
     length = tl.load(STARTS + sequence + 1) - start

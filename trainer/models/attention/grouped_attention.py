@@ -45,7 +45,7 @@ def choose_path(
 
     Only "plain" returns the probabilities. "plain" and our Triton kernel ("flash") support dropout.
     These two and "blocks" support soft-capped scores (`caps`); torch's kernels do not. "plain" and
-    "blocks" run on any device. `own_mask` says that a mask of pairs is needed: the caller passed
+    "blocks" run on any device. `own_mask` is true if a mask of pairs is needed: the caller passed
     one, or a window counts the pads between tokens as columns. Only "plain" and "sdpa" accept such
     a mask. On a CPU, "blocks" is 1.5 to 3 times as fast as "sdpa".
     """
@@ -195,7 +195,7 @@ class GroupedAttention(nn.Module):
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute scores [B, H, L, L] at once, or in blocks if this saves much memory."""
-        supported = layout.visible is None and not weights_wanted  # decoders hide no tokens
+        supported = layout.visible is None and not weights_wanted  # decoders have no `visible`
         if supported and is_split_in_blocks(layout, self.num_heads):
             return self._blocks(query, key, value, dropout_keys, layout), None
         return self._products(query, key, value, dropout_keys, layout, weights_wanted)
@@ -252,7 +252,7 @@ class GroupedAttention(nn.Module):
         return layout.from_grid((weights @ v).transpose(1, 2)), shown
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-        """Run SDPA over a grid. Its rows end with their pads, so causal attention ignores these."""
+        """Run SDPA over a grid. Pads are at the ends of rows, so causal attention ignores them."""
         q, k, v = (layout.to_grid(x).transpose(1, 2) for x in (query, key, value))
         narrow = self.window is not None and self.window < (layout.width or layout.longest) - 1
         bounded = narrow or layout.needs_mask

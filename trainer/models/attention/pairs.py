@@ -1,4 +1,4 @@
-"""Pairs: the layouts of queries and keys, and which of them see each other."""
+"""Pairs: the layouts of queries and keys, and which queries see which keys."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +24,8 @@ class Pairs:
     sequences: all tokens, or only the new tokens if the others are cached
     """
     window: int | None = None
-    """The largest number of the caller's columns between a query and a key that it sees; the
-    queries are then the tokens of the keys
+    """The largest distance, in columns of the caller's grid, from a query to a key that it sees;
+    with a window, the queries and keys belong to the same tokens
     """
 
     @cached_property
@@ -55,7 +55,7 @@ class Pairs:
 
     @cached_property
     def columns(self) -> Tensor | None:
-        """[T], the caller's columns for a window; None: those of a sequence are consecutive."""
+        """[T], each token's column in the caller's grid; None: there is no window, or no gap."""
         cells, width = self.keys.cells, self.keys.width
         if self.window is None or cells is None or width is None or not self.keys.has_gaps:
             return None

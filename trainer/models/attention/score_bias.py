@@ -23,7 +23,7 @@ class ScoreBias(ABC):
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers from which `rebuilt` restores a bias, with its tables."""
+        """The numbers from which, together with the tables, `rebuilt` restores a bias."""
         return []
 
     @classmethod
@@ -70,7 +70,7 @@ class GridBias(ABC):
     def key_gradient(self, key: Tensor, totals: list[Tensor]) -> Tensor | None:
         """Return the keys' gradient, if any; add the tables' gradients to `totals`.
 
-        Both are for all blocks together.
+        Called once after the last block; both are sums over all blocks.
         """
         return None
 

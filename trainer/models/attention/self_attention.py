@@ -42,8 +42,8 @@ def choose_path(
     """Choose the implementation of attention.
 
     Only "plain" returns the probabilities. Only "plain" and our Triton kernel ("flash") support
-    dropout. The two kernels need a batch without masked keys, and torch's kernel ("varlen") needs
-    half precision. On a CPU, plain products train faster than SDPA on short sequences.
+    dropout. "flash" and torch's kernel ("varlen") need a batch without masked keys, and "varlen"
+    needs half precision. On a CPU, plain products train faster than SDPA on short sequences.
     """
     if dropping and fits_flash and not weights_wanted and not hidden_keys:
         return "flash"

@@ -6,7 +6,7 @@ import os
 import torch
 
 SWITCH = "TEMPERING_TRITON"
-"""Set this environment variable to 0 to disable our Triton kernels and all compilation."""
+"""Set this environment variable to 0 to disable our Triton kernels and compiled leaf functions."""
 
 
 def triton_runs_on(device: torch.device) -> bool:
@@ -19,7 +19,7 @@ def triton_runs_on(device: torch.device) -> bool:
 
 
 def torch_compiles_for(device: torch.device) -> bool:
-    """Whether torch.compile can make kernels for this device."""
+    """Whether torch.compile can generate kernels for this device."""
     if device.type != "cuda":
         return True
     return installed() and torch.cuda.get_device_capability(device) >= (7, 0)

@@ -11,7 +11,7 @@ from trainer.models.packing import Layout
 
 
 class TokenConvolution(nn.Module):
-    """A convolution over neighbouring tokens, with zeros beyond the ends of a sequence."""
+    """A convolution over neighboring tokens, with zeros beyond the ends of a sequence."""
 
     def __init__(self, size: int, width: int, groups: int) -> None:
         """`width` is the kernel size in tokens, an odd number."""

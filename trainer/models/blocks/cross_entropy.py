@@ -64,7 +64,10 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def worst_error(device: torch.device, dtype: torch.dtype) -> float:
-    """The largest relative error of losses and gradients on a few rows, with and without labels."""
+    """The largest relative error of losses and gradients on a few rows, one without a label.
+
+    The number of wrong values in `right` also counts as an error.
+    """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 2 * BLOCK + 3, generator=generator).mul_(3).to(device, dtype)
     targets = torch.tensor([0, IGNORED, BLOCK, 7, 2 * BLOCK + 2], device=device)
@@ -92,7 +95,7 @@ def _kernel(
 ) -> None:
     from trainer.models.blocks import cross_entropy_kernel
 
-    with torch.cuda.device_of(logits):  # Triton starts kernels on the current device
+    with torch.cuda.device_of(logits):  # Triton launches kernels on the current device
         cross_entropy_kernel.cross_entropy[(len(logits),)](
             logits,
             targets,

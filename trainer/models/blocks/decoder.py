@@ -72,7 +72,7 @@ class DecoderBody(Body):
         return None if self.context is None or not trains else self.context.part(inputs, device)
 
     def rotations(self, inputs: FlatInputs) -> Sequence[Rotation | None]:
-        """For each layer the cosines and sines of the positions, or None without rotation."""
+        """The cosines and sines of the positions for each layer, or None without rotation."""
         return [None] * len(self.layers)
 
 
@@ -88,7 +88,7 @@ def _rotations_of_part(
 
 
 class TokenEmbeddings(nn.Module):
-    """Token embeddings; positions enter in the attention."""
+    """Token embeddings without positions, which the attention layers encode."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers of decoders with rotary positions; classes differ in where they normalize."""
+"""Layers of decoders with rotary positions; the classes differ in where they normalize."""
 
 from typing import Any, ClassVar
 
@@ -66,7 +66,7 @@ class DecoderLayer(nn.Module):
 
 
 class SandwichLayer(DecoderLayer):
-    """A layer that normalizes inputs and outputs of its attention and feed-forward network."""
+    """A layer that normalizes the inputs and outputs of its attention and feed-forward network."""
 
     def __init__(self, config: ModelConfig, place: LayerPlace) -> None:
         super().__init__(config, place)

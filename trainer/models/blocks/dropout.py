@@ -21,7 +21,7 @@ from trainer.models.blocks.fused_dropout import Draws, dropped, dropped_sum
 from trainer.models.blocks.leaves import runs_compiled
 
 _DRAWS = 1 << 16
-"""The number of values of a draw, which has 16 bits. Probabilities are rounded to multiples of
+"""The number of possible values of a 16-bit draw. Probabilities are rounded to multiples of
 1/65536, and the scale uses the rounded probability."""
 
 
@@ -69,7 +69,7 @@ class Dropout(nn.Module):
         return self.drop(x, keys) if self.active else x
 
     def drop(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """Apply dropout even if the module is in evaluation mode by now, as in backward passes."""
+        """Apply dropout regardless of the mode, which may have changed before a backward pass."""
         if keys is None:
             return F.dropout(x, self.p)
         if runs_compiled(x):
@@ -77,7 +77,7 @@ class Dropout(nn.Module):
         return (x * self.mask(x, keys)) * self.scale
 
     def add(self, residual: Tensor, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Return residual + dropout(x) in one pass fewer over memory."""
+        """Return residual + dropout(x), with one pass over memory fewer than in two steps."""
         if not self.active or keys is None:
             return residual + self(x)
         if runs_compiled(x):
@@ -89,7 +89,7 @@ class Dropout(nn.Module):
         """Return ones for kept channels of x [..., C] and zeros for others, in the dtype of x."""
         if (
             torch.compiler.is_compiling()
-        ):  # `all_draws` slices pairs of channels, so that odd numbers would need another graph
+        ):  # `all_draws` slices pairs of channels, so an odd number would need another graph
             columns = mixed(torch.arange(x.shape[-1], device=x.device) // 2 + 1)
             bits = draw_bits(keys, columns, self._site_hash)
             return (bits >= self._threshold).to(x.dtype)

@@ -186,7 +186,7 @@ class SharedEmbeddings(nn.Module, ABC):
 
 
 class Sublayer(nn.Module):
-    """What attention and feed-forward sublayers share: a norm, dropout and the residual sum."""
+    """The common parts of attention and feed-forward sublayers: norm, dropout and residual sum."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__()
@@ -386,7 +386,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
         """x [Tt, D], source [Ts, D] -> ([Tt, D], probabilities of both attentions if wanted).
 
-        `source` is a separate argument so that sharding waits for its gradient too.
+        `source` is a separate argument so that FSDP also waits for its gradient.
         """
         x, own = self.attention(x, pairs, bias, past, dropout_keys, weights_wanted)
         x, crossed = self.source_attention(
@@ -454,7 +454,7 @@ def _grid_attention(
 
 
 def _seen(layout: Layout) -> Tensor:
-    """[B, 1, 1, S] bool, True for the keys of a grid that are not pads."""
+    """[B, 1, 1, S] bool, True for the visible keys of a grid; pads and masked keys are False."""
     seen = layout.visible_keys
     if seen is not None:
         return seen

@@ -1,4 +1,4 @@
-"""Dropout of a residual branch in one forward and one backward kernel, which saves only keys."""
+"""Dropout, optionally with a residual sum, in one kernel per pass; masks are not saved."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from trainer.models.blocks.leaves import Leaf
 
 
 class Draws(NamedTuple):
-    """What determines a mask over [..., C]; all are tensors, so that all sites share one graph."""
+    """The inputs that determine a mask [..., C]; all are tensors, so that sites share one graph."""
 
     keys: Tensor
     """int32 [...], the key of each token"""

@@ -81,7 +81,7 @@ def _added_norm_gradients(
     centred: bool,
     *draws: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients of the residual, and of x if dropout makes it differ."""
+    """The gradients of the residual, and of x if dropout makes it differ (else None)."""
     normed = (total.float() - mean.unsqueeze(-1)) * scale.unsqueeze(-1)
     wide = grad.float() * weight.float()
     along = (wide * normed).mean(-1, keepdim=True)

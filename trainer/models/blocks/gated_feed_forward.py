@@ -1,4 +1,4 @@
-"""The gated feed-forward network of decoders; it saves fewer tensors for the backward pass.
+"""The gated feed-forward network of decoders; it saves fewer tensors than autograd would.
 
 Dimensions: T tokens, D channels, F inner channels.
 """
@@ -19,7 +19,7 @@ from trainer.models.sharded import is_spread
 
 
 class GatedFeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020): an activated gate times the input projection, then an output one."""
+    """output(activation(gate(x)) * input(x)); with silu, this is SwiGLU (Shazeer, 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

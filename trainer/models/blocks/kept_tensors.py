@@ -14,7 +14,7 @@ def kept_tensors(maxsize: int) -> Callable[[Callable[P, Tensor]], Callable[P, Te
     """Cache the results of a function of hashable arguments, as `lru_cache` does.
 
     Tensors created during a trace (of an export or a memory plan) are not cached: they have no
-    values, and adding one in place to a real tensor may do nothing, without an error.
+    values, and adding one in place to a real tensor may silently do nothing.
     """
 
     def decorate(make: Callable[P, Tensor]) -> Callable[P, Tensor]:

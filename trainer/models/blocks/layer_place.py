@@ -42,8 +42,10 @@ def layer_kinds(config: ModelConfig) -> list[str]:
 
 
 def layer_places(config: ModelConfig, kinds: list[str]) -> list[LayerPlace]:
-    """Each layer's `LayerPlace`; only local layers have windows. Raises InputError for a bad
-    one."""
+    """Each layer's `LayerPlace`; only local layers have windows.
+
+    Raises InputError for an invalid sliding_window.
+    """
     width = config.sliding_window if config.use_sliding_window else None
     if width is not None and (type(width) is not int or width < 1):
         raise InputError(f"config.json: sliding_window: found {width!r}; accepted: 1 or more, null")

@@ -18,7 +18,7 @@ SWITCH = "TEMPERING_LEAVES"
 
 
 class Leaf:
-    """`function`, compiled as one graph for any number of rows at its first call on a GPU.
+    """A function that is compiled at its first call on a GPU, as one graph for any number of rows.
 
     It is a pure function of tensors without autograd. Its callers are autograd functions: each
     calls one leaf in the forward pass and another in the backward pass. If compiling fails, one
@@ -29,7 +29,7 @@ class Leaf:
     """Whether a leaf failed to compile; no leaf is compiled after that."""
 
     def __init__(self, function: Callable[..., Any], reduces: bool = False) -> None:
-        """`reduces` says whether the function has sums, whose order the compiler chooses."""
+        """`reduces`: whether the function computes sums, whose order the compiler chooses."""
         assert isinstance(function, FunctionType)
         self.function = function
         self.reduces = reduces
@@ -81,10 +81,10 @@ class Leaf:
 
 
 def runs_compiled(x: Tensor, reduces: bool = False) -> bool:
-    """Whether a leaf is compiled for x; with `reduces`, not if kernels must be deterministic.
+    """Whether a leaf is compiled for x; with `reduces`, False if kernels must be deterministic.
 
-    In a compiled model, a leaf is part of the model's graph. The result stays the same after a leaf
-    has failed, since gradient checkpointing must run the same code twice.
+    False in a compiled model, whose graph contains its leaves. The result stays the same after a
+    leaf has failed, since gradient checkpointing must run the same code twice.
     """
     if x.device.type != "cuda" or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return False

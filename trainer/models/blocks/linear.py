@@ -26,7 +26,7 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` with the behaviour of `Linear`."""
+    """`torch.nn.functional.linear` with the gradients of `Linear`."""
     dtype = narrow_type(x, weight)
     if dtype is None:
         return F.linear(x, weight, bias)

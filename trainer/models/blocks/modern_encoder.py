@@ -28,7 +28,7 @@ from trainer.models.packing import Layout
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 THETAS = {LOCAL: "local_rope_theta", GLOBAL: "global_rope_theta"}
-"""Kind of layer -> the entry that has its rotary base in older config files."""
+"""Kind of layer -> the entry for its rotary base in older config files."""
 
 
 class ModernEncoder(Body):
@@ -84,7 +84,7 @@ class ModernEncoder(Body):
 
 
 class ModernEmbeddings(nn.Module):
-    """Normalized token embeddings; positions enter in the attention."""
+    """Normalized token embeddings without positions, which the attention layers encode."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class UnbiasedLayerNorm(LayerNorm):
-    """LayerNorm without bias, as in Cohere's models; it is created like RMSNorm."""
+    """LayerNorm without bias, as in Cohere's models; it takes the same arguments as RMSNorm."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__(size, eps=eps, bias=False)

@@ -40,8 +40,8 @@ class WholeTexts:
 def outgrown(inputs: FlatInputs, length: int) -> WholeTexts | None:
     """Return the call that recomputes all texts if one grows beyond `length` tokens, else None.
 
-    It empties the cache first. The cache stores the ids of all tokens for this. It cannot store
-    inputs_embeds, so texts given as embeddings keep their cached keys.
+    The cache is emptied first. It stores the ids of all tokens for this purpose, but it cannot
+    store inputs_embeds, so texts given as embeddings keep their cached keys.
     """
     cache, layout = inputs.cache, inputs.layout
     if cache is None or inputs.inputs_embeds is not None:

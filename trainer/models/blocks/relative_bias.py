@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class RelativeBias(nn.Module):
-    """T5's relative bias (Raffel et al., 2020): a learnt number per head and bucket of distances.
+    """T5's relative bias (Raffel et al., 2020): a learned number per head and bucket of distances.
 
     Each short distance has its own bucket; longer distances share logarithmic buckets. Distances
     from `max_distance` on share the last bucket.
@@ -30,7 +30,7 @@ class RelativeBias(nn.Module):
         return values.T.contiguous()
 
     def buckets(self, distance: Tensor) -> Tensor:
-        """The bucket of each distance from a query to a key; negative if the key is earlier."""
+        """The bucket of each distance from query to key; earlier keys have negative distances."""
         half, first = self.num_buckets, torch.zeros_like(distance)
         if self.bidirectional:  # half of the buckets per direction
             half //= 2

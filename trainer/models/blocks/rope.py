@@ -1,7 +1,7 @@
 """Rotary positions: plain, or scaled for longer texts as config.json specifies.
 
 R channels of a head are rotated; a wavelength is the number of tokens in which a pair of channels
-is rotated once.
+makes one full rotation.
 """
 
 import math

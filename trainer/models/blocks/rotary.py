@@ -21,7 +21,7 @@ def angles(position_ids: Tensor, channels: int, theta: float) -> tuple[Tensor, T
 def rotate(
     x: Tensor, rotation: Rotation, channels: int | None = None, neighbours: bool = False
 ) -> Tensor:
-    """Rotate the first R channels of each head of x [T, heads x channels]; by default all.
+    """Rotate the first R channels of each head of x [T, heads x channels], by default all of them.
 
     Channel c is paired with channel c + R / 2, or with `neighbours` channel 2 c with 2 c + 1.
     """

@@ -1,4 +1,4 @@
-"""BART (Lewis et al., 2020): learnt positions, and a norm over the embeddings."""
+"""BART (Lewis et al., 2020): learned positions, and a norm over the embeddings."""
 
 from trainer.models.blocks.encoder_decoder import EncoderDecoder
 from trainer.models.config import ModelConfig

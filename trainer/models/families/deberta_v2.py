@@ -41,7 +41,7 @@ class DebertaEmbeddings(Embeddings):
         self.relative_norm = LayerNorm(size, eps=config.layer_norm_eps) if normed else None
 
     def table(self) -> Tensor | None:
-        """[R, D], the relative positions, if any."""
+        """[R, D], the table of R relative positions, if any."""
         if self.relative is None or self.relative_norm is None:
             return None if self.relative is None else self.relative.weight
         normed: Tensor = self.relative_norm(self.relative.weight)

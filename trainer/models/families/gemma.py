@@ -1,4 +1,4 @@
-"""Gemma (Gemma Team, 2024): Llama with larger heads, scaled embeddings and norms of 1 + weight."""
+"""Gemma (Gemma Team, 2024): Llama with larger heads, scaled embeddings, norms by 1 + weight."""
 
 from trainer.models.blocks.activations import ACTIVATIONS
 from trainer.models.blocks.decoder import Decoder

@@ -1,4 +1,4 @@
-"""Gemma 2 (Gemma Team, 2024): a window in every second layer, and capped scores and logits."""
+"""Gemma 2 (Gemma Team, 2024): sliding windows in every second layer, capped scores and logits."""
 
 from trainer.models.blocks.decoder_layers import SandwichLayer
 from trainer.models.blocks.gemma import CappedLogitsDecoder, OffsetRMSNorm, ScalarScaledAttention

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al., 2019): learnt positions, and one projection for query, key and value.
+"""GPT-2 (Radford et al., 2019): learned positions, and one projection for query, key and value.
 
 Dimensions: T tokens, D channels.
 """

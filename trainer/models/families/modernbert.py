@@ -48,7 +48,11 @@ def _masked_lm_head(config: ModelConfig) -> nn.Module:
 
 
 def _draw(config: ModelConfig, name: str, weight: Tensor) -> None:
-    """Draw truncated normal values; the std is smaller for layers added to the residual stream."""
+    """Draw truncated normal values.
+
+    The std of layers that add to the residual stream, and of the head's dense and decoder layers,
+    falls with the number of layers.
+    """
     if name == "head.classifier.weight":
         spread = config.hidden_size**-0.5
     elif name.endswith((".output.weight", "head.dense.weight", "head.decoder.weight")):

@@ -42,13 +42,15 @@ class DistanceAttention(BiasedAttention):
         dropout_keys: Tensor | None,
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [T, D] -> ([T, D], probabilities [B, H, L, L] if wanted). The biases of H heads for the
-        distances in a longest sequence of n tokens are `table` [H, 2 n - 1]."""
+        """x [T, D] -> ([T, D], probabilities [B, H, L, L] if wanted).
+
+        `table` [H, 2 L - 1] holds each head's bias for every distance.
+        """
         return self.attend(x, DistanceBias(table), pairs, dropout_keys, weights_wanted)
 
 
 class MPNetEncoder(Encoder):
-    """An encoder that adds a learnt bias for each distance to the attention scores."""
+    """An encoder that adds a learned bias for each distance to the attention scores."""
 
     counts_gaps = True
     embeddings: MPNetEmbeddings

@@ -104,7 +104,7 @@ EMBEDDINGS: Mapping[str, str] = {
         for ours, theirs in {"position": "embed_positions", "norm": "layernorm_embedding"}.items()
     },
 }
-"""The names of the embeddings in families with learnt positions."""
+"""The names of the embeddings in families with learned positions."""
 
 OFFSET = 2
 """The number of unused rows at the start of the position embeddings."""
@@ -128,7 +128,7 @@ class Embeddings(SharedEmbeddings):
 
 
 class Positions(nn.Module):
-    """A module that adds learnt positions, normalizes the sum and applies dropout."""
+    """A module that adds learned positions, normalizes the sum and applies dropout."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

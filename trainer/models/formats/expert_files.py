@@ -16,7 +16,7 @@ class StoredExperts:
     """The names of an expert's modules in the published files of a family."""
 
     block: str
-    """The module with the router and the experts, such as block_sparse_moe; here it is mlp"""
+    """The module with the router and the experts, such as block_sparse_moe; mlp in this package"""
     gate: str
     input: str
     output: str

@@ -1,4 +1,4 @@
-"""Loading a model's weights or initialising them; missing and unused tensors are reported."""
+"""Loads or initializes a model's weights, and reports missing and unused tensors."""
 
 import logging
 import re
@@ -33,12 +33,12 @@ REPLACE_HEAD = "model.new_head=true replaces the head by a fresh one"
 
 @dataclass(frozen=True)
 class Pending:
-    """Where to read the weights of a model on the meta device; names and shapes are checked."""
+    """Where to read the weights of a model on the meta device; names and shapes match the model."""
 
     folder: Path
     source: type[WeightFiles]
     names: Mapping[str, str | None]
-    """Parameter -> the tensor in the files, or None if it is initialised at random."""
+    """Parameter -> the tensor in the files, or None if it is initialized at random."""
     dtype: torch.dtype
     info: Mapping[str, set[str] | list[str]]
     """transformers' loading info: the names of missing, unused and replaced tensors"""
@@ -60,7 +60,7 @@ class Pending:
         materialize(model, tensors)
 
     def draw(self, model: FamilyModel) -> None:
-        """Fill the parameters that are initialised at random, in the order of `fill`."""
+        """Fill the parameters that are initialized at random, in the order of `fill`."""
         self.fill_named(model, [name for name, in_file in self.names.items() if in_file is None])
 
     @contextmanager
@@ -137,11 +137,11 @@ def pending_weights(
 ) -> Pending:
     """Match a model on the meta device with the weights in a folder, safetensors by default.
 
-    A head or pooler that the folder lacks is initialised at random, and with `new_head` any head.
+    A head or pooler that the folder lacks is initialized at random, and with `new_head` any head.
     The same applies to a head whose names belong to another task's head according to the folder's
     `architectures`, and with `ignore_mismatched` to a head whose tensors have other shapes.
     `labels_in_file` are the folder's label names, if the user sets different ones. `elsewhere` are
-    the hub's short names of tensors that another folder provides later: they are initialised at
+    the hub's short names of tensors that another folder provides later: they are initialized at
     random without a message. Raises InputError for a missing tensor, a wrong shape, and a head for
     other labels.
     """
@@ -181,9 +181,9 @@ def pending_weights(
 def fill_from(
     model: FamilyModel, tensors: Mapping[str, Tensor], dtype: torch.dtype | str | None
 ) -> dict[str, set[str] | list[str]]:
-    """Fill a model on the meta device with copies of tensors, by our names or the hub's.
+    """Fill a model on the meta device with copies of tensors, given by parameter or hub names.
 
-    Returns the loading info; a missing head is initialised at random. Raises InputError for any
+    Returns the loading info; a missing head is initialized at random. Raises InputError for any
     other missing tensor, and for a wrong shape.
     """
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
@@ -271,7 +271,7 @@ def _short_names(model: FamilyModel) -> dict[str, str]:
 def _fresh_names(
     model: FamilyModel, wanted: dict[str, str], found: dict[str, str], new_head: bool
 ) -> set[str]:
-    """The parameters to initialise at random: those of a missing or replaced head or pooler."""
+    """The parameters to initialize at random: those of a missing or replaced head or pooler."""
     missing = {name for name, short in wanted.items() if short not in found}
     body = sorted(name for name in missing if not _may_be_random(name))
     if body:
@@ -416,7 +416,7 @@ def _fresh(model: FamilyModel, name: str) -> Tensor:
 
 
 def materialize(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Replace meta parameters by the tensors with their names; shared parameters stay shared."""
+    """Replace parameters with the tensors of the same names; shared parameters stay shared."""
     filled = {
         parameter: nn.Parameter(tensors[name], requires_grad=parameter.requires_grad)
         for name, parameter in model.named_parameters()

@@ -19,6 +19,6 @@ KEYS: Mapping[str, str] = {
     **{
         f"layers.*.feed_forward.experts.{each}{leaf}": f"layers.*.mlp.experts.{each}"
         for each in ("gate_up_proj", "down_proj")
-        for leaf in ("", ".weight")  # "" for adapters of the weight
+        for leaf in ("", ".weight")  # "": the module name, for the parameters of its adapters
     },
 }

@@ -73,7 +73,7 @@ def scaled_entries(
     lengths = {} if LONGEST in overrides else {LONGEST: trained}
     if kind in EXTENDING:
         entries[LENGTH], lengths = trained, {LONGEST: _longest(trained, wanted, overrides)}
-        if config.known(LENGTH) is not None:  # transformers prefers this one
+        if config.known(LENGTH) is not None:  # transformers prefers it to the nested entry
             lengths[LENGTH] = trained
     if layered:
         local = {"rope_type": "default", "rope_theta": config.rope_local_base_freq}

@@ -126,6 +126,7 @@ def why_invalid(file: Path, kind: str, error: Exception) -> str:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard file, from an index of shards. Raises InputError if it is invalid."""
     try:
         weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         valid = all(isinstance(shard, str) for shard in weight_map.values()) and weight_map

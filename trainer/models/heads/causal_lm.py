@@ -1,4 +1,4 @@
-"""Causal language modelling: scores every vocabulary entry as the next token.
+"""Causal language modeling: scores every vocabulary entry as the next token.
 
 Dimensions: B sequences, padded to L tokens or with T tokens in total; D channels.
 """
@@ -30,7 +30,7 @@ class CausalLMOutput(ModelOutput):
     """The outputs of a causal language model."""
 
     loss: Tensor | None = None
-    """The mean loss over the labelled tokens, if labels were given"""
+    """The mean loss over the labeled tokens, if labels were given"""
     logits: Any = LazyLogits()
     """[B, L, vocab_size] before the softmax, zeros at pad positions; [T, vocab_size] if flat.
     They are computed on first access. Code that needs only the loss reads `projection` instead."""
@@ -43,7 +43,7 @@ class CausalLMOutput(ModelOutput):
 
     @property
     def projection(self) -> Projection:
-        """The factors of the logits, for `trainer.tasks.losses.next_token_loss`."""
+        """The hidden states and output weights, for `trainer.tasks.losses.next_token_loss`."""
         found: Projection = vars(self)["_projection"]
         return found
 
@@ -58,9 +58,9 @@ class Answers(Arguments, total=False):
     cache: KeyValueCache | None
     """The sequences that a flat call continues; the call extends the cache"""
     logits_to_keep: int | Tensor | None
-    """The number of last columns of a padded call that get logits, or the columns; 0: all"""
+    """How many of the last columns of a padded call get logits, or the columns; 0: all"""
     num_items_in_batch: Tensor | int | None
-    """The divisor of the summed losses, in place of the number of labelled tokens"""
+    """The divisor of the summed losses, in place of the number of labeled tokens"""
 
 
 class CausalLMModel(PretrainedModel):
@@ -129,7 +129,7 @@ class CausalLMModel(PretrainedModel):
         )
 
     def _penalty(self, balance: Tensor | None) -> Tensor | None:
-        """[B], the routers' loss for each labelled token."""
+        """[B], the routers' loss for each labeled token of a sequence."""
         return None if balance is None else self.config.router_aux_loss_coef * balance
 
     def generate(
@@ -176,7 +176,7 @@ class CausalLMModel(PretrainedModel):
 
 
 def _loss(projection: Projection, answers: Given) -> Tensor | None:
-    """The mean loss of the given labels; `shift_labels` replace `labels`, as in transformers."""
+    """The mean loss of the given labels; `shift_labels` override `labels`, as in transformers."""
     labels, shifted = answers.get("labels"), answers.get("shift_labels")
     items = answers.get("num_items_in_batch")
     if shifted is not None:

@@ -18,7 +18,7 @@ def classifier_dropout(config: ModelConfig) -> float:
 
 
 class ClassificationHead(nn.Module):
-    """dropout -> linear, over one vector per sequence; optionally linear -> activation before."""
+    """dropout -> linear, over one vector per sequence; optionally after linear -> activation."""
 
     def __init__(
         self,
@@ -97,8 +97,9 @@ class TokenHead(nn.Module):
 
 
 class MaskedLMHead(nn.Module):
-    """linear -> activation -> norm, whose result times the output weights gives the logits. The
-    output weights are the token embeddings, or those of this head's layer `decoder`. A bias is
+    """linear -> activation -> norm; multiplied by the output weights, the result gives the logits.
+
+    The output weights are the token embeddings, or those of this head's layer `decoder`. A bias is
     added to the logits.
     """
 

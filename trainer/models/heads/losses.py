@@ -70,9 +70,9 @@ def token_flag_loss(logits: Tensor, labels: Tensor, layout: Layout) -> Tensor:
 
 
 def chain_loss(logits: Tensor, labels: Tensor, transitions: Tensor, layout: Layout) -> Tensor:
-    """The mean negative log-likelihood of a CRF over the labelled tokens: logits [T, C].
+    """The mean negative log-likelihood of a CRF over the labeled tokens: logits [T, C].
 
-    The labelled tokens of each sequence form a chain; labels of -100 and of pads are skipped.
+    The labeled tokens of each sequence form a chain; labels of -100 and of pads are skipped.
     """
     _check_integers("labels", labels, (layout.caller_shape,))
     _check_range("labels", labels, logits.shape[1])
@@ -88,7 +88,7 @@ def chain_loss(logits: Tensor, labels: Tensor, transitions: Tensor, layout: Layo
 def successor_loss(
     projection: Projection, labels: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
-    """The mean cross-entropy of every next token; labels have the shape of input_ids.
+    """The mean cross-entropy of next-token predictions; labels have the shape of input_ids.
 
     Labels are not shifted. Labels of -100, of pads and of each sequence's first token are ignored.
     `num_items` is as in `token_loss`.
@@ -116,7 +116,7 @@ def aligned_loss(
 def _projected_loss(
     projection: Projection, labels: Tensor, num_items: Tensor | int | None
 ) -> Tensor:
-    """The mean loss; the logits are not materialised, except while a graph is traced."""
+    """The mean loss; the logits are not materialized, except while a graph is traced."""
     if not torch.compiler.is_compiling():
         found = next_token_loss(projection, labels)
         return _mean(found.sum, found.count if num_items is None else num_items)

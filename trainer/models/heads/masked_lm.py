@@ -1,4 +1,4 @@
-"""Masked language modelling: a score for every vocabulary entry at every token."""
+"""Masked language modeling: a score for every vocabulary entry at every token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class MaskedLMOutput(ModelOutput):
     """The outputs of a masked language model."""
 
     loss: Tensor | None = None
-    """The mean loss over the labelled tokens, if labels were given"""
+    """The mean loss over the labeled tokens, if labels were given"""
     logits: Any = LazyLogits()
     """[B, L, vocab_size] before the softmax, zeros at pads; [T, vocab_size] in a flat call.
     Computed on first access; code that needs only the loss reads `projection` instead."""
@@ -44,7 +44,7 @@ class Answers(Arguments, total=False):
     labels: Tensor | None
     """Token ids in the shape of input_ids; -100 where there is nothing to predict"""
     num_items_in_batch: Tensor | int | None
-    """The divisor of the summed losses, in place of the number of labelled tokens"""
+    """The divisor of the summed losses, in place of the number of labeled tokens"""
 
 
 class MaskedLMModel(PretrainedModel):
@@ -90,7 +90,7 @@ class MaskedLMModel(PretrainedModel):
 
     @property
     def substitutes(self) -> Mapping[str, str]:
-        """If a tied model's file lacks output weights, they start as the token embeddings."""
+        """Output weights that a tied model's file lacks start as the token embeddings."""
         return {} if self.head.decoder is None else self.family_head.tied
 
     def respond(self, encoding: Encoding, answers: Given) -> MaskedLMOutput:

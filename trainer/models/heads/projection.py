@@ -53,7 +53,7 @@ class Projection:
     cap: float | None = None
     """The soft cap c: logits x become c tanh(x / c)"""
     penalty: Tensor | None = None
-    """[B], the amount that the loss adds for each labelled token of a sequence"""
+    """[B], the amount that the loss adds for each labeled token of a sequence"""
     last_loss: tuple[Tensor, float, Any] | None = None
     """The labels and smoothing of the last computed loss, and that loss"""
 

@@ -33,7 +33,7 @@ class Answers(Arguments, total=False):
     """The keyword arguments of `forward` that only this head reads."""
 
     labels: Tensor | None
-    """The shape of input_ids: 1 for a token that was replaced, 0 for an original one"""
+    """In the shape of input_ids: 1 for a replaced token, 0 for an original one, -100: no label"""
 
 
 class ReplacedTokenHead(nn.Module):

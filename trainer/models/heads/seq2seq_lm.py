@@ -1,4 +1,4 @@
-"""Sequence-to-sequence language modelling: a decoder generates targets for an encoder's texts."""
+"""Sequence-to-sequence language modeling: a decoder generates targets from encoded sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class Seq2SeqLMOutput(ModelOutput):
     """The outputs of a sequence-to-sequence model. M is the length of the decoder's rows."""
 
     loss: Tensor | None = None
-    """The mean loss over the labelled tokens, if labels were given"""
+    """The mean loss over the labeled tokens, if labels were given"""
     logits: Any = LazyLogits()
     """[B, M, vocab_size] before the softmax, zeros at pads; [T, vocab_size] in a flat call.
     Computed on first access; code that needs only the loss reads `projection` instead."""
@@ -171,7 +171,7 @@ class Seq2SeqLMModel(PretrainedModel):
         return {n: token for n, token in found.items() if isinstance(token, int)}
 
     def new_source_cache(self, num_sequences: int) -> SourceCache:
-        """An empty cache for `num_sequences` texts of the encoder."""
+        """An empty cache for `num_sequences` source texts."""
         return SourceCache(num_sequences)
 
     def generate(

@@ -70,8 +70,7 @@ class SequenceClassificationModel(PretrainedModel):
         return ClassificationHead(config.hidden_size, config.num_labels, dropout=dropout)
 
     def arrange(self, call: Call, answers: Given) -> Call:
-        """Mask the trailing pad tokens of a decoder's inputs without a mask, as transformers
-        does."""
+        """Mask the trailing pads of a decoder's inputs if no mask is given, as in transformers."""
         ids = call.input_ids
         if ids is None or call.is_flat or ids.ndim != 2 or call.attention_mask is not None:
             return call

@@ -19,7 +19,7 @@ class TokenClassifierOutput(ModelOutput):
     """The outputs of a token classification model."""
 
     loss: Tensor | None = None
-    """The mean loss over the labelled tokens, if labels were given"""
+    """The mean loss over the labeled tokens, if labels were given"""
     logits: Tensor | None = None
     """[B, L, num_labels] before the softmax, zeros at pads; [T, num_labels] in a flat call"""
     hidden_states: tuple[Tensor, ...] | None = None
@@ -34,7 +34,7 @@ class Answers(Arguments, total=False):
     labels: Tensor | None
     """Class ids, in the shape of input_ids; -100 for tokens without a label"""
     num_items_in_batch: Tensor | int | None
-    """The divisor of the summed losses, in place of the number of labelled tokens"""
+    """The divisor of the summed losses, in place of the number of labeled tokens"""
 
 
 class TokenClassificationModel(PretrainedModel):

@@ -44,7 +44,7 @@ class Transitions(nn.Module):
 class TokenClassificationCRFModel(PretrainedModel):
     """A body with a linear classifier over every token and a linear-chain CRF over each row.
 
-    With `labels`, the labelled tokens of a sequence form its chain, and the loss is the mean over
+    With `labels`, the labeled tokens of a sequence form its chain, and the loss is the mean over
     these tokens. Recipes compute the loss themselves, from `logits` and `transitions`, since a
     row's chain may span several windows. The weight file is that of a token classifier with one
     more tensor, crf.weight.

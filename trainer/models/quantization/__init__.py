@@ -1,1 +1,1 @@
-"""Quantisation: frozen weights in 4 or 8 bits, for training adapters in less memory."""
+"""Quantization: frozen weights in 4 or 8 bits, for training adapters in less memory."""

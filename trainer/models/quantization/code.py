@@ -1,4 +1,4 @@
-"""Code: the interface of quantisations, which pack a weight [O, I] into bytes.
+"""Code: the interface of quantization formats, which pack a weight [O, I] into bytes.
 
 Dimensions: a layer with O outputs and I inputs, N bytes.
 """
@@ -12,7 +12,7 @@ Shape = tuple[int, int]
 
 
 class Code(Protocol):
-    """A kind of quantisation; packing and unpacking give the same result on every call."""
+    """A quantization format; packing and unpacking are deterministic."""
 
     @property
     def name(self) -> str:

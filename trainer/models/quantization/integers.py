@@ -1,4 +1,4 @@
-"""Weights as integers of 8 or 4 bits, which torchao rounds.
+"""Weights as 8-bit or 4-bit integers, rounded by torchao.
 
 Dimensions: a layer with O outputs and I inputs.
 """

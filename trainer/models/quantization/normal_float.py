@@ -12,13 +12,13 @@ from trainer.models.quantization.code import Shape
 BLOCK = 64
 """The number of weights in a block; they share a scale."""
 OUTER = 256
-"""The number of blocks whose scales are quantised together (double quantisation)."""
+"""The number of blocks whose scales are quantized together (double quantization)."""
 _KNOWN_LEVELS: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
 
 @dataclass(frozen=True)
 class NormalFloat4:
-    """NF4 with double quantisation, as in the paper: 4.127 bits for each weight."""
+    """NF4 with double quantization, as in the paper: 4.127 bits per weight."""
 
     name: str = "nf4"
     package: str = "bitsandbytes"
@@ -66,7 +66,7 @@ class NormalFloat4:
 
 
 def _sizes(shape: Shape) -> list[int]:
-    """The bytes of the mean scale, the scales of OUTER scales each, the scales and the weights."""
+    """The bytes of the mean scale, the outer scales (one per OUTER blocks), scales and weights."""
     blocks = -(-prod(shape) // BLOCK)
     return [4, 4 * -(-blocks // OUTER), blocks, prod(shape) // 2]
 

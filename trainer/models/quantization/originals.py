@@ -1,4 +1,4 @@
-"""The weights of a model before they were quantised, read again from its files."""
+"""The weights of a model before they were quantized, read again from its files."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,10 +13,10 @@ from trainer.models.quantization.quantized_linear import quantized_layers, weigh
 def plain_parameters(
     model: Model, values: Mapping[str, Tensor], rounded: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield these parameters by name, with the original weight in place of each quantised one.
+    """Yield these parameters by name, with the original weight in place of each quantized one.
 
-    With `rounded`, the dequantised weight is used instead. Raises InputError if the model's
-    files no longer exist.
+    With `rounded`, the dequantized weight is used instead. Raises InputError if the model's files
+    no longer exist.
     """
     layers = {f"{name}.weight": layer for name, layer in quantized_layers(model).items()}
     if rounded or not layers:

@@ -1,4 +1,4 @@
-"""Quantise a model's weights while they are read."""
+"""Quantize a model's weights while they are read."""
 
 import logging
 from importlib import import_module
@@ -23,7 +23,7 @@ CODES: dict[str, Code] = {code.name: code for code in (Int8(), Int4(), NormalFlo
 
 
 def find_code(name: str) -> Code:
-    """The number format of a name. Raises InputError if it is unknown or its package is missing."""
+    """Find a format by name. Raises InputError if it is unknown or its package is missing."""
     if name not in CODES:
         raise InputError(f"{WHERE}: found {name!r:.60}; accepted: {', '.join(CODES)}, null")
     code = CODES[name]
@@ -32,7 +32,7 @@ def find_code(name: str) -> Code:
 
 
 def _import_quietly(code: Code) -> None:
-    """Import the package of a kind of quantisation without its log messages.
+    """Import the package of a quantization format without its log messages.
 
     Raises InputError if the package is missing or broken.
     """
@@ -53,10 +53,10 @@ def _import_quietly(code: Code) -> None:
 
 @torch.no_grad()
 def read_quantized(model: FamilyModel, name: str) -> None:
-    """Read a model's pending weights and quantise the linear layers of its blocks.
+    """Read a model's pending weights and quantize the linear layers of its blocks.
 
     The original weights of at most one block are in memory. Embeddings, norms, the pooler and the
-    head are not quantised. Raises InputError for a linear layer that cannot be quantised.
+    head are not quantized. Raises InputError for a linear layer that cannot be quantized.
     """
     code = find_code(name)
     assert isinstance(model.pending, Pending)
@@ -84,7 +84,7 @@ def _quantize(unit: nn.Module, code: Code) -> None:
 
 
 def refuse_quantization(name: str | None, beside: str) -> None:
-    """Raise InputError if quantisation is set; `beside` names the setting that forbids it."""
+    """Raise InputError if quantization is set; `beside` names the setting that forbids it."""
     if name is not None:
         raise InputError(f"{WHERE}: found {name} with {beside}; accepted: one of them")
 

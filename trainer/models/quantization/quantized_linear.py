@@ -67,7 +67,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def shape_of(layer: nn.Module) -> Shape:
-    """The number of outputs and of inputs of a plain layer that can be quantised."""
+    """The number of outputs and of inputs of a plain layer that can be quantized."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     rows, columns = weight.shape
@@ -76,7 +76,7 @@ def shape_of(layer: nn.Module) -> Shape:
 
 @torch.no_grad()
 def quantize_layer(layer: nn.Module, code: Code) -> None:
-    """Convert a plain layer in place, even on the meta device; its bias is not quantised."""
+    """Convert a plain layer in place, even on the meta device; its bias is not quantized."""
     shape, kind = shape_of(layer), QUANTIZED[type(layer)]
     weight = layer._parameters.pop("weight")
     assert weight is not None
@@ -92,7 +92,7 @@ def quantize_layer(layer: nn.Module, code: Code) -> None:
 
 
 def make_plain(layer: QuantizedLinear, weight: Tensor) -> None:
-    """Convert a quantised layer in place to a plain layer with this weight."""
+    """Convert a quantized layer in place to a plain layer with this weight."""
     device = layer.packed.device
     for name in (PACKED, "code", "shape", "dtype", "original_sample"):
         delattr(layer, name)
@@ -101,7 +101,7 @@ def make_plain(layer: QuantizedLinear, weight: Tensor) -> None:
 
 
 class _Product(torch.autograd.Function):
-    """The function of a linear layer that saves only the packed weight for the backward pass."""
+    """A linear layer's product, which saves only the packed weight for the backward pass."""
 
     @staticmethod
     def forward(
@@ -131,25 +131,25 @@ class _Product(torch.autograd.Function):
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """The quantised layers, by name."""
+    """The quantized layers, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
 
 
 def weight_name(parameter_name: str) -> str:
-    """The name of a parameter in a model that is not quantised."""
+    """The name that this parameter has in a model that is not quantized."""
     inside, _, leaf = parameter_name.rpartition(".")
     return f"{inside}.weight" if leaf == PACKED else parameter_name
 
 
 def quantization_of(model: nn.Module) -> str | None:
-    """The kind of a model's quantised layers; None if it has none."""
+    """The name of a model's quantization format; None if no layer is quantized."""
     return next((layer.code.name for layer in quantized_layers(model).values()), None)
 
 
 def unpacked_bytes(model: nn.Module) -> int:
-    """The bytes that the largest unpacked weight of a layer needs; 0 without quantised layers.
+    """The bytes needed to unpack the largest weight of a layer; 0 without quantized layers.
 
-    They include two fp32 copies of the weight, before and after scaling.
+    They are those of two fp32 copies of the weight, before and after scaling.
     """
     sizes = (layer.shape[0] * layer.shape[1] for layer in quantized_layers(model).values())
     return 2 * torch.float32.itemsize * max(sizes, default=0)

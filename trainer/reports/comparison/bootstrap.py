@@ -20,7 +20,7 @@ LEVEL = 0.95
 """The confidence level of the intervals."""
 
 Measured = Callable[[np.ndarray], Sequence[Sequence[float]]]
-"""A function of indices of rows [N]. It returns for each run its results on these rows."""
+"""A function from row indices [N] to the results of each run on these rows."""
 
 
 @dataclass(frozen=True)

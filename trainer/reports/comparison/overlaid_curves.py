@@ -35,7 +35,7 @@ def _keys(runs: Mapping[str, RunRecord]) -> tuple[list[str], list[str]]:
 
 
 def _chart(runs: Mapping[str, RunRecord], key: str) -> LineChart:
-    """A chart with a curve for each run; a run has the same colour in every chart."""
+    """A chart with a curve for each run; a run has the same color in every chart."""
     is_result = key.startswith("eval_")
     series = [
         Series(name, record.points(key), marked=is_result, noisy=key not in STEADY)

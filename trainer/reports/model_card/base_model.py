@@ -1,4 +1,4 @@
-"""The base model of a run: finds its name on the hub and the licence in its card."""
+"""The base model of a run: finds its name on the hub and the license in its card."""
 
 import json
 import logging
@@ -39,14 +39,14 @@ class BaseModel:
     hub_id: str | None = None
     """The hub id, if the model is on the hub."""
     license: Mapping[str, str] | None = None
-    """The `LICENSE_KEYS` in the base model's card; None if it has no licence or is unreadable."""
+    """The `LICENSE_KEYS` in the base model's card; None if it has no license or is unreadable."""
 
 
 def base_of(path: str | None, revision: str | None = None, token: str | None = None) -> BaseModel:
     """Describe the base model at `path`.
 
     If the model at `path` was itself trained by a run of this program, the base model of that run
-    is described instead, and so on. If the card cannot be read, a warning is logged and the licence
+    is described instead, and so on. If the card cannot be read, a warning is logged and the license
     is unknown.
     """
     for _ in range(DEEPEST):

@@ -1,4 +1,4 @@
-"""The text of a model card: results, code to load the model, data, settings, limits, licence."""
+"""The text of a model card: results, code to load the model, data, settings, limits, license."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -58,7 +58,7 @@ class Subject:
     """The run that trained the model; None if it is unknown."""
     base: BaseModel
     license: str | None = None
-    """The licence from push.license."""
+    """The license from push.license."""
     dataset: str | None = None
     """The hub id of the training data, if it is on the hub."""
 

@@ -48,7 +48,7 @@ def _ordered(names: set[str], known: Sequence[str]) -> list[str]:
 
 
 def confusion(pairs: Counter[tuple[str, str]], names: Sequence[str]) -> Markup:
-    """The confusion matrix: rows are references, columns are predictions, colours show shares."""
+    """The confusion matrix: rows are references, columns are predictions, colors show shares."""
     columns = joined(element("th", element("span", name), scope="col") for name in names)
     head = element("tr", element("td", ""), columns)
     rows = []

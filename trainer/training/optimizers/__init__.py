@@ -1,5 +1,5 @@
 """Optimizers other than torch.optim's: one file each, named as in `trainer.optimizer`.
 
-A file defines `build(named_parameters, settings)`. `ELEMENTWISE = True` lets it train sharded
-models; `PACKAGE` names a required package.
+A file defines `build(named_parameters, settings)`. `ELEMENTWISE = True` lets the optimizer train
+sharded models, `NEEDS_ACCELERATOR = True` excludes CPUs, and `PACKAGE` names a required package.
 """

@@ -17,7 +17,7 @@ PACKAGE = "bitsandbytes"
 def build(named_parameters: NamedParameters, settings: TrainSettings) -> torch.optim.Optimizer:
     """Use 8-bit moments for all parameters except embeddings.
 
-    Rows of an embedding that occur rarely would lose too much precision.
+    The embedding rows of rare tokens would lose too much precision.
     """
 
     def algorithm(name: str, parameter: nn.Parameter) -> Group:

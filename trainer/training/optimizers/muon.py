@@ -1,4 +1,4 @@
-"""Muon for the matrices of the body's layers, AdamW for all else (arXiv:2502.16982)."""
+"""Muon for the matrices of the body's layers, AdamW for all other parameters (arXiv:2502.16982)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def build(named_parameters: NamedParameters, settings: TrainSettings) -> torch.o
 
 
 class MuonWithAdamW(CombinedOptimizer):
-    """torch's Muon and its AdamW as one optimizer."""
+    """torch's Muon and AdamW as one optimizer."""
 
     def part(
         self, algorithm: str, groups: list[Group], lr: float, options: Mapping[str, Any]

@@ -15,7 +15,7 @@ NEEDS_ACCELERATOR = True
 
 
 def build(named_parameters: NamedParameters, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Moments have 8 bits; those of embeddings are in fp32, for the sake of rare tokens' rows."""
+    """Use 8-bit moments, but fp32 for embeddings, whose rows of rare tokens need the precision."""
 
     def algorithm(name: str, parameter: nn.Parameter) -> Group:
         return {"algorithm": "fp32" if named_parameters.is_embedding(name) else "8bit"}
@@ -25,7 +25,7 @@ def build(named_parameters: NamedParameters, settings: TrainSettings) -> torch.o
 
 
 class PagedAdamW8Bit(BitsAndBytesAdamW):
-    """bitsandbytes' paged AdamW in 8 and 32 bits; below 4096 values moments are always in fp32."""
+    """bitsandbytes' paged AdamW with 8-bit or fp32 moments; always fp32 below 4096 values."""
 
     state_depends_on_size = True
 

@@ -63,7 +63,7 @@ class ScheduleFree(CombinedOptimizer):
             self._save_counters(group)
 
     def _restore_counters(self, group: Group) -> None:
-        """Copy counters that a checkpoint has restored to the library's parameter group."""
+        """Copy counters restored from a checkpoint into the library's parameter group."""
         for parameter in group["params"]:
             state = self.state.get(parameter, {})
             if "k" in state and state["k"] is not group.get("kept"):
