@@ -140,3 +140,30 @@ def test_trained_tokens_of_embeddings_of_another_class_are_refused(tmp_path: Pat
     peft.get_peft_model(model, lora).save_pretrained(tmp_path / "rows")
     with pytest.raises(InputError, match="rows: found trained tokens, but the embeddings are a X"):
         load_padded(tmp_path / "rows", "causal_lm", {})
+
+
+def test_a_whole_model_replaces_the_adapters_in_a_folder(tmp_path: Path) -> None:
+    model = load_padded(save_foreign("opt", tmp_path / "base", **SMALL), "causal_lm", {})
+    model.add_lora(LoRASettings(rank=2))
+    disturb(model)
+    model.save_pretrained(tmp_path / "saved")
+    model.merge_lora()
+    disturb(model)
+    model.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("adapter_*"))
+    torch.testing.assert_close(
+        logits(load_padded(tmp_path / "saved", "causal_lm", {})), logits(model)
+    )
+
+
+def test_a_classifier_of_a_generator_is_saved(tmp_path: Path) -> None:
+    """Its folder names tokens that end texts, but a classifier does not generate any."""
+    base = save_foreign("gpt_neox", tmp_path / "base", **SMALL)
+    generation = transformers.GenerationConfig(eos_token_id=[2, 3])
+    generation.save_pretrained(base)
+    model = load_padded(base, "sequence_classification", LABELS)
+    assert model.generation_config["eos_token_id"] == [2, 3]
+    model.save_pretrained(tmp_path / "saved")
+    again = load_padded(tmp_path / "saved", "sequence_classification", LABELS)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter), name

@@ -182,8 +182,10 @@ class PaddedModel(ConfiguredModel, ForeignNames):
         if self.lora is not None:
             weights = dict(merged_parameters(self, state_dict))
         own = None if weights is None else self._inner_state(weights)
-        if ends := self.generation_config.get("eos_token_id"):
-            self.inner.generation_config.eos_token_id = ends
+        ends = self.generation_config.get("eos_token_id")
+        saved = getattr(self.inner, "generation_config", None)  # only writers of text have one
+        if ends is not None and saved is not None:
+            saved.eos_token_id = ends
         write_self_saving(folder, self.inner, own)
 
     def load_weights(self, directory: str | Path) -> None:

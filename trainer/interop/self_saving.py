@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import files
 from trainer.errors import InputError
+from trainer.models.formats.saving import OLD
 
 PIECE = 64 << 20
 """The number of bytes that are copied at a time."""
@@ -41,9 +42,11 @@ def write_self_saving(
     """Write the files of `saved.save_pretrained` with the functions of `trainer.checkpoint.files`.
 
     `state` (only for transformers models) holds weights to write instead of the model's own.
-    The files are first written to a temporary folder, so the disk space is needed twice.
+    The files are first written to a temporary folder, so the disk space is needed twice. Other
+    weights that an earlier save left in the folder are removed, since loaders may prefer them.
     """
     options = {} if state is None else {"state_dict": dict(state)}
+    written = set()
     with tempfile.TemporaryDirectory(prefix=".tmp-saved-", dir=_existing(directory)) as folder:
         with files.operation("write", directory), quiet():
             saved.save_pretrained(folder, **options)
@@ -52,6 +55,11 @@ def write_self_saving(
                 target = directory / file.relative_to(folder)
                 files.make_folder(target.parent)
                 files.write_pieces(target, _pieces(file))
+                written.add(target)
+    if isinstance(saved, nn.Module) and is_of_transformers(saved):
+        for old in sorted(path for pattern in OLD for path in directory.glob(pattern)):
+            if old not in written:
+                files.remove_file(old)
 
 
 def read_self_saving(directory: Path, model: nn.Module) -> None:
