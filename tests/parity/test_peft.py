@@ -223,3 +223,31 @@ def test_pissa_has_pefts_outputs_and_gradients(base: Path, task: str, tmp_path: 
     torch.testing.assert_close(outputs_of(again), outputs[0], rtol=1e-3, atol=1e-4)
     loaded = TASKS[task].from_pretrained(tmp_path / "ours")
     torch.testing.assert_close(outputs_of(loaded), outputs[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("family", "task"), [("t5", "seq2seq_lm"), ("bart", "seq2seq_lm")])
+def test_embeddings_that_modules_share_are_saved_for_each(
+    family: str, task: str, tied: bool, tmp_path: Path
+) -> None:
+    """An encoder-decoder's embeddings trained in full: PEFT replaces each module by its own copy.
+
+    T5's names have no prefix.
+    """
+    known = find_family(family)
+    sizes = {**SIZES, "num_decoder_layers": 2, "decoder_start_token_id": 0, "d_kv": 8}
+    sizes |= {"decoder_attention_heads": 4, "decoder_ffn_dim": 48, "decoder_layers": 2}
+    entries = {known.synonyms.get(name, name): value for name, value in sizes.items()}
+    config = AutoConfig({"model_type": family, **entries, "tie_word_embeddings": tied})
+    TASKS[task].from_config(config).save_pretrained(tmp_path / "base")
+    ours = TASKS[task].from_pretrained(tmp_path / "base")
+    ours.add_lora(LoRASettings(rank=4, modules_to_save=["shared"]))
+    randomize(ours)
+    ours.save_pretrained(tmp_path / "saved")
+    again = TASKS[task].from_pretrained(tmp_path / "saved")
+    assert torch.equal(outputs_of(again), outputs_of(ours))
+    assert again.lora is not None and ours.lora is not None
+    assert again.lora.whole == ours.lora.whole == ("body.embeddings.token.weight",)
+    base = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "saved").eval()
+    torch.testing.assert_close(outputs_of(theirs), outputs_of(ours), **CLOSE)

@@ -60,10 +60,7 @@ def save_adapter(
         tensors[name] = tensor
     _join_starts(tensors)
     tensors = split(tensors, model.peft_names, PREFIX)
-    for second, first in tied_weights(model).items():
-        embeddings = f"{PREFIX}{model.prefix}.{first}"
-        if embeddings in tensors:  # a model with untied weights needs both
-            tensors[PREFIX + second] = tensors[embeddings]
+    _add_copies(model, tensors)
     metadata = {"format": "pt", "base_digest": model.lora.base_digest}
     if model.lora.base and model.lora.base_name:
         metadata |= {"base": model.lora.base, "base_name": model.lora.base_name}
@@ -80,6 +77,21 @@ def save_adapter(
     whole_model += directory.glob(WeightFiles.pattern)
     for old in sorted({path for path in whole_model if path.exists()}):
         files.remove_file(old)
+
+
+def _add_copies(model: Model, tensors: dict[str, torch.Tensor]) -> None:
+    """Add the tensors of modules that share a weight, since PEFT reads them one by one."""
+    for second, first in tied_weights(model).items():
+        copy, embeddings = (PREFIX + _full_name(model, name) for name in (second, first))
+        if embeddings in tensors:
+            tensors[copy] = tensors[embeddings]
+
+
+def _full_name(model: Model, short: str) -> str:
+    """The hub's name of a tensor, or of a copy of a tensor, from its name without the prefix."""
+    inside = {model.short_name(n) for n, _ in model.named_parameters() if model.in_body(n)}
+    of_body = short.partition(".")[0] in {name.partition(".")[0] for name in inside}
+    return f"{model.prefix}.{short}" if of_body and model.prefix else short
 
 
 def _refuse_own_base(model: Model, directory: Path) -> None:
@@ -231,7 +243,7 @@ def _whole_modules(model: Model) -> list[str]:
     """The hub's names of the modules that are saved in full; for a head, its top-level modules."""
     assert model.lora is not None
     modules = set()
-    second = {first: name for name, first in tied_weights(model).items()}
+    ties = tied_weights(model).items()
     for name in model.lora.whole:
         if model.lora.bias != "none" and model.in_body(name) and name.endswith(".bias"):
             continue  # covered by the config's entry `bias`
@@ -240,7 +252,7 @@ def _whole_modules(model: Model) -> list[str]:
         module = short.partition(".")[0] if head else short.rpartition(".")[0]
         for part in (module,) if head else peft_names(module, model.peft_names):
             modules.add(part if head else _unambiguous(model, part))
-        modules.update([second[short].rpartition(".")[0]] if short in second else [])
+        modules.update(second.rpartition(".")[0] for second, first in ties if first == short)
     return sorted(modules)
 
 
