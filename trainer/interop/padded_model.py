@@ -19,7 +19,7 @@ from trainer.interop.foreign_names import PEFT_TASKS, ForeignNames
 from trainer.interop.foreign_types import ForeignModule
 from trainer.interop.self_saving import read_saved, write_self_saving
 from trainer.interop.shared_embeddings import check_settings
-from trainer.models.adapters.adapter_files import overwrite_adapter
+from trainer.models.adapters.adapter_files import load_adapter_weights
 from trainer.models.adapters.adapter_saving import save_adapter
 from trainer.models.adapters.lora import add_lora
 from trainer.models.adapters.lora_settings import LoRASettings
@@ -191,7 +191,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
     def load_weights(self, directory: str | Path) -> None:
         """Overwrite all weights, including the head's, with those of a model of the same shape."""
         if self.lora is not None:
-            overwrite_adapter(self, Path(directory))
+            load_adapter_weights(self, Path(directory))
             return
         saved = read_saved(Path(directory), self.inner)
         with torch.no_grad():

@@ -380,7 +380,7 @@ class PretrainedModel(KnownParts, ABC):
         if self.lora is None:
             loading.overwrite_weights(self, Path(directory))
         else:
-            adapter_files.overwrite_adapter(self, Path(directory))
+            adapter_files.load_adapter_weights(self, Path(directory))
 
     def encode(self, call: Call, states: bool = False, attentions: bool = False) -> Encoding:
         """Pack the inputs of a call and run the body. Raises InputError, naming the argument.

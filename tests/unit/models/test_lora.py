@@ -648,3 +648,44 @@ def test_a_pattern_that_backtracks_without_end_in_re_is_matched_in_linear_time(s
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_weights_of_other_adapters_are_refused(tmp_path: Path) -> None:
+    """Their tensors fit, but have another factor, belong to other tokens, or would be left out."""
+    tiny_model().save_pretrained(tmp_path / "base")
+    load = TASKS["sequence_classification"].from_pretrained
+    same = {"targets": ["query"], "alpha": 5, "trainable_tokens": [7, 4]}
+    saved = adapted(load(tmp_path / "base"), **same)
+    randomize(saved)
+    saved.save_pretrained(tmp_path / "saved")
+    found = adapted(load(tmp_path / "base"), **same)
+    found.load_weights(tmp_path / "saved")
+    for name, parameter in saved.named_parameters():
+        assert torch.equal(found.get_parameter(name), parameter), name
+    for changed, message in (
+        (
+            {"alpha": 2},
+            r"adapter_config\.json: lora_alpha: found 1\.66667 as the factor of .*query",
+        ),
+        (
+            {"trainable_tokens": [4, 7]},
+            r"trainable_token_indices: found \[7, 4\]; accepted: \[4, 7\]",
+        ),
+        (
+            {"trainable_tokens": []},
+            r"token_adapter\.trainable_tokens_delta: not among the adapters",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            adapted(load(tmp_path / "base"), **{**same, **changed}).load_weights(tmp_path / "saved")
+
+
+def test_adapters_of_experts_load_into_a_model_without_files(tmp_path: Path) -> None:
+    """The config of such adapters, which names no base, says which weights they belong to."""
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    saved, found = (adapted(small("mixtral", "causal_lm"), targets=targets) for _ in range(2))
+    randomize(saved)
+    saved.save_pretrained(tmp_path)
+    found.load_weights(tmp_path)
+    for name, parameter in saved.named_parameters():
+        assert torch.equal(found.get_parameter(name), parameter), name

@@ -55,7 +55,7 @@ class AdapterConfig:
 
     file: Path
     base: str
-    """The path of the base model"""
+    """The path of the base model; empty for a model that was not loaded from files"""
     revision: str | None
     rank: int
     alpha: float
@@ -131,10 +131,15 @@ def read_adapter_config(file: Path) -> AdapterConfig:
 def _base(config: dict[str, Any], file: Path) -> tuple[str, str | None]:
     """The path and revision of the base model."""
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
-        accepted = "base_model_name_or_path and optionally revision, as strings"
-        raise InputError(f"{file}: names no base model; accepted: {accepted}")
-    return base, revision
+    if not isinstance(base, str | None) or not isinstance(revision, str | None):
+        raise no_base(file)
+    return base or "", revision
+
+
+def no_base(file: Path) -> InputError:
+    """The error for a file that does not say which model its adapters belong to."""
+    accepted = "base_model_name_or_path and optionally revision, as strings"
+    return InputError(f"{file}: names no base model; accepted: {accepted}")
 
 
 def _refuse_unknown(

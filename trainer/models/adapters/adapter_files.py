@@ -1,6 +1,7 @@
 """Reading adapters in PEFT's format, and PEFT's tensor names."""
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from trainer.errors import InputError
 from trainer.models.adapters.adapted_layer import adapted_layers
 from trainer.models.adapters.adapter import absolute_base
 from trainer.models.adapters.adapter_config import FILE as CONFIG
-from trainer.models.adapters.adapter_config import AdapterConfig, read_adapter_config
+from trainer.models.adapters.adapter_config import AdapterConfig, no_base, read_adapter_config
 from trainer.models.adapters.expert_adapters import (
     HOME,
     PARAMETERS,
@@ -28,7 +29,13 @@ from trainer.models.adapters.ia3 import KINDS as SCALED_KINDS
 from trainer.models.adapters.ia3 import SCALES, IA3Layer
 from trainer.models.adapters.lora import attach, attach_ia3, fresh_parameters, train_whole
 from trainer.models.adapters.lora_layers import KINDS as LORA_KINDS
-from trainer.models.adapters.lora_layers import MAGNITUDE, MATRICES, START, adapted_experts
+from trainer.models.adapters.lora_layers import (
+    MAGNITUDE,
+    MATRICES,
+    START,
+    LoRALayer,
+    adapted_experts,
+)
 from trainer.models.adapters.merging import PARTS
 from trainer.models.adapters.peft_layout import JoinedFiles, joined_size
 from trainer.models.adapters.token_rows import ROWS, modules_with_rows
@@ -217,7 +224,8 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
         renamed = found.base is not None and found.base_name == config.base
         base = found.base if renamed else config.base
         needs_rounding = found.needs_rounding
-    assert base is not None
+    if not base:
+        raise no_base(file)
     return SavedAdapter(folder, config, base, needs_rounding)
 
 
@@ -437,6 +445,56 @@ def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
     if saved is None or (folder / "tokenizer_config.json").is_file():
         return path, revision
     return saved.base, saved.config.revision
+
+
+def load_adapter_weights(model: Model, folder: Path) -> None:
+    """Load the adapters that a model with the same adapters has saved.
+
+    Raises InputError for a folder with other adapters: values with another factor, or rows of other
+    tokens, would fit, but they would mean something else.
+    """
+    config = read_adapter_config(folder / CONFIG)
+    with AdapterWeights(folder, model.peft_names, model.stored_experts) as found:
+        _refuse_further(model, found)
+        _check_factors(model, found, config)
+    if config.kind == "LORA":
+        _check_rows(model, config)
+    overwrite_adapter(model, folder)
+
+
+def _refuse_further(model: Model, found: AdapterWeights) -> None:
+    """Refuse tensors that this model's adapters do not have."""
+    known = {_with_delta(_with_weight(model.short_name(name))) for name in saved_names(model)}
+    known |= {f"{name.removesuffix('.weight')}{DELTA}" for name in known}
+    for short, name in _short_names(found, model.prefix).items():
+        if short not in known and not _is_copy(model, short):
+            accepted = "accepted: a folder with this model's targets and modules_to_save"
+            raise InputError(f"{found.folder}: tensor {name}: not among the adapters; {accepted}")
+
+
+def _is_copy(model: Model, short: str) -> bool:
+    """Whether a module shares the weight that this tensor replaces, in whole or in some rows."""
+    return f"{short.removesuffix(DELTA).removesuffix('.weight')}.weight" in model.tied
+
+
+def _check_factors(model: Model, found: AdapterWeights, config: AdapterConfig) -> None:
+    """Refuse matrices whose product is multiplied by another number than in this model."""
+    layers = {n: m for n, m in adapted_layers(model).items() if isinstance(m, LoRALayer)}
+    for name, (_, factor) in _sizes(model, found, list(layers), config).items():
+        if not math.isclose(factor, layers[name].scaling, rel_tol=1e-9):
+            what = f"found {factor:g} as the factor of {name}"
+            raise InputError(
+                f"{config.file}: lora_alpha: {what}; accepted: {layers[name].scaling:g}"
+            )
+
+
+def _check_rows(model: Model, config: AdapterConfig) -> None:
+    """Refuse trained rows of other tokens than in this model, or in another order."""
+    for name, module in modules_with_rows(model).items():
+        listed, own = _listed(model, name, config), module.token_ids.tolist()
+        if list(listed) != own:
+            what = f"found {list(listed)!r:.60}; accepted: {own!r:.60}, the rows of this model"
+            raise InputError(f"{config.file}: trainable_token_indices: {what}")
 
 
 def overwrite_adapter(model: Model, folder: Path) -> None:
