@@ -83,10 +83,14 @@ CONFIGS = {
         "target_modules": ["q_proj"],
         "trainable_token_indices": {"embed_tokens": [3, 59], "lm_head": [5]},
     },
+    "tokens, whole name": {
+        "target_modules": ["q_proj"],
+        "trainable_token_indices": {"model.embed_tokens": [3, 7]},
+    },
 }
 
 
-OF_TOKENS = ("embeddings", "tokens", "tokens of two")
+OF_TOKENS = ("embeddings", "tokens", "tokens of two", "tokens, whole name")
 """Configs whose result depends on the vocabulary's size and on tied weights."""
 ALL = [
     (name, resized, tied)

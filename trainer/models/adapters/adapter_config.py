@@ -76,7 +76,7 @@ class AdapterConfig:
     """The hub names (or suffixes of the names) of expert weights that have adapters"""
 
     def tokens_of(self, module: str) -> tuple[int, ...]:
-        """The ids of the tokens whose rows are trained in the module with this short hub name."""
+        """The ids of the tokens whose rows are trained in the module with this hub name."""
         if not isinstance(self.tokens, Mapping):
             return self.tokens
         ends = [ids for name, ids in self.tokens.items() if f".{module}".endswith(f".{name}")]

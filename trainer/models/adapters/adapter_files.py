@@ -522,7 +522,8 @@ def overwrite_adapter(model: Model, folder: Path) -> None:
             elif short in named:
                 _overwrite(parameters[name], found, named[short], folder)
             if rows_name is not None:
-                _overwrite_rows(parameters[name], found, rows_name, short, folder)
+                module = _whole_name(model, name).removesuffix(".weight")
+                _overwrite_rows(parameters[name], found, rows_name, module, folder)
             elif short not in named:
                 raise InputError(f"{folder}: tensor {short} is missing")
 
@@ -597,13 +598,14 @@ def _overwrite_with_start(
 
 
 def _overwrite_rows(
-    parameter: torch.nn.Parameter, found: AdapterWeights, name: str, short: str, folder: Path
+    parameter: torch.nn.Parameter, found: AdapterWeights, name: str, module: str, folder: Path
 ) -> None:
-    """Copy the embeddings of the tokens that adapter_config.json lists."""
+    """Copy the embeddings of the tokens that adapter_config.json lists for a module."""
     config = read_adapter_config(folder / CONFIG)
-    listed = config.tokens_of(short.removesuffix(".weight"))
+    listed = config.tokens_of(module)
     tensor = finite(found, name, folder)
-    if tensor.shape != (len(listed), parameter.shape[1]) or max(listed) >= len(parameter):
+    fits = tensor.shape == (len(listed), parameter.shape[1])
+    if not fits or max(listed, default=0) >= len(parameter):
         raise InputError(
             f"{config.file}: trainable_token_indices: found {len(listed)} tokens for tensor {name} "
             f"of shape {list(tensor.shape)} and {len(parameter)} embeddings; accepted: one per row"
@@ -622,13 +624,20 @@ def _listed(model: Model, module: str, config: AdapterConfig) -> tuple[int, ...]
     """
     name = f"{module}.weight"
     short = model.short_name(name).removesuffix(".weight")
-    listed, size = config.tokens_of(short), len(model.get_parameter(name))
+    listed = config.tokens_of(_whole_name(model, name).removesuffix(".weight"))
+    size = len(model.get_parameter(name))
     if not listed or max(listed) >= size or len(set(listed)) < len(listed):
         raise InputError(
             f"{config.file}: trainable_token_indices: found {list(listed)!r:.60} for {short}; "
             f"accepted: ids of tokens, each once, below {size}"
         )
     return listed
+
+
+def _whole_name(model: Model, name: str) -> str:
+    """The hub's name of a parameter, with the prefix that it has in a model with a head."""
+    short = model.short_name(name)
+    return f"{model.prefix}.{short}" if model.prefix and model.in_body(name) else short
 
 
 def _with_delta(name: str) -> str:
