@@ -689,3 +689,38 @@ def test_adapters_of_experts_load_into_a_model_without_files(tmp_path: Path) -> 
     found.load_weights(tmp_path)
     for name, parameter in saved.named_parameters():
         assert torch.equal(found.get_parameter(name), parameter), name
+
+
+def test_other_adapters_may_follow_merged_ones() -> None:
+    model = adapted(small("llama", "causal_lm"), dropout=0.3)
+    inputs = {name: v for name, v in batch_of("causal_lm").items() if name in INPUTS}
+    model.train()(**inputs)
+    model.merge_lora()
+    assert not any("keys" in vars(module) for module in model.modules())
+    model.add_lora(LoRASettings(ia3=True))
+    assert torch.isfinite(model.train()(**inputs)[0]).all()
+
+
+def test_tokens_of_numpy_are_token_ids() -> None:
+    model = adapted(small("llama", "causal_lm"), trainable_tokens=list(np.array([5, 3])))
+    assert model.get_input_embeddings().token_ids.tolist() == [5, 3]
+    with pytest.raises(InputError, match=r"trainable_tokens: found 2\.5; accepted without"):
+        adapted(small("llama", "causal_lm"), trainable_tokens=[3, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 2.5}, r"rank: found 2\.5; accepted: a whole number"),
+        ({"rank": True}, "rank: found True; accepted: a whole number"),
+        ({"rank": 2, "alpha": "8"}, "alpha: found '8'; accepted: a number"),
+        (
+            {"rank": 2, "targets": "q_proj"},
+            r"targets: found 'q_proj'; accepted: a list, such as \['q",
+        ),
+        ({"rank": 2, "modules_to_save": "norm"}, "modules_to_save: found 'norm'; accepted: a list"),
+    ],
+)
+def test_settings_of_other_types_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^model\.lora\.{message}"):
+        LoRASettings(**settings)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
@@ -79,8 +80,8 @@ def _add_matrices(
     """Add LoRA's matrices. `saved` are the parameters of `modules_to_save`."""
     chosen = chosen_layers(model, settings.targets)
     check_experts(model, chosen, settings)
-    rank, alpha = settings.rank, settings.alpha
-    assert rank is not None
+    assert settings.rank is not None
+    rank, alpha = int(settings.rank), settings.alpha
     if alpha is None:
         alpha = RSLORA_ALPHA if settings.rslora else 2 * rank
     attach(
@@ -88,7 +89,7 @@ def _add_matrices(
         refuse_both(model, chosen, saved, settings.targets),
         rank=rank,
         scaling=alpha / divisor(rank, settings.rslora),
-        dropout=settings.dropout,
+        dropout=float(settings.dropout),
         base=base,
         revision=revision,
         whole=whole,
@@ -223,12 +224,12 @@ def _rows(
     where = "model.lora.trainable_tokens"
     if not tokens:
         return {}
-    ids = list(dict.fromkeys(token for token in tokens if isinstance(token, int)))
-    texts = [token for token in tokens if isinstance(token, str)]
-    if texts:
+    others = [token for token in tokens if not isinstance(token, Integral)]
+    if others:
         raise InputError(
-            f"{where}: found {texts[0]!r:.80}; accepted without a tokenizer: token ids"
+            f"{where}: found {others[0]!r:.80}; accepted without a tokenizer: token ids"
         )
+    ids = list(dict.fromkeys(map(int, tokens)))
     names = [name for name in vocabulary_parameters(model) if name.endswith(".weight")]
     if both := sorted({*saved}.intersection(names)):
         found = f"found {len(ids)} tokens, and {both[0]} is among model.lora.modules_to_save"
@@ -269,8 +270,8 @@ def _sample(layer: nn.Module) -> bytes:
 def _keys_of_tokens(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
     """Pass the dropout keys of a layer's call to the layer's adapters."""
     for adapted in adapted_layers(layer).values():
-        assert isinstance(adapted, LoRALayer)
-        adapted.keys = arguments[-2]
+        if isinstance(adapted, LoRALayer):  # the hook outlives merged adapters
+            adapted.keys = arguments[-2]
 
 
 def _keys_outside_of_layers(body: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -283,6 +284,5 @@ def _keys_outside_of_layers(body: nn.Module, arguments: tuple[Any, ...]) -> None
     units = tuple(f"{name}." for name, _ in body.units)
     embedding = set(adapted_layers(body.embed).values())
     for name, adapted in adapted_layers(body).items():
-        if not name.startswith(units):
-            assert isinstance(adapted, LoRALayer)
+        if isinstance(adapted, LoRALayer) and not name.startswith(units):
             adapted.keys = keys if adapted in embedding else first

@@ -89,7 +89,8 @@ def _restore_plain(layer: Any, weight: Tensor) -> None:
     if isinstance(layer, AdaptedLayer):
         for each in (*layer.parts, *layer.extras):
             delattr(layer, each)
-        vars(layer).pop("parts", None)
+        for own in ("parts", "keys"):
+            vars(layer).pop(own, None)
         layer.__class__ = PLAIN[type(layer)]
     if isinstance(layer, QuantizedLinear):
         make_plain(layer, weight)
