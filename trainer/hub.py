@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from trainer.errors import EnvironmentFault, InputError, nearest
 from trainer.foreign.downloads import bars_on_terminals_only, verified
@@ -32,8 +33,10 @@ IN_SUBFOLDERS = "*/*"
 NOT_MODELS = ("hf://buckets/", "hf://datasets/", "hf://spaces/")
 """The beginnings of the hub's URLs that do not name a model's repository."""
 HUB_URL = re.compile(
-    r"hf://(models/)?(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(?P<inside>/.+)?"
+    r"hf://(models/)?(?P<repository>[^/@]+/[^/@]+)"
+    r"(@(?P<revision>refs/(convert/\w+|pr/\d+)|[^/]+))?(?P<inside>/.+)?"
 )
+"""The hub's URL of a model. Only revisions of pull requests and conversions contain a slash."""
 TEMPLATES = "additional_chat_templates/*.jinja"
 """A tokenizer's named chat templates. No other subfolder belongs to a model."""
 
@@ -65,8 +68,7 @@ def find(
     if is_in_store(path):
         folder = staged(path, what, partial(_is_wanted, weights))
         _check_run(folder, path, what)
-        check_adapters(folder, path, what)
-        return folder / checked_subfolder(subfolder) if subfolder else folder
+        return _inside(folder, checked_subfolder(subfolder), path, what)
     path, inside = _repository_of(path)
     inside += checked_subfolder(subfolder)
     wanted = [*WANTED, *([weights] if weights else []), *([CODE] if code else [])]
@@ -75,10 +77,15 @@ def find(
         patterns.append(([inside + TEMPLATES], []))
     options = (revision, cache_dir, local_files_only, token)
     found = _find(str(path), what, lambda path: _in_hub(path, what, options, patterns))
+    return _inside(found, inside, str(path), what)
+
+
+def _inside(found: Path, inside: str, path: str, what: str) -> Path:
+    """The folder `inside` of the one that was found for `path`, or without one that folder."""
     if inside and not (found / inside).is_dir():
         raise InputError(f"{what}: '{path}' has no folder '{inside.strip('/')}'")
     folder = found / inside if inside else found
-    check_adapters(folder, path, what)
+    check_adapters(folder, f"{path.rstrip('/')}/{inside}".rstrip("/"), what)
     return folder
 
 
@@ -95,7 +102,8 @@ def of_url(path: str, revision: str | None, what: str) -> tuple[str, str | None]
         if revision and found["revision"]:
             given = f"{path} and the setting revision ({revision})"
             raise InputError(f"{what}: {given} both name a revision; accepted: one of them")
-        return found["repository"] + (found["inside"] or ""), found["revision"] or revision
+        named = unquote(found["revision"]) if found["revision"] else None
+        return found["repository"] + (found["inside"] or ""), named or revision
     if revision is not None and is_in_store(path):
         raise InputError(f"{what}: {path} has no revisions; accepted: no revision")
     return plain_path(path), revision
@@ -212,7 +220,10 @@ def _in_package(path: str, what: str) -> Path:
     package, _, inside = path.removeprefix(PACKAGE).partition("/")
     if not package.isidentifier() or ".." in Path(inside).parts or Path(inside).is_absolute():
         raise InputError(f"{what}: found '{path}'; accepted: pkg://package/folder")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a module that is no file, such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"{what}: '{path}': the Python package '{package}' is not installed")
     for location in spec.submodule_search_locations:

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import ModuleType
 
 import pytest
 
@@ -75,7 +76,9 @@ def test_a_packaged_folder_is_found_without_importing(tmp_path, monkeypatch):
         refused(path, "accepted: pkg://package/folder")
 
 
-def test_a_package_that_is_not_there():
+def test_a_package_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "made_by_code", ModuleType("made_by_code"))  # as __main__
+    refused("pkg://made_by_code/x", "the Python package 'made_by_code' is not installed")
     refused("pkg://no_such_package_here/x", "the Python package 'no_such_package_here' is not")
     refused("pkg://this/x", "the Python package 'this' is not installed")  # a module, not a package
 

@@ -133,12 +133,22 @@ def test_a_model_is_copied_without_its_state_and_perhaps_without_weights(stage: 
     assert {path.name for path in found.iterdir()} == {"config.json", "model.safetensors"}
 
 
+def test_a_subfolder_that_is_missing_in_a_store_is_refused(stage: Path) -> None:
+    put("{}", "model/config.json", "model/deep/config.json", "model/deep/adapter_config.json")
+    assert (hub.find("memory://bucket/model", subfolder="deep") / "config.json").exists()
+    with pytest.raises(InputError, match="^model: 'memory://bucket/model' has no folder 'none'"):
+        hub.find("memory://bucket/model", subfolder="none")
+
+
 def test_urls_of_files_and_of_the_hub(stage: Path, tmp_path: Path) -> None:
     (tmp_path / "a b.jsonl").write_text('{"text": "a"}\n')
     assert len(read_files(f"file://{tmp_path}/a%20b.jsonl", "dataset.train")) == 1
     assert hub.find(f"file://{tmp_path}") == tmp_path
     assert hub.of_url("hf://owner/name@main/a", None, "model") == ("owner/name/a", "main")
     assert hub.of_url("hf://models/owner/name", "v1", "model") == ("owner/name", "v1")
+    for named in ("refs/pr/12", "refs%2Fpr%2F12", "refs/convert/parquet"):
+        found = hub.of_url(f"hf://owner/name@{named}/a", None, "model")
+        assert found == ("owner/name/a", named.replace("%2F", "/"))
 
 
 @pytest.mark.parametrize(
