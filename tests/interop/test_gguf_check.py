@@ -65,6 +65,11 @@ def test_counts_beyond_the_file(said: str, tmp_path: Path) -> None:
         ("tokenizer.ggml.eos_token_id", 1.5),
         ("tokenizer.chat_template", 3),
         ("general.architecture", 3),
+        ("general.sampling.temp", "warm"),
+        ("general.sampling.top_k", [40]),
+        ("granite.logit_scale", "1.0"),
+        ("gemma3.rope.freq_base_swa", "10000"),
+        ("llama.rope.scale_linear", "2"),
     ],
 )
 def test_entries_of_another_type(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from tests.interop.test_gguf import tensors_of, theirs, write  # noqa: E402
 from trainer import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from trainer.errors import InputError  # noqa: E402
 from trainer.generation.stop_tokens import stop_token_ids  # noqa: E402
-from trainer.interop.gguf_keys import READ, SAME, treatment  # noqa: E402
+from trainer.interop.gguf_keys import READ, SAME, _is_among, treatment  # noqa: E402
 from trainer.interop.gguf_tokenizer import QWEN2  # noqa: E402
 
 IDS = torch.randint(3, 90, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -221,3 +221,8 @@ def test_sampling_that_a_file_recommends_is_its_generation_config(
     model = AutoModelForCausalLM.from_pretrained(written(tmp_path, qwen2, **kv))
     wanted = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1}
     assert model.generation_config == wanted
+
+
+def test_a_value_of_another_type_is_not_an_accepted_one() -> None:
+    assert _is_among(0.1 + 0.2, (0.3,)) and _is_among(0, (0.0, 1.0))
+    assert not _is_among(0.0, ("model",)) and not _is_among("model", (0.0,))

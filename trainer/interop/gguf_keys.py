@@ -133,7 +133,9 @@ def _is_own(key: str, architecture: str) -> bool:
 
 def _is_among(value: object, accepted: tuple[Any, ...]) -> bool:
     return any(
-        value == each or (isinstance(value, float) and np.isclose(value, each)) for each in accepted
+        value == each
+        or (isinstance(value, float) and isinstance(each, float) and np.isclose(value, each))
+        for each in accepted
     )
 
 
