@@ -55,7 +55,7 @@ def quantize(source: Path, target: Path, dtype: str) -> None:
             _request({"quantize": [str(source), str(target), dtype.upper()]})
             return
         command = [QUANTIZER, str(source), str(target), dtype.upper()]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode:
             raise EnvironmentFault(f"{QUANTIZER}: {_last_line(done.stderr)}")
 
@@ -74,6 +74,7 @@ def _request(request: dict[str, object]) -> dict[str, list[list[int]]]:
         input=json.dumps(request),
         capture_output=True,
         text=True,
+        errors="replace",  # llama.cpp cuts texts of the file within a character
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     if done.returncode:

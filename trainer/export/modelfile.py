@@ -94,6 +94,10 @@ def go_template(pieces: ChatPieces, bos: str | None) -> str:
 
 
 def _literal(text: str, bos: str | None) -> str:
-    """Escape a text for a Go template, without `bos` at its start."""
+    """Escape a text for a Go template, without `bos` at its start.
+
+    A brace at the end would join the two braces of the action that follows.
+    """
     text = text.removeprefix(bos) if bos else text
-    return text.replace("{{", '{{ "{{" }}')
+    escaped = text.replace("{{", '{{ "{{" }}')
+    return f'{escaped[:-1]}{{{{ "{{" }}}}' if escaped.endswith("{") else escaped

@@ -1,5 +1,6 @@
 """Modelfiles: chat templates translated for Ollama, or only named if they do more."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_template_around_messages_is_translated(tokenizer: Tokenizer) -> None:
         '<|im_start|>assistant\n{{ else if eq .Role "assistant" }}{{ .Content }}<|im_end|>\n'
         "<|im_start|>user\n{{ end }}{{ end }}"
     )
+
+
+def test_braces_of_a_template_are_texts(tokenizer: Tokenizer) -> None:
+    """Go reads the first two of three braces as the start of an action."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ' {{{' + m.content + '}}' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant {' }}{% endif %}"
+    )
+    pieces = chat_pieces(tokenizer)
+    assert pieces is not None
+    text = go_template(pieces, None)
+    actions = re.findall(r"\{\{(.*?)\}\}", text)
+    assert "{{ .Content }}" in text and "{{ .System }}" in text
+    assert {each.strip() for each in actions} <= {
+        *("if .System", ".System", "else", "end", "range .Messages", ".Content"),
+        *('if eq .Role "user"', 'else if eq .Role "assistant"', '"{{"', '"{"'),
+    }
 
 
 @pytest.mark.parametrize(
