@@ -274,5 +274,8 @@ def test_models_and_tokenizers_push_as_in_transformers(
         InputError, match="create_pr: found True; accepted: False; push to a branch"
     ):
         model.push_to_hub("plain", create_pr=True)
+    with pytest.raises(InputError, match="safe_serialization: found False; accepted: True; pickl"):
+        model.push_to_hub("plain", safe_serialization=False)
+    model.push_to_hub("plain", safe_serialization=True, tags=[])
     with pytest.raises(TypeError, match="unexpected keyword argument 'priv'"):
         tokenizer.push_to_hub("plain", priv=True)  # type: ignore[call-arg]

@@ -46,7 +46,8 @@ def push_saved(save: Callable[[Path], object], repo: str, **options: Unpack[Save
     for name, value in options.items():
         if name not in SavedOptions.__annotations__:
             raise TypeError(f"push_to_hub() got an unexpected keyword argument '{name}'")
-        if name in UNSUPPORTED and value and not (name == "safe_serialization" and value is True):
+        asks_for_pickles = name == "safe_serialization" and value is not None and not value
+        if asks_for_pickles or (name in UNSUPPORTED and name != "safe_serialization" and value):
             raise InputError(f"{name}: found {value!r}; {UNSUPPORTED[name]}")
     to = Destination(
         repo,
