@@ -79,6 +79,7 @@ class ConfiguredModel(nn.Module):
     ) -> None:
         """Write config.json and model.safetensors."""
         folder = local_folder(directory)
+        files.make_folder(folder)
         files.write_json(folder / CONFIG, self.config_entries())
         weights = self.state_dict() if state_dict is None else dict(state_dict)
         files.write_tensors(folder / WEIGHTS, weights)
