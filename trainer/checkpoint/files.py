@@ -115,6 +115,8 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     """Like `write_bytes`, for pieces that are made while writing. `sealing` leaves the file out."""
+    if (seals := _seals.get()) is not None:
+        seals.pop(path, None)  # of a file that this one replaces
     token = _seals.set(None)  # the pieces may be tensors, which nobody has checked
     try:
         _write(path, pieces, 0)

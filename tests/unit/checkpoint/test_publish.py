@@ -54,6 +54,15 @@ def test_files_that_are_written_in_pieces_are_sealed_and_checked(tmp_path):
         publish(tmp_path / "bad", fill(math.nan), facts={})
 
 
+def test_a_file_that_is_written_twice_is_sealed_as_it_is(tmp_path):
+    def fill(staging: Path) -> None:
+        files.write_json(staging / "config.json", {"first": True})
+        files.write_pieces(staging / "config.json", [b"{}", b"\n"])
+
+    final = publish(tmp_path / "model", fill, facts={})
+    assert verify(final).files["config.json"][0] == 3
+
+
 def test_the_order_of_things(tmp_path, monkeypatch):
     """Files are synced before the manifest, folders before the rename, the parent afterwards."""
     events: list[tuple[str, str]] = []
