@@ -18,6 +18,7 @@ from trainer.devices.ranks import Ranks
 from trainer.errors import InputError
 from trainer.models.adapters.adapted_layer import adapted_layers
 from trainer.models.adapters.adapter import absolute_base
+from trainer.models.adapters.adapter_files import tokenizer_home
 from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.auto import TASKS, AutoConfig, AutoModelForCausalLM
 from trainer.models.blocks.dropout import Dropout
@@ -429,6 +430,7 @@ def test_an_adapter_keeps_the_base_that_it_was_read_from(tmp_path: Path) -> None
     model.add_lora(LoRASettings(rank=2, base_name=str(tmp_path / "new")))
     model.save_pretrained(tmp_path / "adapter")
     (tmp_path / "old").rename(tmp_path / "new")
+    assert tokenizer_home(str(tmp_path / "adapter"), None) == (str(tmp_path / "new"), None)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     with pytest.raises(InputError, match="new: found the adapters' base model"):
         again.save_pretrained(tmp_path / "new")

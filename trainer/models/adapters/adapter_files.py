@@ -115,19 +115,26 @@ class SavedAdapter:
 
         Raises InputError if the base is not found or is itself an adapter.
         """
+        return self.found_base(**options)[1]
+
+    def found_base(self, **options: Any) -> tuple[str, Path]:
+        """The path of the base model, and its folder or GGUF file, as for `base_folder`.
+
+        The path is the one during training if it can still be found, else that in PEFT's config.
+        """
         where = f"{self.folder / CONFIG}: base_model_name_or_path"
         options = {**options, "revision": self.config.revision}
+        base = self.base
         try:
-            found = hub.find(self.base, **options, what=where)
+            found = hub.find(base, **options, what=where)
         except InputError:
-            if self.base == self.config.base:
+            if base == self.config.base:
                 raise
-            found = hub.find(self.config.base, **options, what=where)
+            base = self.config.base
+            found = hub.find(base, **options, what=where)
         if (found / CONFIG).is_file():
-            raise InputError(
-                f"{where}: '{self.base}' is itself an adapter; accepted: a whole model"
-            )
-        return found
+            raise InputError(f"{where}: '{base}' is itself an adapter; accepted: a whole model")
+        return base, found
 
     def described(self, home: Path) -> Path:
         """The folder or file with the base model's config: this folder, or else `home`.
@@ -444,7 +451,7 @@ def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
     saved = read_adapter(folder) if folder.is_dir() else None
     if saved is None or (folder / "tokenizer_config.json").is_file():
         return path, revision
-    return saved.base, saved.config.revision
+    return saved.found_base(weights=None)[0], saved.config.revision
 
 
 def load_adapter_weights(model: Model, folder: Path) -> None:
