@@ -22,7 +22,7 @@ from trainer.runs.checkpoints import Checkpoints
 from trainer.runs.context import RunContext
 from trainer.runs.folder import RunFolder
 from trainer.runs.outcome import named_metrics, prediction_lines, result
-from trainer.runs.saving import write_model, written_parameters
+from trainer.runs.saving import shipped_parameters, write_model
 from trainer.settings import TrainSettings
 from trainer.stores.url import local_folder
 from trainer.tasks.agreement import check_set_names
@@ -286,7 +286,7 @@ class Trainer(FamiliarNames, Views):
 
     def _fill_model(self, directory: Path) -> None:
         with self.evaluator.shipped_weights():
-            weights = whole_weights(self.model, written_parameters(self.model, shipped=True))
+            weights = whole_weights(self.model, shipped_parameters(self.model, self.recipe))
             if self.ranks.is_main:
                 parts = (self.model, self.tokenizer, self.evaluator.settled_recipe(), weights)
                 write_model(directory, *parts, shipped=True)

@@ -72,6 +72,15 @@ def written_parameters(model: nn.Module, shipped: bool = False) -> Collection[st
     return saved_names(model)
 
 
+def shipped_parameters(model: nn.Module, recipe: Recipe) -> Collection[str] | None:
+    """The parameters that `write_model` needs for the result of training; None if it needs all.
+
+    The parts that a recipe writes next to adapters are whole models.
+    """
+    has_parts = type(recipe).write_parts is not Recipe.write_parts
+    return None if has_parts else written_parameters(model, shipped=True)
+
+
 def read_weights(directory: Path, model: nn.Module) -> None:
     """Load a folder's weights, unchanged, into a model whose tensors have the same shapes."""
     if isinstance(model, (Model, ConfiguredModel)):

@@ -1,5 +1,6 @@
 """Multi-task: the loss is the weighted sum of the tasks' means, and each task has its own model."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recipes.causal_lm import CausalLM
 from recipes.masked_lm import MaskedLM
@@ -20,6 +22,8 @@ from trainer.data.task_batch import TaskBatch
 from trainer.data.task_samples import TaskSamples
 from trainer.devices.ranks import Ranks
 from trainer.errors import InputError
+from trainer.models.adapters.lora_settings import LoRASettings
+from trainer.runs.saving import shipped_parameters, write_model
 from trainer.tasks.agreement import learn
 from trainer.tasks.columns import Column
 from trainer.tasks.recipe import Recipe
@@ -114,8 +118,6 @@ def test_counts_before_a_forward_pass_are_those_of_the_loss(name: str) -> None:
 
 
 def test_a_model_s_folder_predicts_and_exports_every_task(tmp_path: Path) -> None:
-    import dataclasses
-
     from trainer.data.task_rows import rows_by_task
     from trainer.models.auto import TASKS
     from trainer.trainer import Trainer
@@ -137,6 +139,25 @@ def test_a_model_s_folder_predicts_and_exports_every_task(tmp_path: Path) -> Non
             assert nearly({k: v for k, v in answers[number].items() if k != "task"}, answer)
     saved = json.loads((folder / "kind" / "recipe.json").read_text())
     assert saved["recipe"] == "sequence_classification"
+
+
+def test_a_sharded_model_with_adapters_exports_whole_tasks(tmp_path: Path) -> None:
+    """Rank 0 gathers the weights that are written: with the tasks' own models, these are all."""
+    recipe = dataclasses.replace(CASE.recipe, export=True)
+    trainer = dataclasses.replace(CASE, recipe=recipe).trainer(evaluated=False)
+    model = trainer.model
+    model.add_lora(LoRASettings(rank=2))
+    names = shipped_parameters(model, recipe)
+    gathered = {n: p.detach() for n, p in model.named_parameters() if names is None or n in names}
+    for folder, weights in (("own", None), ("gathered", gathered)):
+        write_model(tmp_path / folder, model, trainer.tokenizer, recipe, weights, shipped=True)
+    for file in (
+        "adapter_model.safetensors",
+        *(f"tasks/{n}/model.safetensors" for n in recipe.tasks),
+    ):
+        own, found = (load_file(tmp_path / folder / file) for folder in ("own", "gathered"))
+        assert found.keys() == own.keys()
+        assert all(torch.equal(found[name], own[name]) for name in own)
 
 
 def nearly(found: Any, wanted: Any) -> bool:
