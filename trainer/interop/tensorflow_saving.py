@@ -17,6 +17,7 @@ from trainer.models.blocks.encoder import Encoder
 from trainer.models.family_model import FamilyModel
 from trainer.models.formats import saving
 from trainer.models.formats.keys import BODY
+from trainer.models.quantization.quantized_linear import quantization_of
 
 ATTRIBUTE_BYTES = 60_000
 """The maximum size of an attribute. HDF5 allows 64 KiB; longer attributes are split as in Keras."""
@@ -41,6 +42,8 @@ def save_model(model: FamilyModel, directory: Path, max_shard_size: int | str) -
             "format: found tf for a masked language model with tie_word_embeddings=False; "
             "accepted: safetensors"
         )
+    if kind := quantization_of(model):
+        raise InputError(f"format: found tf for weights in {kind}; accepted: safetensors")
     shards = saving.split(_tensors(model), saving.size_in_bytes(max_shard_size))
     name = model_name(model.architecture)
     config = {**saving.config_entries(model), "dtype": "float32"}

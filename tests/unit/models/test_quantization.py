@@ -229,6 +229,15 @@ def test_a_run_ships_a_model_of_the_original_weights(tmp_path: Path) -> None:
         trainer.model.merge_lora()
 
 
+def test_packed_weights_are_not_written_for_tensorflow(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    tiny_model(**SIZES).float().save_pretrained(tmp_path / "base")
+    model = TASKS["sequence_classification"].from_pretrained(tmp_path / "base", quantization="int4")
+    with pytest.raises(InputError, match="^format: found tf for weights in int4; accepted: safe"):
+        model.save_pretrained(tmp_path / "tf", format="tf")
+    assert not (tmp_path / "tf").exists()
+
+
 @pytest.mark.parametrize("kind", CODES)
 @pytest.mark.parametrize(("family", "task"), BASES)
 def test_loftq_begins_with_what_was_rounded_off(
