@@ -42,6 +42,7 @@ from trainer.models.input_checks import (
 )
 from trainer.models.inputs import Call, FlatInputs, flat_inputs
 from trainer.models.known_parts import KnownParts
+from trainer.models.lazy_values import read_now
 from trainer.models.offloading import ActivationOffload
 from trainer.models.outputs import ModelOutput
 from trainer.models.quantization.quantize import read_quantized, refuse_quantization
@@ -262,6 +263,10 @@ class PretrainedModel(KnownParts, ABC):
         if format == "tf" and self.lora is not None:
             raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
         folder = local_folder(named)
+        if state_dict is None and self.lora is not None and not merge:
+            read_now(self, self.lora.whole)
+        elif state_dict is None:
+            self.fill(self)
         if self.lora is not None and not merge:
             save_adapter(self, folder, state_dict)
             return

@@ -122,6 +122,22 @@ def test_a_lazy_model_may_be_merged(folders: dict[str, Path]) -> None:
     assert_equal(*models)
 
 
+@pytest.mark.parametrize("name", [None, *SETTINGS])
+def test_a_lazy_model_may_be_saved(
+    folders: dict[str, Path], name: str | None, tmp_path: Path
+) -> None:
+    for folder, lazily in (("lazy", True), ("eager", False)):
+        model = loaded(folders["decoder"], "causal_lm", lazily)
+        if name is not None:
+            torch.manual_seed(2)
+            model.add_lora(SETTINGS[name])
+        model.save_pretrained(tmp_path / folder)
+    files = [path.name for path in (tmp_path / "eager").glob("*.safetensors")]
+    for file in files:
+        assert (tmp_path / "lazy" / file).read_bytes() == (tmp_path / "eager" / file).read_bytes()
+    assert files
+
+
 def test_weights_read_for_a_moment_stay_tied(tmp_path: Path) -> None:
     config = AutoConfig({**DECODER, "tie_word_embeddings": True})
     TASKS["causal_lm"].from_config(config).save_pretrained(tmp_path)
