@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.errors import InputError
 from trainer.models.input_checks import max_sequence_length
 from trainer.models.pretrained import PretrainedModel
 from trainer.tokenizer import Tokenizer
@@ -44,14 +45,24 @@ class Agreement:
 def prompts_of(model: PretrainedModel, tokenizer: Tokenizer) -> list[list[int]]:
     """The token ids of the prompts, cut to fit the model; a chat model also gets a question."""
     found: list[list[int]] = [list(tokenizer(text)["input_ids"]) for text in PROMPTS]
-    if tokenizer.chat_template is not None:
-        question = tokenizer.apply_chat_template(
-            CHAT, add_generation_prompt=True, return_dict=False
-        )
-        found.append([int(token) for token in question])
+    found.append(_question(tokenizer))
     positions = max_sequence_length(model.config)
     longest = max(1, positions // 2, positions - TOKENS)
     return [ids[:longest] for ids in found if ids]
+
+
+def _question(tokenizer: Tokenizer) -> list[int]:
+    """The token ids of a question in a chat; empty if the template takes other messages, or none.
+
+    Some templates require a system message, for example.
+    """
+    if tokenizer.chat_template is None:
+        return []
+    try:
+        ids = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    except InputError:
+        return []
+    return [int(token) for token in ids]
 
 
 def num_generated(model: PretrainedModel, prompts: Sequence[Sequence[int]]) -> int:

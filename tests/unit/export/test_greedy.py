@@ -31,6 +31,23 @@ def test_texts_fit_into_the_positions(positions: int, minilm: Path) -> None:
     assert compare_greedy(model, prompts, texts, others, 0.0).wrong
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}",
+        {"tool_use": "{{ messages[0].content }}"},
+    ],
+)
+def test_a_template_of_other_chats_leaves_the_texts(
+    template: str | dict[str, str], minilm: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    model = random_model("mistral", "causal_lm")
+    without = prompts_of(model, tokenizer)
+    tokenizer.chat_template = template
+    assert prompts_of(model, tokenizer) == without and len(without) == 4
+
+
 def test_the_disk_space_of_a_quantized_file_counts_the_file_before_it() -> None:
     model = random_model("mistral", "causal_lm")
     size = expected_bytes(model, "fp16")
