@@ -104,22 +104,28 @@ def read_modules(folder: Path) -> dict[str, Any]:
     prompts = about.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise InputError(f"{folder / PROMPTS}: prompts: accepted: a text for each name")
+    default = about.get("default_prompt_name")
+    if default is not None and default not in (*prompts,):
+        found = f"default_prompt_name: found {default!r:.60}"
+        raise InputError(f"{folder / PROMPTS}: {found}; accepted: null, or a name in prompts")
     return {
         "pooling": _pooling(folder / str(modules[1].get("path")) / "config.json"),
         "normalize": kinds[-1] == "Normalize",
         "max_length": _max_length(folder),
-        "prompts": {name: prompt for name, prompt in prompts.items() if prompt},
-        "prompt": about.get("default_prompt_name"),
+        # beside a default, an empty prompt says that the default does not apply
+        "prompts": {n: prompt for n, prompt in prompts.items() if prompt or default is not None},
+        "prompt": default,
     }
 
 
 def _pooling(file: Path) -> str:
     found = _read(file, dict)
     modes = found.get("pooling_mode") or [n for n, flag in FLAGS.items() if found.get(flag)]
-    modes = [modes] if isinstance(modes, str) else modes
-    if len(modes) != 1 or modes[0] not in POOLINGS:
+    modes = modes if isinstance(modes, list) else [modes]
+    if len(modes) != 1 or modes[0] not in (*POOLINGS,):
+        found = " and ".join(map(str, modes))[:60] or "none"
         accepted = f"accepted: one of {', '.join(POOLINGS)}"
-        raise InputError(f"{file}: found the pooling {' and '.join(modes) or 'none'}; {accepted}")
+        raise InputError(f"{file}: found the pooling {found}; {accepted}")
     if found.get("include_prompt") is False:
         raise InputError(f"{file}: include_prompt: found false; accepted: true")
     return POOLINGS[modes[0]]
@@ -140,7 +146,7 @@ def _max_length(folder: Path) -> int:
             about.get("max_seq_length") or tokenizer.get("model_max_length"),
             config.get("max_position_embeddings"),
         )
-        if isinstance(value, int) and 0 < value < 1 << 24
+        if type(value) is int and 0 < value < 1 << 24
     ]
     return min(lengths, default=512)
 

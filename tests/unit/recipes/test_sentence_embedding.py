@@ -13,6 +13,7 @@ import torch
 from recipes.sentence_embedding import SentenceEmbedding
 from tests.unit.test_exactness import SIZES
 from trainer.config.saved_recipe import recipe_of
+from trainer.data.text_groups import TextPrompts
 from trainer.errors import InputError
 from trainer.interop.sentence_transformers import read_modules
 from trainer.models.auto import AutoModelForSentenceEmbedding
@@ -292,12 +293,35 @@ def test_the_written_folder_says_the_same_to_both(tokens: Tokenizer, tmp_path: P
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertModel"]
 
 
+def test_an_empty_prompt_replaces_the_default(minilm: Path, tmp_path: Path) -> None:
+    """As in sentence-transformers, in which every name in prompts wins over the default."""
+    shutil.copytree(minilm, tmp_path / "model")
+    prompts = {"query": "", "document": "passage: "}
+    about = tmp_path / "model" / "config_sentence_transformers.json"
+    for default, query in (("document", ""), (None, "")):
+        about.write_text(json.dumps({"prompts": prompts, "default_prompt_name": default}))
+        found = read_modules(tmp_path / "model")
+        recipe = recipe_of(str(tmp_path / "model"))
+        assert isinstance(recipe, SentenceEmbedding) and recipe.prompt == default
+        before = TextPrompts(found["prompts"], found["prompt"], retrieves=True).before
+        assert before(["a", "b"]) == [f"{query}a", "passage: b"]
+    about.write_text(json.dumps({"prompts": {"query": "", "document": ""}}))
+    assert read_modules(tmp_path / "model")["prompts"] == {}
+
+
 @pytest.mark.parametrize(
     ("file", "content", "expected"),
     [
         ("modules.json", {}, "found dict; accepted: a list"),
         ("modules.json", [{"type": "a.Dense", "path": ""}], "found Dense; accepted: Transformer"),
         ("1_Pooling/config.json", {"pooling_mode": "max"}, "found the pooling max; accepted: one"),
+        ("1_Pooling/config.json", {"pooling_mode": [1]}, "found the pooling 1; accepted: one"),
+        ("1_Pooling/config.json", {"pooling_mode": {"a": 1}}, "found the pooling {'a': 1}; accep"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "q: "}, "default_prompt_name": "document"},
+            "default_prompt_name: found 'document'; accepted: null, or a name in prompts",
+        ),
         (
             "1_Pooling/config.json",
             {"pooling_mode": "mean", "include_prompt": False},
