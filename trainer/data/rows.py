@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.file_lists import Paths, check_paths, shown_paths
 from trainer.data.formats import ENDINGS
 from trainer.data.read_options import DEFAULT_LIMIT, POLICIES, BadRows, ReadOptions
 from trainer.data.renamed_columns import missing, renamed
-from trainer.data.sources import Source, files_at, read_files, source_at
+from trainer.data.sources import Source, entries_at, read_entries, source_at
 from trainer.data.splits import hold_out, limited, num_shared
 from trainer.errors import InputError, RowError
 from trainer.plurals import of_all, plural
@@ -232,8 +233,9 @@ class Files:
         reading = ReadOptions(header, self.encoding, self.delimiter, self.format, bad)
         if self.path is None:
             wanted = self._wanted(None)
-            _warn_of_files_twice(wanted)
-            found = {key: read_files(at, f"dataset.{key}", reading) for key, at in wanted.items()}
+            files = {key: entries_at(at, f"dataset.{key}") for key, at in wanted.items()}
+            _warn_of_files_twice(files)
+            found = {key: read_entries(files[key], f"dataset.{key}", reading) for key in wanted}
         else:
             source = source_at(self.path, self.name, self.revision, reading)
             wanted = self._wanted(source)
@@ -328,11 +330,9 @@ def _warn_of_split_twice(wanted: Mapping[str, str], source: Source) -> None:
             log.warning(IN_TRAIN_TOO, f"dataset.{key}", split)
 
 
-def _warn_of_files_twice(wanted: Mapping[str, Paths]) -> None:
-    files = {
-        key: {file.resolve() for file in files_at(at, f"dataset.{key}")}
-        for key, at in wanted.items()
-    }
+def _warn_of_files_twice(listed: Mapping[str, Sequence[Sequence[Path]]]) -> None:
+    """Warn of files that are training rows too. `listed` are the files of each key's entries."""
+    files = {key: {file.resolve() for at in found for file in at} for key, found in listed.items()}
     for key, others in files.items():
         for file in sorted(others & files.get("train", set())) if key != "train" else ():
             log.warning(IN_TRAIN_TOO, f"dataset.{key}", file)

@@ -96,7 +96,7 @@ def source_at(path: str, name: str | None, revision: str | None, reading: ReadOp
         return _saved_to_disk(place, where)
     splits = {"train": [place]}
     if not place.is_file():
-        splits = named_splits(_listed_files(path, where), root_of(place), where)
+        splits = named_splits(_listed_files(path, place, where), root_of(place), where)
     return Source(list(splits), lambda split: read_all(splits[split], where, reading), splits)
 
 
@@ -106,15 +106,15 @@ def read_files(paths: Paths, where: str, reading: ReadOptions = PLAIN) -> "Datas
     The entries of a list may have different formats, and their types are decided together. Raises
     InputError.
     """
-    return _read_entries(_entries_at(paths, where), where, reading)
+    return read_entries(entries_at(paths, where), where, reading)
 
 
 def files_at(paths: Paths, where: str) -> list[Path]:
     """The data files of the paths in the order of their rows. Raises InputError."""
-    return [file for files in _entries_at(paths, where) for file in files]
+    return [file for files in entries_at(paths, where) for file in files]
 
 
-def _entries_at(paths: Paths, where: str) -> list[list[Path]]:
+def entries_at(paths: Paths, where: str) -> list[list[Path]]:
     """The data files of each entry. Raises InputError if two entries share a file."""
     check_paths(paths, where)
     entries = [_files_of(path, where) for path in ([paths] if isinstance(paths, str) else paths)]
@@ -129,13 +129,14 @@ def _files_of(path: str, where: str) -> list[Path]:
     Raises InputError if there are none, if some cannot be read, or if files of one split are named
     after different splits.
     """
-    files = _listed_files(path, where)
-    _refuse_other_splits(files, root_of(_local_path(path, where)), where)
+    place = _local_path(path, where)
+    files = _listed_files(path, place, where)
+    _refuse_other_splits(files, root_of(place), where)
     return files
 
 
-def _listed_files(path: str, where: str) -> list[Path]:
-    place = _local_path(path, where)
+def _listed_files(path: str, place: Path, where: str) -> list[Path]:
+    """The data files at `place`, the local path of `path`. Raises the errors of `_files_of`."""
     if place.is_file():
         return [place]
     if place.is_dir():
@@ -233,11 +234,14 @@ def is_hub_id(path: str) -> bool:
 
 def read_all(files: Sequence[Path], where: str, reading: ReadOptions = PLAIN) -> "Dataset":
     """The rows of files of one format as a data set. Raises InputError."""
-    return _read_entries([files], where, reading)
+    return read_entries([files], where, reading)
 
 
-def _read_entries(entries: Sequence[Sequence[Path]], where: str, reading: ReadOptions) -> "Dataset":
-    """The rows of all files, with common column types. The files of each entry have one format."""
+def read_entries(entries: Sequence[Sequence[Path]], where: str, reading: ReadOptions) -> "Dataset":
+    """The rows of all files, with common column types. The files of each entry have one format.
+
+    Raises InputError.
+    """
     from trainer.data.exact_json import dataset_of
 
     read = [_contents(files, where, reading) for files in entries]

@@ -48,6 +48,35 @@ def test_files_folders_and_globs_are_read_as_local_ones_are(stage: Path) -> None
     assert len(read_files(both, "dataset.train")) == 2
 
 
+def test_files_are_listed_once_for_each_set(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """So a warning about a folder comes once, and a store is asked no more often than necessary."""
+    listed = []
+    listing = store.Store.listing
+    monkeypatch.setattr(
+        store.Store, "listing", lambda self, *of: listed.append(self.url) or listing(self, *of)
+    )
+    place = "memory://bucket/once"
+    put('{"text": "a"}\n', "once/train/0.jsonl")
+    put('{"text": "b"}\n', "once/dev/0.jsonl")
+    Files(train=f"{place}/train", validation=f"{place}/dev").load()
+    assert listed == [f"{place}/{name}" for name in ("train", "train", "dev", "dev")]
+    listed.clear()
+    Files(path=place).load()
+    assert listed == [place, place], "before and after the copy"
+
+    folder, run = tmp_path / "rows", tmp_path / "rows" / "run"
+    run.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text('{"text": "a"}\n')
+    (run / "evaluation.json").write_text("{}")
+    (run / "evaluation-predictions.jsonl").write_text("{}")
+    caplog.set_level("WARNING")
+    Files(train=str(folder), validation_fraction=0).load()
+    (message,) = caplog.messages
+    assert "not read: 2 files" in message
+
+
 def test_only_changes_are_copied(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied = []
     read = store.Store.read
