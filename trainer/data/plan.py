@@ -67,7 +67,8 @@ class GlobalBatchPlan:
     ) -> None:
         """Plan for samples with `lengths` tokens, [N].
 
-        With `kinds`, [N], samples of different kinds never share a micro batch.
+        With `kinds`, [N], samples of different kinds never share a micro batch. The samples of a
+        group must be of one kind.
 
         Groups of `group_size` consecutive samples of a global batch stay in one micro batch of one
         rank; the last group of an epoch may be short. Raises InputError if there are no samples,
@@ -131,7 +132,7 @@ class GlobalBatchPlan:
         groups = Groups.of(self.lengths[samples], self.group_size)
         most = self._groups_in(micro_batch_size)
         shares = deal(groups.costs, world_size, most)
-        kinds = None if self.kinds is None else self.kinds[samples]
+        kinds = None if self.kinds is None else self.kinds[samples[:: self.group_size]]
         shares = [by_kind(share, kinds) for share in shares]
         cuts = [
             cut(groups.lengths[share], most, max_tokens, None if kinds is None else kinds[share])
@@ -179,12 +180,20 @@ def evaluation_batches(
     """Batches with every sample once, longest first, that depend only on the arguments.
 
     A batch has at most `max_tokens` tokens, unless a single group (`group_size` consecutive samples
-    of the data set) has more. With `kinds`, [N], a batch has samples of only one kind.
+    of the data set) has more. With `kinds`, [N], a batch has samples of only one kind, and groups
+    consist of consecutive samples of that kind.
     """
-    groups = Groups.of(np.asarray(lengths, dtype=np.int64), group_size)
-    order = by_kind(np.argsort(-groups.lengths, kind="stable"), kinds)
-    ordered_kinds = None if kinds is None else kinds[order]
-    pieces = cut(groups.lengths[order], None, max_tokens, ordered_kinds)
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if kinds is not None:
+        parts = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        return [
+            own[batch]
+            for own in parts
+            for batch in evaluation_batches(lengths[own], max_tokens, group_size)
+        ]
+    groups = Groups.of(lengths, group_size)
+    order = np.argsort(-groups.lengths, kind="stable")
+    pieces = cut(groups.lengths[order], None, max_tokens)
     return [groups.samples(order[piece]) for piece in pieces]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from trainer.data.mixed_rows import Blend
 from trainer.data.mixture_plan import MixturePlan, epoch_counts
+from trainer.data.plan import evaluation_batches
 from trainer.errors import InputError
 
 SIZES = {"many": 60, "some": 20, "few": 7}
@@ -128,6 +129,28 @@ def test_any_number_of_ranks_runs_the_planned_samples(group_size: int) -> None:
                 assert len(set(sources(np.array(group)))) == 1
     other = plan(blend([3, 2, 1]), group_size, seed=4)
     assert other.global_batch(0).tolist() != mixed.global_batch(0).tolist()
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_no_micro_batch_mixes_sources_of_several_kinds(group_size: int) -> None:
+    kinds = np.repeat([0, 1, 0], list(SIZES.values()))
+    mixed = plan(blend([3, 2, 1]), group_size)
+    mixed.kinds = kinds
+    for step in range(mixed.steps_per_epoch):
+        for world_size in (1, 2):
+            options = {"micro_batch_size": 6, "max_tokens": 40}
+            parts = [
+                batch
+                for rank in range(world_size)
+                for batch in mixed.micro_batches(step, rank=rank, world_size=world_size, **options)
+            ]
+            assert all(len(set(kinds[part])) <= 1 for part in parts)
+            whole = mixed.global_batch(step)
+            assert sorted(np.concatenate(parts).tolist()) == sorted(whole.tolist())
+    batches = evaluation_batches(mixed.lengths, 40, group_size, kinds)
+    assert all(len(set(kinds[batch])) == 1 for batch in batches)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(kinds)))
+    assert sum(len(batch) % group_size > 0 for batch in batches) <= 2, "one short group per kind"
 
 
 def test_a_far_step_needs_no_earlier_one() -> None:
