@@ -206,6 +206,8 @@ class Files:
         if source is not None:
             for key, split in wanted.items():
                 source.check(split, f"dataset.{key}")
+            _warn_of_split_twice(wanted, source)
+            source.refuse_unused(wanted.values(), "dataset.path")
         if (train := wanted.pop("train", None)) is None:
             raise InputError("dataset.train: no shards to train on; accepted: files, or a split")
         shards = tuple(sets.shards(train, "dataset.train"))

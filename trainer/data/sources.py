@@ -119,7 +119,7 @@ def entries_at(paths: Paths, where: str) -> list[list[Path]]:
     check_paths(paths, where)
     entries = [_files_of(path, where) for path in ([paths] if isinstance(paths, str) else paths)]
     refuse_repeats(entries, where)
-    _refuse_two_copies([file for files in entries for file in files], where)
+    refuse_two_copies([str(file) for files in entries for file in files], where)
     return entries
 
 
@@ -131,7 +131,7 @@ def _files_of(path: str, where: str) -> list[Path]:
     """
     place = _local_path(path, where)
     files = _listed_files(path, place, where)
-    _refuse_other_splits(files, root_of(place), where)
+    refuse_other_splits(files, root_of(place), where)
     return files
 
 
@@ -140,7 +140,7 @@ def _listed_files(path: str, place: Path, where: str) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        files = [file for file in sorted(place.rglob("*")) if _is_data(file, place)]
+        files = [file for file in sorted(place.rglob("*")) if is_data(file, place)]
         files = without_runs(files, place, where)
         check_files(files, place, where)
         accepted = f"files in {' '.join(ENDINGS)}"
@@ -156,13 +156,17 @@ def _listed_files(path: str, place: Path, where: str) -> list[Path]:
         raise InputError(f"{where}: {path} {found}; accepted: {accepted}{hint}")
     for file in files:
         check_ending(file, f"{where}: {file}")
-    _refuse_two_copies(files, where)
+    refuse_two_copies(list(map(str, files)), where)
     return files
 
 
-def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
-    """Raise InputError for a file with its compressed copy: every row would be read twice."""
-    plain = {file.with_suffix("") for file in files if file.suffix.lower() in COMPRESSIONS}
+def refuse_two_copies(files: Sequence[str], where: str) -> None:
+    """Raise InputError for a path or URL with its compressed copy, since rows would be read twice.
+
+    `files` are the paths or URLs of all files of a set.
+    """
+    ends = {file: Path(file).suffix for file in files}
+    plain = {file.removesuffix(end) for file, end in ends.items() if end.lower() in COMPRESSIONS}
     if both := plain & set(files):
         first = min(both)
         raise InputError(
@@ -172,18 +176,20 @@ def _refuse_two_copies(files: Sequence[Path], where: str) -> None:
 
 def root_of(place: Path) -> Path:
     """The folder whose subfolders may be named after splits: the path before any wildcard."""
+    if place.exists():  # its name may have the characters of wildcards
+        return place if place.is_dir() else place.parent
     fixed = place
     while any(mark in str(fixed) for mark in "*?["):
         fixed = fixed.parent
     return fixed if fixed.is_dir() else fixed.parent
 
 
-def _refuse_other_splits(files: list[Path], root: Path, where: str) -> None:
+def refuse_other_splits(files: Sequence[Path], root: Path, where: str) -> None:
     """Raise InputError if several files form one split and some are named after another split."""
-    section, _, wanted = where.partition(".")
-    if section != "dataset" or len(files) == 1:
+    section, _, key = where.partition(".")
+    wanted = key.split(".")[0]
+    if section != "dataset" or wanted not in USUAL_NAMES or len(files) == 1:
         return
-    wanted = wanted.split(".")[0]
     named = [(usual_split(file, root, where), file) for file in files]
     found_splits = {split for split, _ in named}
     for split, file in named:
@@ -211,12 +217,17 @@ def _similar(path: str, place: Path) -> str:
     return nearest(path, [str(folder / each.name) for each in siblings if each.name != place.name])
 
 
-def _is_data(file: Path, folder: Path) -> bool:
-    """Whether a file is data (of any format), and neither hidden nor documentation."""
-    *above, name = file.relative_to(folder).parts
-    hidden = name.startswith(".") or are_skipped(above)
-    data = ending_of(file) in (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
-    return data and not hidden and not DOCUMENTS.fullmatch(name) and file.is_file()
+def is_data(file: Path, folder: Path) -> bool:
+    """Whether a file below a folder is data (of any format), by its name and its kind."""
+    return is_data_name(file.relative_to(folder).as_posix()) and file.is_file()
+
+
+def is_data_name(name: str) -> bool:
+    """Whether a path below a folder names data (of any format), not hidden or documentation."""
+    *above, last = name.split("/")
+    hidden = last.startswith(".") or are_skipped(above)
+    data = ending_of(Path(last)) in (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
+    return data and not hidden and not DOCUMENTS.fullmatch(last)
 
 
 def are_skipped(folders: Iterable[str]) -> bool:

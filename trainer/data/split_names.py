@@ -35,7 +35,8 @@ def named_splits(files: Sequence[Path], root: Path, where: str) -> dict[str, lis
 
 def usual_split(file: Path, root: Path, where: str) -> str | None:
     """train, validation or test, if the file or a folder below `root` is named so; else None."""
-    folders = file.parent.relative_to(root).parts if file.is_relative_to(root) else ()
+    folder = file.parent
+    folders = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
     own = _splits_in(stem_of(file))
     above = next((found for part in folders[::-1] if (found := _splits_in(part))), set())
     found_splits = own | above

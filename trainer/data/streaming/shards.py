@@ -15,9 +15,17 @@ from typing import IO
 from trainer.data.compressed import COMPRESSIONS, ending_of
 from trainer.data.file_lists import without_runs
 from trainer.data.formats import ENDINGS
+from trainer.data.sources import (
+    is_data,
+    is_data_name,
+    refuse_other_splits,
+    refuse_two_copies,
+    root_of,
+)
 from trainer.data.streaming.stored_file import stored_file
 from trainer.errors import EnvironmentFault, InputError
-from trainer.stores.inputs import is_hidden, matches_glob, root_and_glob
+from trainer.foreign.files import check_files
+from trainer.stores.inputs import matches_glob, root_and_glob
 from trainer.stores.store import AT_ONCE, Store, size_of
 from trainer.stores.url import is_in_store, joined, plain_path, scheme_of
 
@@ -84,8 +92,9 @@ class Shard:
 def shards_at(paths: str | Sequence[str], where: str) -> list[Shard]:
     """The shards of files, folders, globs or URLs, sorted by path within each entry.
 
-    Raises InputError for paths without shards, for a shard in two entries and for shards of several
-    formats. Raises EnvironmentFault if an object store fails.
+    The rules for the files of a set are those of `trainer.data.sources`. Raises InputError for
+    paths without shards, for a shard in two entries and for shards of several formats. Raises
+    EnvironmentFault if an object store fails.
     """
     return shards_of(urls_at(paths, where), where)
 
@@ -94,9 +103,12 @@ def urls_at(paths: str | Sequence[str], where: str) -> list[str]:
     """The paths or URLs of the shards of `paths`. Raises the errors of `shards_at`."""
     entries = [paths] if isinstance(paths, str) else list(paths)
     urls = [url for entry in entries for url in _urls(plain_path(entry), where)]
-    for url, times in Counter(urls).items():
-        if times > 1:
+    files = {url: url if is_in_store(url) else os.path.realpath(url) for url in urls}
+    times = Counter(files[url] for url in urls)
+    for url in urls:
+        if times[files[url]] > 1:
             raise InputError(f"{where}: {url} is in the list twice; accepted: each file once")
+    refuse_two_copies(urls, where)
     return urls
 
 
@@ -195,33 +207,46 @@ def _checked_format(url: str, where: str) -> str:
 
 def _urls(path: str, where: str) -> list[str]:
     """The shards at one path, sorted. In folders, files that are not data files are ignored."""
-    is_folder = False
-    if is_in_store(path):
+    is_folder, root = False, Path(root_and_glob(path)[0]) if is_in_store(path) else None
+    if root is not None:
         found = _stored(path, where)
     else:
         place = Path(os.path.expanduser(path))
         if place.is_file():
             return [str(place)]
-        is_folder = place.is_dir()
-        pattern = str(place / "**" / "*") if is_folder else str(place)
-        files = [
-            file for each in glob.glob(pattern, recursive=True) if (file := Path(each)).is_file()
-        ]
-        found = list(map(str, without_runs(files, place, where) if is_folder else files))
+        is_folder, root = place.is_dir(), root_of(place)
+        found = list(map(str, _files_below(place, where) if is_folder else _files_of(place)))
     for each in found:
         if not is_shard(each) and ending_of(Path(each)) in ENDINGS:
             raise InputError(f"{where}: {each}; {ACCEPTED}")
     if not (listed := sorted(filter(is_shard, found))):
         lacking = "holds no shard" if found or is_folder else "does not exist"
         raise InputError(f"{where}: {path} {lacking}; {ACCEPTED}")
+    refuse_other_splits(list(map(Path, listed)), root, where)
     return listed
+
+
+def _files_below(folder: Path, where: str) -> list[Path]:
+    """The data files of a folder, without those of runs. Raises InputError for links out of it."""
+    below = Path(glob.escape(str(folder))) / "**" / "*"
+    files = [f for f in without_runs(_files_of(below), folder, where) if is_data(f, folder)]
+    check_files(files, folder, where)
+    return files
+
+
+def _files_of(pattern: Path) -> list[Path]:
+    """The files that match a glob."""
+    return [f for each in glob.glob(str(pattern), recursive=True) if (f := Path(each)).is_file()]
 
 
 def _stored(url: str, where: str) -> list[str]:
     """The URLs of the files at `url`, which may name a file or a folder, or be a glob."""
     root, pattern = root_and_glob(url.rstrip("/"))
     names = Store(root, where).listing()
-    wanted = [n for n in names if (matches_glob(n, pattern) if pattern else not is_hidden(n))]
+    if pattern:
+        wanted = [name for name in names if matches_glob(name, pattern)]
+    else:
+        wanted = [name for name in names if not name or is_data_name(name)]
     return [joined(root, name) if name else root for name in wanted]
 
 

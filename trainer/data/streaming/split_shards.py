@@ -24,6 +24,7 @@ from trainer.data.streaming.shards import (
     urls_at,
 )
 from trainer.errors import EnvironmentFault, InputError
+from trainer.stores.inputs import root_and_glob
 from trainer.stores.url import is_in_store, plain_path
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class StreamedSets:
         """The splits at `path`; None if it is not set. Raises InputError and EnvironmentFault."""
         if self.path is None:
             return None
-        return Source(list(self._splits), lambda split: self._whole(self._splits[split], split))
+        splits = self._splits
+        files = {} if self._on_hub else {name: list(map(Path, splits[name])) for name in splits}
+        return Source(list(splits), lambda split: self._whole(splits[split], split), files)
 
     def shards(self, at: Paths, where: str) -> list[Shard]:
         """The shards of the files `at`; with a `path`, of the split `at`."""
@@ -80,20 +83,30 @@ class StreamedSets:
     def _splits(self) -> Mapping[str, Sequence[str]]:
         """Split -> the paths or URLs of its shards."""
         assert self.path is not None
-        place = Path(os.path.expanduser(self.path))
-        if is_hub_id(self.path) and not place.exists():
+        if self._on_hub:
             return _hub(self.path, self.name, self.revision)
         if self.name is not None or self.revision is not None:
             key = "name" if self.name is not None else "revision"
             found = f"only hub data sets have one; {self.path} is a path"
             raise InputError(f"dataset.{key}: {found}")
         urls = urls_at(self.path, "dataset.path")
+        if urls == [self.path.rstrip("/")] or self._place.is_file():
+            return {"train": urls}
         files = {Path(url): url for url in urls}
-        fixed = Path(plain_path(self.path))
-        whole_folder = is_in_store(self.path) and not set(self.path) & set("*?[")
-        root = fixed if whole_folder else root_of(fixed)
+        in_store = is_in_store(self.path)
+        root = Path(root_and_glob(self.path)[0]) if in_store else root_of(self._place)
         splits = named_splits(list(files), root, "dataset.path")
         return {split: [files[file] for file in found] for split, found in splits.items()}
+
+    @property
+    def _place(self) -> Path:
+        """`path` as a path of this machine."""
+        return Path(os.path.expanduser(plain_path(self.path or "")))
+
+    @property
+    def _on_hub(self) -> bool:
+        """Whether `path` names a data set on the hub."""
+        return self.path is not None and is_hub_id(self.path) and not self._place.exists()
 
 
 def _all_rows(shard: Shard, number: int) -> RawRows:
