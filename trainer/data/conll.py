@@ -28,7 +28,9 @@ def read_conll(path: Path, place: str, reading: ReadOptions) -> Content:
     fault.
     """
     sentences = list(_sentences(lines_of(path, place, reading.encoding), place))
-    width = len(sentences[0][0]) if sentences else 2
+    if not sentences:  # the width is unknown, so the file has no columns, like an empty csv file
+        return Content("stored", {}, 0)
+    width = len(sentences[0][0])
     names = ["tokens", *map(str, range(1, width - 1)), "tags"][:width]
     columns = {
         name: _lists([[cells[number] for cells in lines] for lines in sentences])

@@ -27,10 +27,10 @@ def read_delimited(path: Path, place: str, reading: ReadOptions, delimiter: str)
         return Content("text", {}, 0)
     names = first[1] if reading.has_header else [str(i) for i in range(len(first[1]))]
     if reading.has_header:
-        _check_delimiter(names, place, reading, delimiter)
+        _check_delimiter(names, f"{place}:{first[0]}", reading, delimiter)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{place}:1: column '{twice}' occurs twice; names must differ")
+        raise InputError(f"{place}:{first[0]}: column '{twice}' occurs twice; names must differ")
     rows = [] if reading.has_header else [first[1]]
     bad_before = len(reading.bad.dropped)
     for number, row in lines:
@@ -54,7 +54,7 @@ def _check_delimiter(names: list[str], place: str, reading: ReadOptions, delimit
         shown = names[0].replace("\t", "\\t")
         usual = "tabs" if delimiter == "\t" else f"'{delimiter}'"
         accepted = f"accepted: columns separated by {usual}, or another dataset.delimiter"
-        raise InputError(f"{place}:1: found one column, '{shown:.80}'; {accepted}")
+        raise InputError(f"{place}: found one column, '{shown:.80}'; {accepted}")
 
 
 def row_lines(path: Path, reading: ReadOptions, delimiter: str) -> list[int]:

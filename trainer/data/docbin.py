@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.column_types import Content
+from trainer.data.compressed import bytes_of
 from trainer.data.read_options import ReadOptions
 from trainer.errors import InputError
 
@@ -42,7 +43,7 @@ def _documents(path: Path, place: str) -> list[Any]:
         raise InputError(
             f"{place}: DocBin files need spaCy ({error}); accepted: pip install 'tempering[spacy]'"
         ) from None
-    content = path.read_bytes()
+    content = bytes_of(path, place)
     try:
         return list(DocBin().from_bytes(content).get_docs(Vocab()))
     except Exception as error:  # exceptions of zlib, msgpack and spaCy share no base class

@@ -30,10 +30,12 @@ SWEEP = re.compile(r"sweep-[0-9a-f]{8}\.csv$")
 
 
 def check_paths(given: object, where: str) -> None:
-    """Raise InputError for an empty list and for an entry that is not a path."""
+    """Raise InputError for an empty path or list, and for an entry that is not a path."""
     if isinstance(given, Mapping):
         for name, each in given.items():
             check_paths(each, f"{where}.{name}")
+    if given == "":  # the current folder, if it were a path
+        raise InputError(f"{where}: found an empty path; {ACCEPTED}")
     if not isinstance(given, list | tuple):
         return
     if not given:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer.data.arrow_files import class_names, read_parquet
 from trainer.data.column_types import Content, joined
-from trainer.data.compressed import COMPRESSIONS, ending_of
+from trainer.data.compressed import COMPRESSIONS, SYNONYMS, ending_of
 from trainer.data.conll import read_conll
 from trainer.data.delimited import read_delimited, row_lines
 from trainer.data.docbin import read_docbin
@@ -69,9 +69,14 @@ def read_content(path: Path, where: str, reading: ReadOptions = PLAIN) -> Conten
 def format_of(path: Path, place: str, reading: ReadOptions) -> str:
     """The format of a file, as an ending of ENDINGS. A guess is logged as a warning."""
     if reading.format is not None:
-        return f".{reading.format}"
+        return _format_named(reading.format)
     ending = ending_of(path)
     return ending if ending in ENDINGS else guessed_ending(path, place, reading)
+
+
+def _format_named(name: str) -> str:
+    """The format that `dataset.format` names, such as .jsonl for ndjson."""
+    return SYNONYMS.get(f".{name}", f".{name}")
 
 
 def check_ending(path: Path, place: str) -> None:
@@ -94,7 +99,7 @@ def place_in_file(path: Path, row: int, reading: ReadOptions) -> str:
     """
     try:
         version = (path.resolve(), path.stat().st_mtime_ns)
-        options = (reading.has_header, reading.encoding, reading.delimiter)
+        options = (reading.has_header, reading.encoding, reading.delimiter, reading.format)
         line = _line_numbers(path, version, options)[row]
     except (OSError, ValueError, LookupError):  # rows without lines, or the file has changed
         return f"{path} row {row + 1}"
@@ -103,11 +108,11 @@ def place_in_file(path: Path, row: int, reading: ReadOptions) -> str:
 
 @lru_cache(maxsize=1)
 def _line_numbers(
-    path: Path, version: tuple[Path, int], options: tuple[bool, str | None, str | None]
+    path: Path, version: tuple[Path, int], options: tuple[bool, str | None, str | None, str | None]
 ) -> Sequence[int]:
     """The line number of each row of this version of a file; empty if rows have no lines."""
     reading = ReadOptions(*options)
-    match ending_of(path):
+    match ending_of(path) if reading.format is None else _format_named(reading.format):
         case ".csv" | ".tsv" as ending:
             return row_lines(path, reading, DELIMITERS[ending])
         case ".jsonl":

@@ -139,6 +139,8 @@ class Files:
         if not isinstance(self.validation, str | list | tuple | Mapping | None):
             accepted = "a split or file, or a mapping of several named ones"
             raise InputError(f"dataset.validation: {self.validation!r}; accepted: {accepted}")
+        if self.path is not None:
+            check_paths(self.path, "dataset.path")
         for key in ("train", "validation", "test"):
             given = getattr(self, key)
             check_paths(given, f"dataset.{key}")

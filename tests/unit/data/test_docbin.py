@@ -1,5 +1,6 @@
 """spaCy's DocBin files, read with the real package if it is installed."""
 
+import gzip
 import sys
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def test_documents_are_texts_with_spans(tmp_path: Path, caplog: pytest.LogCaptur
     ) as error:
         Files(train=str(tmp_path / "c.spacy")).load()
     assert "\n" not in str(error.value)
+
+
+def test_compressed_documents_are_read(tmp_path: Path) -> None:
+    tokens, vocab = pytest.importorskip("spacy.tokens"), pytest.importorskip("spacy.vocab")
+    documents = tokens.DocBin(docs=[tokens.Doc(vocab.Vocab(), ["a", "b"])])
+    (tmp_path / "a.spacy.gz").write_bytes(gzip.compress(documents.to_bytes()))
+    rows = Files(train=str(tmp_path / "a.spacy.gz"), validation_fraction=0).load().train
+    assert rows is not None and rows["text"][:] == ["a b "]
 
 
 def test_without_the_package_one_line_says_how_to_get_it(

@@ -211,6 +211,23 @@ def test_compressed_files_give_the_same_rows() -> None:
         assert f"cut.csv.{ending}: not a whole .{ending} file (" in found
 
 
+def test_the_format_that_is_set_reads_and_locates_rows() -> None:
+    """Whatever the ending of the file would say."""
+    write("rows.txt", "text\tlabel\n'a\t1\n\nb\t0\n")
+    write("rows.csv", '\n{"text": "a"}\n{"text": "b"}\n')
+    cases = {
+        "tsv": ("rows.txt", (2, 4)),
+        "ndjson": ("rows.csv", (2, 3)),
+        "jsonl": ("rows.csv", (2, 3)),
+    }
+    for form, (name, lines) in cases.items():
+        rows = whole(name, format=form)
+        found = [location_of(rows, row, "dataset.train") for row in range(2)]
+        assert found == [f"dataset.train: {name}:{line}" for line in lines], form
+    rows = whole("rows.txt", format="txt")
+    assert location_of(rows, 0, "dataset.train") == "dataset.train: rows.txt:1"
+
+
 def test_a_file_beside_its_compressed_copy_is_refused() -> None:
     jsonl("twice/train.jsonl", ["a"])
     Path("twice/train.jsonl.gz").write_bytes(gzip.compress(Path("twice/train.jsonl").read_bytes()))
@@ -389,6 +406,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "ragged.csv": ("a,b\n1,2\n1,2,3\n", ":3: 3 columns, but 2 in the first line"),
     "open.csv": ('a,b\n"x,1\n', ":2: bad quoting (unexpected end of data)"),
     "twice.csv": ("a,a\n1,2\n", ":1: column 'a' occurs twice"),
+    "below.csv": ("sep=;\n\na;a\n1;2\n", ":3: column 'a' occurs twice"),
     "semicolons.csv": (
         "text;label\na;b\n",
         ":1: found one column, 'text;label'; accepted: columns separated by ',', or another "
@@ -421,11 +439,15 @@ def test_bad_files_are_refused_in_one_line(name: str) -> None:
 
 
 def test_empty_files_among_others_add_no_rows() -> None:
-    for ending, cells in (("csv", "text,label\na,1\n"), ("jsonl", '{"text": "a", "label": 1}\n')):
+    rows = {"csv": "text,label\na,1\n", "jsonl": '{"text": "a", "label": 1}\n'}
+    for ending, cells in rows.items():
         write(f"parts/{ending}/part-0.{ending}", "")
         write(f"parts/{ending}/part-1.{ending}", cells)
         write(f"parts/{ending}/part-2.{ending}", "")
         assert whole(f"parts/{ending}")[:] == {"text": ["a"], "label": [1]}
+    write("tagged/0.conll", "")
+    write("tagged/1.conll", "EU NNP B-ORG\n")
+    assert whole("tagged")[:] == {"tokens": [["EU"]], "1": [["NNP"]], "tags": [["B-ORG"]]}
 
 
 def test_byte_order_marks_name_the_encoding() -> None:
@@ -461,6 +483,12 @@ def test_bad_settings_are_refused_in_one_line() -> None:
     jsonl("mixed/y.jsonl", ["a"])
     cases: list[tuple[dict[str, object], str]] = [
         ({}, "dataset: nothing to load; give dataset.path or dataset.train"),
+        ({"train": ""}, "dataset.train: found an empty path; accepted: a file, a folder or a glob"),
+        ({"path": ""}, "dataset.path: found an empty path; accepted: a file, a folder or a glob"),
+        (
+            {"train": "d/x.csv", "validation": {"x": ""}},
+            "dataset.validation.x: found an empty path",
+        ),
         ({"train": "d/tran.jsonl"}, "d/tran.jsonl does not exist"),
         ({"train": "d/tran.jsonl"}, "did you mean 'd/train.jsonl'?"),
         ({"path": "tran.csv"}, "dataset.path: tran.csv does not exist"),
