@@ -20,6 +20,8 @@ PROMPT = "prompt"
 MISMATCHED = "mismatched"
 """The column that `with_mismatched` adds."""
 ACCEPTED = "accepted: a text, or a list of messages"
+CHAT_STARTS = ("[{", "[ {")
+"""The beginnings of a text that is a list of messages as JSON."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def mismatched(rows: Rows) -> Rows:
     prompts = list(rows.get(PROMPT) or [None] * len(cells))
     others = list(rows[MISMATCHED])
     for row, (cell, other) in enumerate(zip(cells, others, strict=True)):
-        if isinstance(cell, list):
+        if _is_chat(cell):
             own = _messages(cell, "completion", row)
             start = _answer_start(own)
             prompts[row] = own[:start] if start else prompts[row]
-        if isinstance(other, list):
+        if _is_chat(other):
             answered = _messages(other, "completion", row)
             others[row] = answered[_answer_start(answered) :]
     named = {} if prompts.count(None) == len(prompts) else {PROMPT: prompts}
@@ -130,10 +132,16 @@ def plain_texts(rows: "Dataset", names: Sequence[str]) -> Iterator[str]:
                     yield content
 
 
+def _is_chat(cell: object) -> bool:
+    """Whether a cell holds messages, as a list or as JSON text, and not the text of an answer."""
+    is_json = isinstance(cell, str) and cell.lstrip().startswith(CHAT_STARTS)
+    return is_json or isinstance(cell, list)
+
+
 def _messages(cell: object, name: str, row: int) -> Messages:
     """The messages in a cell: an answer, which may be a text, or a whole conversation."""
     if isinstance(cell, str):
-        if not cell.lstrip().startswith(("[{", "[ {")):
+        if not _is_chat(cell):
             _refuse_empty(cell, name, row)
             return [{"role": "assistant", "content": cell}]
         cell = parsed(cell, row, name, "a text, a list of messages")

@@ -15,6 +15,7 @@ from recipes.unpaired_preference import UnpairedPreference
 from tests.unit.text_runs import LLAMA, PAIRS, SINGLES, WORDS, Case, tokenizer
 from trainer.data.in_memory_rows import as_table
 from trainer.data.plain_answers import PlainAnswers
+from trainer.data.preference_rows import completed_chats, mismatched, with_mismatched
 from trainer.data.preprocessing import samples_of
 from trainer.data.read_options import BadRows
 from trainer.data.tokens import TokenTable
@@ -185,6 +186,18 @@ def test_a_single_completion_stands_beside_one_of_another_row() -> None:
     assert own in tokenizer().decode(pieces[1].tolist())
     assert SINGLES[0]["completion"] in tokenizer().decode(pieces[3].tolist())
     assert SINGLES[1]["prompt"] in tokenizer().decode(pieces[3].tolist())
+
+
+def test_messages_as_json_are_mismatched_like_lists() -> None:
+    """The text of a whole conversation, as csv files have it, is not one answer."""
+    chats = [[said(f"q{n}"), answered(f"a{n}")] for n in range(3)]
+    found = []
+    for form in (list, json.dumps):
+        rows = with_mismatched(as_table([{"completion": form(chat)} for chat in chats], "x"), "x")
+        (column,) = completed_chats(mismatched(rows[:]), ["completion"])
+        found.append([each.messages for each in column])
+    assert found[0] == found[1]
+    assert found[1] == [[said(f"q{n}"), answered(f"a{(n - 1) % 3}")] for n in range(3)]
 
 
 def test_the_losses_are_the_papers() -> None:
