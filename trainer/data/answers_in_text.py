@@ -46,14 +46,18 @@ def _pairs(cell: object, row: int, column: str) -> list[tuple[Any, Any]]:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell) if cell.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise AnswerError(row, f"'{column}' is {cell!r:.60}; {FORMS}, as JSON") from None
     if cell is None:
         return []
     if isinstance(cell, Mapping):
-        texts, starts = cell.get("text", []), cell.get("answer_start")
+        texts, starts = cell.get("text"), cell.get("answer_start")
+        if texts is None:
+            return []
         if isinstance(texts, str):
             return [(texts, starts)]
+        if not isinstance(texts, Sequence):
+            raise AnswerError(row, f"'{column}' is {cell!r:.60}; {FORMS}")
         starts = [None] * len(texts) if starts is None else starts
         if not isinstance(starts, Sequence) or len(starts) != len(texts):
             raise AnswerError(

@@ -102,7 +102,7 @@ def from_sharegpt(chat: object, row: int) -> Any:
     messages = []
     for number, turn in enumerate(chat):
         speaker = role_of(turn)
-        if speaker not in SPEAKERS:
+        if not isinstance(speaker, str) or speaker not in SPEAKERS:
             accepted = ", ".join(SPEAKERS)
             raise RowError(row, f"conversations[{number}]: from '{speaker}'; accepted: {accepted}")
         content = turn.get("value", turn.get("content"))

@@ -75,6 +75,9 @@ class ChoiceRows:
             names: list[Any] = []
             if isinstance(self.column, str) and isinstance(rows[self.column][number], Mapping):
                 names = list(rows[self.column][number].get("label") or ())
+            if names and len(names) != len(choices):
+                where = f"'{self.column}' has {len(choices)} texts and {len(names)} labels"
+                raise AnswerError(number, f"{where}; accepted: a label for each text, or none")
             found.append(self._number(answer, choices, names, number))
         return found
 
@@ -85,7 +88,7 @@ class ChoiceRows:
             return choices.index(answer)
         if isinstance(answer, str) and answer.strip().isdecimal():
             answer = int(answer)
-        elif isinstance(answer, str) and len(answer) == 1 and "A" <= answer.upper() <= "Z":
+        elif isinstance(answer, str) and len(answer) == 1 and answer.isascii() and answer.isalpha():
             answer = ord(answer.upper()) - ord("A")
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
         if is_number and 0 <= answer < len(choices) and answer == int(answer):

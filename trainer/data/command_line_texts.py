@@ -14,11 +14,20 @@ def typed_texts(given: str, where: str) -> list[str]:
     if given.startswith("["):
         try:
             texts: list[str] = json.loads(given)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [given]  # a plain text that starts with a bracket
         if texts and all(isinstance(text, str) for text in texts):
+            for text in texts:
+                _refuse_surrogates(text, where)
             return texts
     return [given]
+
+
+def _refuse_surrogates(text: str, where: str) -> None:
+    """Raise InputError for a text with half of a surrogate pair, which no tokenizer takes."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        found = f"found {text!r:.60}, with half of a surrogate pair"
+        raise InputError(f"{where}: {found}; accepted: whole characters")
 
 
 def lines_of_standard_input(where: str) -> list[str]:

@@ -211,5 +211,5 @@ def column_in(names: Sequence[str], usual: Sequence[str]) -> str | None:
 
 def _feature_names(rows: "Dataset", column: str) -> list[str] | None:
     """The names of a column of lists of classes, as the hub's data sets declare them."""
-    feature = rows.features[column]
+    feature = rows.features.get(column)
     return getattr(getattr(feature, "feature", None), "names", None)

@@ -31,7 +31,7 @@ def rows_by_task(
         )
     found: dict[str, list[int]] = {name: [] for name in names}
     for number, cell in enumerate(column_of(rows, column, "recipe.task_column")):
-        if cell not in found:
+        if not isinstance(cell, str) or cell not in found:
             accepted = f"accepted: {', '.join(names)}{nearest(str(cell), names)}"
             raise RowError(number, f"'{column}' is {cell!r:.60}; {accepted}")
         found[cell].append(number)

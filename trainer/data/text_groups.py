@@ -115,6 +115,8 @@ def with_repeats(rows: "Dataset", columns: TextColumns) -> "Dataset":
     from trainer.data.row_locations import copy_locations
     from trainer.data.stored_cells import chunk_of
 
+    if columns.anchor not in rows.column_names:
+        return rows  # `features` reports the missing column
     seen: dict[int, int] = {}
     earlier, step = [], 1000
     for start in range(0, len(rows), step):

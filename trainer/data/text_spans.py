@@ -68,8 +68,7 @@ def _entries(cell: object, row: int, column: str) -> Sequence[Any]:
 def _label_studio_spans(annotations: Sequence[Any], row: int, column: str) -> list[Any]:
     """The values of the labels in the first annotation that was not canceled."""
     for each in annotations:
-        results = each.get("result") if isinstance(each, Mapping) else each
-        if not isinstance(results, list | None):
+        if not isinstance(each, Mapping) or not isinstance(each.get("result"), list | None):
             accepted = "accepted: annotations of Label Studio, {result: [...]}"
             raise AnswerError(row, f"'{column}' holds {each!r:.80}; {accepted}")
     kept = [each for each in annotations if each.get("result") and not each.get("was_cancelled")]

@@ -10,6 +10,8 @@ IDS = "input_ids"
 ONE_PER_TOKEN = ("token_type_ids",)
 OTHER_NAMES = {"labels": ("labels", "label", "label_ids")}
 """A recipe's field -> the columns that may hold it, named as in transformers' collators."""
+LARGEST = 2**31 - 1
+"""The largest token id that a table stores."""
 READ = (IDS, "attention_mask", *ONE_PER_TOKEN)
 """The columns of tokenized rows that are read in addition to the recipe's fields."""
 
@@ -36,8 +38,9 @@ def features_of_tokenized(
     seen = [_visible(rows, row) for row in range(len(rows[IDS]))]
     columns = {IDS: _along_tokens(rows, IDS, seen)}
     for row, ids in enumerate(columns[IDS]):
-        if not all(isinstance(each, int) and each >= 0 for each in ids):
-            raise RowError(row, f"'{IDS}' is {ids!r:.60}; accepted: whole numbers from 0")
+        if not all(isinstance(each, int) and 0 <= each <= LARGEST for each in ids):
+            accepted = f"accepted: whole numbers from 0 to {LARGEST:,}"
+            raise RowError(row, f"'{IDS}' is {ids!r:.60}; {accepted}")
     for name in ONE_PER_TOKEN:
         if name in rows:
             columns[name] = _along_tokens(rows, name, seen)
@@ -61,6 +64,8 @@ def _visible(rows: Mapping[str, Sequence[Any]], row: int) -> list[int]:
     if "attention_mask" not in rows or rows["attention_mask"][row] is None:
         return list(range(length))
     mask = rows["attention_mask"][row]
+    if not isinstance(mask, Sequence):
+        raise RowError(row, f"'attention_mask' is {mask!r:.60}; accepted: a list of 0 and 1")
     if len(mask) != length:
         raise RowError(row, f"'attention_mask' has {len(mask)} entries, '{IDS}' {length}")
     return [place for place, seen in enumerate(mask) if seen]
