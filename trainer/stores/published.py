@@ -54,8 +54,9 @@ class PublishedFolders:
 
     def steps(self, listing: Listing) -> dict[int, str]:
         """Step -> digest of the manifest, for every published checkpoint."""
-        found = (re.fullmatch(rf"checkpoint-([0-9]+)/{MANIFEST}", name) for name in listing)
-        steps = sorted(int(match[1]) for match in found if match)
+        folders = (OWN.match(name) for name in listing if name.endswith(f"/{MANIFEST}"))
+        named = {found[2]: found[0] for found in folders if found and found[2]}
+        steps = sorted(int(step) for step in named if f"{named[step]}{MANIFEST}" in listing)
         return {step: self._digest(f"checkpoint-{step}", listing) for step in steps}
 
     def damaged(self) -> list[str]:

@@ -221,6 +221,17 @@ def test_files_of_others_are_not_touched(on: Callable[[str], RunFolder]) -> None
     assert store_of("model/mine.bin") == "mine"
 
 
+def test_folders_that_are_named_almost_like_checkpoints_are_not_touched(on) -> None:
+    begin(on("one"), then=lambda: save(on("one"), 1, "one 1"))
+    others = ("checkpoint-007/manifest.json", "checkpoint-3/manifestXjson", "checkpoint-old/a")
+    for name in others[::2]:
+        fsspec.filesystem("memory").pipe_file(f"/bucket/runs/a/{name}", b"mine")
+    assert begin(on("two")) == "one 1"
+    assert [store_of(name) for name in others[::2]] == ["mine", "mine"]
+    listing = dict.fromkeys(["checkpoint-1/manifest.json", *others], {"size": "1"})
+    assert list(RunStore(URL).folders.steps(listing)) == [1]
+
+
 def test_the_files_of_a_run_are_read_without_its_checkpoints(on) -> None:
     folder = on("one")
     begin(folder, then=lambda: save(folder, 1, "one 1"))
