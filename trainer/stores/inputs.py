@@ -168,6 +168,9 @@ def _copy(store: Store, listing: Listing, target: Path, wanted: Wanted | None) -
         logger.info("%s: %s: copying %s", store.where, store.url, files.readable(size))
     kept = {name: listing[name] for name in current}
     files.write_json(record, kept)  # after a crash, half-copied files must not look up to date
+    for path in (target / name if name else target for name in stale):
+        if path.is_dir():  # the folder of files that were removed from the store
+            files.remove_folder(path)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda name: download(store, name, listing[name], target), stale))
     if MANIFEST in names:

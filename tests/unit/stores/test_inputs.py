@@ -48,6 +48,23 @@ def test_files_folders_and_globs_are_read_as_local_ones_are(stage: Path) -> None
     assert len(read_files(both, "dataset.train")) == 2
 
 
+def test_a_file_may_take_the_place_of_a_folder_and_a_folder_that_of_a_file(stage: Path) -> None:
+    place, client = "memory://bucket/turned", fsspec.filesystem("memory")
+    for names in (["a/b.txt"], ["a"], ["a/b.txt", "a/c/d.txt"], [""]):
+        put("1", *(f"turned/{name}".rstrip("/") for name in names))
+        found = staged(place, "dataset.train")
+        if names == [""]:
+            assert found.read_text() == "1"
+        else:
+            copied = [
+                each.relative_to(found).as_posix() for each in found.rglob("*") if each.is_file()
+            ]
+            assert sorted(copied) == names
+        client.rm("/bucket/turned", recursive=True) if names != [""] else client.rm(
+            "/bucket/turned"
+        )
+
+
 def test_files_are_listed_once_for_each_set(
     stage: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
