@@ -107,15 +107,13 @@ class MixtureSamples:
             numbers = ids[own] - (self._ends[source] - len(table))
             parts[source] = table.collate_as(numbers, ids[own], seed, epoch)
         first = int(owners[0])
-        batch = joined(parts, places, ids, self._bare[first].axes)
-        for name, dtype in self._dtypes[first].items():
-            batch.fields[name] = batch.fields[name].to(dtype)
+        batch = self._joined(parts, places, ids, first)
         return self._augmented(batch, first, seed, epoch)
 
     def placeholder(self) -> FlatBatch:
         """A batch of sample 0, with each of its sequences cut to one token."""
         none = np.zeros(1, np.int64)
-        batch = joined({0: self._bare[0].placeholder()}, {0: none}, none, self._bare[0].axes)
+        batch = self._joined({0: self._bare[0].placeholder()}, {0: none}, none, 0)
         return self._augmented(batch, 0, 0, None)
 
     def padding_avoided(self, batch_size: int) -> float:
@@ -159,6 +157,19 @@ class MixtureSamples:
             f"({count / size:.3g} passes over {size:,})"
             for (name, size), count in zip(self.sizes.items(), counts.tolist(), strict=True)
         ]
+
+    def _joined(
+        self,
+        parts: Mapping[int, FlatBatch],
+        places: Mapping[int, np.ndarray],
+        ids: np.ndarray,
+        first: int,
+    ) -> SourceBatch:
+        """One batch of all parts, whose fields have the types of all sources of the kind."""
+        batch = joined(parts, places, ids, self._bare[first].axes)
+        for name, dtype in self._dtypes[first].items():
+            batch.fields[name] = batch.fields[name].to(dtype)
+        return batch
 
     def _augmented(
         self, batch: SourceBatch, source: int, seed: int, epoch: int | None

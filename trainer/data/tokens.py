@@ -243,8 +243,16 @@ class TokenTable:
 
     @classmethod
     def joined(cls, tables: "Sequence[TokenTable]") -> "TokenTable":
-        """The samples of several tables of one recipe, one table after the other."""
+        """The samples of several tables of one recipe, one table after the other.
+
+        Raises InputError if the tables have different fields, as in a stream in which only some
+        rows have labels.
+        """
         first = tables[0]
+        for table in tables:
+            for name in first.fields.keys() ^ table.fields.keys():
+                accepted = "accepted: labels and other answers in all rows, or in none"
+                raise InputError(f"dataset.train: '{name}' was made of some rows only; {accepted}")
 
         def both(name: str) -> Any:
             parts = [getattr(table, name) for table in tables]
