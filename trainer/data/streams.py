@@ -26,13 +26,16 @@ class StreamRows:
     """The rows of a stream by index. They are read once, in order, and only recent ones are kept.
 
     A stream that ends is restarted if it can be read again. The stream's `set_epoch`, if it has
-    one, is called before each pass after the first. The global random generators are seeded for
+    one, is called before each pass after the first, and after a rewind before the first, too. The
+    global random generators are seeded for
     each row from the seed, the pass and the position of the row. Every rank reads all rows.
     """
 
     def __init__(self, stream: Iterable[Any], where: str, seed: int) -> None:
         self.where, self._stream, self._seed = where, stream, seed
         self._once = isinstance(stream, Iterator)
+        self._was_told = False
+        """Whether `set_epoch` was called, so that it must be called for the first pass too."""
         self._begin()
 
     def _begin(self) -> None:
@@ -101,8 +104,9 @@ class StreamRows:
                 raise InputError(f"{self.where}: the stream has no rows")
             return
         self._pass, self._in_pass = self._pass + 1, 0
-        if self._pass and hasattr(self._stream, "set_epoch"):
+        if (self._pass or self._was_told) and hasattr(self._stream, "set_epoch"):
             self._stream.set_epoch(self._pass)
+            self._was_told = True
         self._rows = iter(self._stream)
 
 

@@ -55,6 +55,24 @@ def test_a_stream_begins_again_and_keeps_its_order() -> None:
         StreamRows(iter(()), "here", seed=0)[0]
 
 
+def test_a_stream_that_is_rewound_is_told_its_epochs_again() -> None:
+    class Epochs(torch.utils.data.IterableDataset[Any]):
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter([f"{self.epoch}.{row}" for row in range(3)])
+
+    seen = StreamRows(Epochs(), "here", seed=0)
+    first = [seen[number] for number in range(5)]
+    assert first == ["0.0", "0.1", "0.2", "1.0", "1.1"]
+    seen.forget_before(4)
+    seen.rewind()
+    assert [seen[number] for number in range(5)] == first
+
+
 def test_a_stream_is_trained_on_in_its_order_for_any_split() -> None:
     """Equal to training on the same rows by hand: 5 steps of 8 over 24 rows restart once."""
     ordered = [{**row} for row in rows()]
