@@ -38,8 +38,14 @@ class Decoder:
     unread: frozenset[str] = frozenset()
     """Columns to leave out of the table, by their old names."""
 
-    def table(self, raw: RawRows, bad: BadRows, where: str = "dataset.train") -> "Dataset":
-        """The rows as a table. Raises InputError for a row that cannot be read."""
+    def table(
+        self, raw: RawRows, bad: BadRows, where: str = "dataset.train", are_all: bool = True
+    ) -> "Dataset":
+        """The rows as a table. Raises InputError for a row that cannot be read.
+
+        If `are_all` is false, the rows are a few of many, none of which may happen to have a key
+        that others have; columns to rename may then be missing.
+        """
         from trainer.data.exact_json import dataset_of
 
         places = [self._place(raw, number) for number in range(len(raw))]
@@ -53,6 +59,8 @@ class Decoder:
                 raise NoSamples(f"{where}: {len(raw)} rows, all of them bad, the last: {first}")
             rows = dataset_of(joined([_content(cells, self.unread)], [f"{where}: {places[0]}"]))
         columns = {old: new for old, new in self.columns.items() if old not in self.unread}
+        if not are_all and self.format != "parquet":
+            columns = {old: new for old, new in columns.items() if old in rows.column_names}
         rows = renamed(rows, columns, f"dataset.columns: {where}: {places[0]}")
         return record_places(rows, places)
 

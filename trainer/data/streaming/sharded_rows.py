@@ -105,7 +105,7 @@ class ShardedRows:
             if piece.place.cursor.epoch > self.epoch:
                 return
             assert piece.rows is not None
-            yield from self.decoder.table(piece.rows, BadRows())
+            yield from self.decoder.table(piece.rows, BadRows(), are_all=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""

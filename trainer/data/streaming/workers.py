@@ -60,7 +60,7 @@ class Work:
     def _made(self, raw: RawRows, bad: BadRows) -> Made:
         where = "dataset.train"
         try:
-            rows = self.decoder.table(raw, bad)
+            rows = self.decoder.table(raw, bad, where, are_all=False)
         except NoSamples:  # `bad` has the reasons
             return NoTable([])
         try:

@@ -200,6 +200,18 @@ def test_paths_without_shards_are_one_line(tmp_path: Path) -> None:
         epochs(streamed(empty), 1)
 
 
+def test_a_few_rows_may_lack_a_column_that_is_renamed(tmp_path: Path) -> None:
+    """The last rows of a window may be few; a key that the first rows lack is still refused."""
+    lines = [f'{{"text": "a", "n": {n}, "other": "b"}}' for n in range(25)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*lines, '{"text": "a", "n": 25}']))
+    shards = tuple(shards_at(str(path), "dataset.train"))
+    rows = ShardedRows(shards, {"other": "text_pair"}, window_rows=5)
+    assert sorted(row["n"] for row in rows) == list(range(26))
+    with pytest.raises(InputError, match="no column 'wrong'; there are: text, n, other"):
+        _ = ShardedRows(shards, {"wrong": "text_pair"}, window_rows=5).head
+
+
 def test_shards_must_have_the_same_columns(tmp_path: Path) -> None:
     one, two = rows_of([4])[0], [{"n": n, "text": "x"} for n in range(4)]
     folder = write_shards(tmp_path / "a", "parquet", [one])
