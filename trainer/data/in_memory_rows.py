@@ -39,7 +39,9 @@ def as_table(rows: Any, where: str = "dataset") -> "Dataset":
     if is_data_frame(rows):
         return _table(_columns_of_frame(rows, where), where)
     if isinstance(rows, Mapping):
-        return _table({str(name): _plain(column) for name, column in rows.items()}, where)
+        columns = {str(name): _plain(column) for name, column in rows.items()}
+        _check_columns(columns, where)
+        return _table(columns, where)
     found = all_rows(rows)
     for number, row in enumerate(found):
         if not isinstance(row, Mapping):
@@ -151,6 +153,15 @@ def _is_columns(given: Mapping[str, Any]) -> bool:
         or type(column).__name__ in ("Tensor", "ndarray", "Series", "Column")
         for column in given.values()
     )
+
+
+def _check_columns(columns: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for an entry that is not a column, such as a text: a row, not a column."""
+    for name, column in columns.items():
+        by_index = hasattr(column, "__len__") and hasattr(column, "__getitem__")
+        if isinstance(column, (str, bytes, Mapping)) or not by_index:
+            found = f"column '{name:.40}' is {column!r:.60}"
+            raise InputError(f"{where}: {found}; accepted: a list with a value for each row")
 
 
 def _table(columns: Mapping[str, Sequence[Any]], where: str) -> "Dataset":

@@ -174,8 +174,15 @@ def _pieces(cell: object, by_value: bool) -> Iterator[bytes]:
 
 def _length(row: Mapping[str, Any]) -> int:
     """The number of token ids of a row; at least 1, since every sample has a cost."""
-    ids = row["input_ids"]
-    return max(1, len(ids) if hasattr(ids, "__len__") else 1)
+    return _count(row["input_ids"])
+
+
+def _count(ids: object) -> int:
+    """The number of token ids in a cell, 1 for a single id; at least 1."""
+    try:
+        return max(1, len(ids))  # type: ignore[arg-type]
+    except TypeError:  # a number, or a tensor without axes, which has a useless `__len__`
+        return 1
 
 
 def _token_counts(rows: Any, first: int) -> np.ndarray:
@@ -183,4 +190,4 @@ def _token_counts(rows: Any, first: int) -> np.ndarray:
     if not hasattr(rows, "column_names"):
         return np.full(len(rows), first, dtype=np.int64)
     ids = rows.select_columns("input_ids").with_format(None)[:]["input_ids"]
-    return np.array([max(1, len(each)) for each in ids], dtype=np.int64)
+    return np.array([_count(each) for each in ids], dtype=np.int64)

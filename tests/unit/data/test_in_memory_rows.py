@@ -160,3 +160,10 @@ def test_rows_without_usable_labels_are_predicted() -> None:
     assert "references" not in trainer.predict([{"text": "fine"}])
     with pytest.raises(InputError, match=r"row 0: 'label' is -1 \(-1 marks a withheld label"):
         trainer.evaluate([{"text": "fine", "label": -1}])
+
+
+@pytest.mark.parametrize("column", ["hello", 5, torch.tensor(5), {"a": 1}, (n for n in range(2))])
+def test_what_is_no_column_is_refused(column: Any) -> None:
+    """A text would otherwise become a row for each of its characters."""
+    with pytest.raises(InputError, match="^rows: column 'text' is .*; accepted: a list with"):
+        as_table({"text": column}, "rows")

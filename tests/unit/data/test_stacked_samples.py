@@ -162,3 +162,11 @@ def test_token_ids_are_padded_where_a_mask_hides_the_pads() -> None:
     left = PaddingCollator(left=True)(batch)
     assert left["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
     assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_cell_of_one_id_counts_as_one_token() -> None:
+    rows = {"input_ids": [3, 4, 5], "labels": [0, 1, 0]}
+    for table in (Dataset.from_dict(rows), Dataset.from_dict(rows).with_format("torch")):
+        samples = StackedSamples(table, ["input_ids"])
+        assert samples.lengths.tolist() == [1, 1, 1]
+        assert samples.collate([0, 2])["input_ids"].tolist() == [3, 5]
