@@ -16,6 +16,12 @@ class _Fault(Exception):
         return with_urls(super().__str__())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class InputError(_Fault, ValueError):
     """The user's input is wrong. The message says where, what was found and what is accepted."""
 

@@ -31,7 +31,7 @@ from trainer.data.read_options import ReadOptions
 from trainer.data.row_locations import record_locations
 from trainer.data.saved_datasets import is_saved, read_saved
 from trainer.data.split_names import USUAL_NAMES, named_splits, usual_split
-from trainer.errors import EnvironmentFault, InputError, nearest
+from trainer.errors import EnvironmentFault, InputError, first_line, nearest
 from trainer.foreign.files import check_files
 from trainer.plurals import plural
 from trainer.stores.inputs import staged
@@ -299,25 +299,29 @@ def _saved_to_disk(folder: Path, where: str) -> Source:
 def _hub(path: str, name: str | None, revision: str | None) -> Source:
     """A data set of the hub. `datasets` runs no code from the repository."""
     from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
 
     where = f"dataset.path: hub data set '{path}'"
     try:
         builder = load_dataset_builder(path, name, revision=revision)
         builder.download_and_prepare()
     except ConnectionError as error:
-        found = str(error).splitlines()[0]
+        found = first_line(error)
         raise EnvironmentFault(
             f"{where}: not in the cache, and cannot be downloaded ({found})"
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
-        found = str(error).splitlines()[0]
+        found = first_line(error)
         raise InputError(f"{where}: {found}; no file or folder has that path either") from None
+    except DatasetsError as error:  # its cause says why, such as files of different columns
+        found = first_line(error.__cause__ or error)
+        raise InputError(f"{where}: its files cannot be read ({found:.200})") from None
 
     def read_split(split: str) -> "Dataset":
         try:
             return builder.as_dataset(split=split)
         except ValueError as error:
-            found = str(error).splitlines()[0]
+            found = first_line(error)
             raise InputError(f"{where}: '{split}': {found}; slices look like train[:80%]") from None
 
     return Source(list(builder.info.splits or {}), read_split, slices=True)

@@ -23,7 +23,7 @@ from trainer.data.sources import (
     root_of,
 )
 from trainer.data.streaming.stored_file import stored_file
-from trainer.errors import EnvironmentFault, InputError
+from trainer.errors import EnvironmentFault, InputError, first_line
 from trainer.foreign.files import check_files
 from trainer.stores.inputs import matches_glob, root_and_glob
 from trainer.stores.store import AT_ONCE, Store, size_of
@@ -85,7 +85,7 @@ class Shard:
     def fault(self, error: Exception) -> EnvironmentFault:
         """A one-line error for a shard that cannot be read."""
         gone = isinstance(error, FileNotFoundError)
-        found = "no longer exists" if gone else f"cannot be read ({str(error).splitlines()[0]})"
+        found = "no longer exists" if gone else f"cannot be read ({first_line(error)})"
         return EnvironmentFault(f"dataset.train: {self.url}: {found}")
 
 

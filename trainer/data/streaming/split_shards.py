@@ -23,7 +23,7 @@ from trainer.data.streaming.shards import (
     shards_of,
     urls_at,
 )
-from trainer.errors import EnvironmentFault, InputError
+from trainer.errors import EnvironmentFault, InputError, first_line
 from trainer.stores.inputs import root_and_glob
 from trainer.stores.url import is_in_store, plain_path
 
@@ -125,9 +125,9 @@ def _hub(path: str, name: str | None, revision: str | None) -> Mapping[str, Sequ
     try:
         builder = load_dataset_builder(path, name, revision=revision)
     except ConnectionError as error:
-        found = str(error).splitlines()[0]
+        found = first_line(error)
         raise EnvironmentFault(f"{where}: cannot be reached ({found})") from None
     except (OSError, ValueError, RuntimeError) as error:
-        found = str(error).splitlines()[0]
+        found = first_line(error)
         raise InputError(f"{where}: {found}; no file or folder has that path either") from None
     return {str(split): list(urls) for split, urls in (builder.config.data_files or {}).items()}

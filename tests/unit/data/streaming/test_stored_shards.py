@@ -4,12 +4,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import fsspec
 import pytest
+from datasets.exceptions import DatasetGenerationError
 
 from tests.unit.data.streaming.test_pieces import ENDINGS, epochs, streamed
 from tests.unit.data.streaming.written_shards import rows_of, write_shards
+from trainer.data import sources
 from trainer.data.rows import Files
 from trainer.data.streaming import stored_file
 from trainer.data.streaming.sharded_rows import ShardedRows
@@ -111,6 +115,21 @@ def test_globs_and_folders_of_a_store_hold_what_local_ones_do(
         assert found == [shard.url.removeprefix(str(tmp_path)) for shard in local]
         sizes.append(len(found))
     assert sizes == [3, 1, 2, 1, 3, 1]
+
+
+def test_a_data_set_of_the_hub_that_cannot_be_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`datasets` wraps the error of a file; some errors have no text."""
+    generated = DatasetGenerationError("An error occurred")
+    generated.__cause__ = ValueError("bad.json: column 'a' changed\nmore")
+    builder = SimpleNamespace()
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *of, **options: builder)
+    cases = {generated: "its files cannot be read .bad.json: column 'a' changed.$"}
+    for error, message in {**cases, OSError(): "OSError; no file or folder"}.items():
+        builder.download_and_prepare = Mock(side_effect=error)
+        with pytest.raises(InputError, match=f"^dataset.path: hub data set 'a/b': {message}"):
+            sources._hub("a/b", None, None)
 
 
 def test_the_readme_of_a_data_set_names_the_files_of_its_splits(tmp_path: Path) -> None:
