@@ -1,11 +1,13 @@
 """Output format: determines the format of an output file from its name."""
 
+import os
 import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import InputError
+from trainer.stores.url import plain_path
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -26,7 +28,7 @@ def output_format(path: str) -> str:
 
     Raises InputError for an unknown ending, and for a folder.
     """
-    file = Path(path)
+    file = Path(os.path.expanduser(plain_path(path)))
     if file.is_dir():
         raise InputError(f"output.file: found the folder '{path}'; accepted: a file")
     ending = file.suffix.lower()
@@ -50,8 +52,9 @@ def refuse_own_input(output: str | None, source: str | Sequence[str] | None) -> 
 def _is_same(one: str, other: str) -> bool:
     if one == other:
         return True
+    paths = [Path(os.path.expanduser(plain_path(each))) for each in (one, other)]
     try:
-        return Path(one).samefile(other)
+        return paths[0].samefile(paths[1])
     except OSError:  # one of them does not exist
         return False
 

@@ -126,9 +126,12 @@ def _whole_table(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
 
 
 def _line(cells: list[str], delimiter: str) -> bytes:
+    """A line of a table, in which cells with any kind of line break are quoted."""
     text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()
+    # before 3.13, Python quotes a cell with a carriage return only if the line ends in one, too
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    line = text.getvalue().removesuffix("\r\n")
+    return f"{line}\n".encode()
 
 
 def _cells(row: Row) -> dict[str, str]:
@@ -200,12 +203,21 @@ def _table(group: list[Row]) -> Any:
     plain = [json.loads(_json(row)) for row in group]
     columns = {}
     for name in dict.fromkeys(name for row in plain for name in row):
-        values = [row.get(name) for row in plain]
-        try:
-            columns[name] = pa.array(values)
-        except pa.ArrowException:
-            columns[name] = pa.array([None if v is None else json.dumps(v) for v in values])
+        columns[name] = _column([row.get(name) for row in plain])
     return pa.table(columns)
+
+
+def _column(values: list[Any]) -> Any:
+    """An Arrow array of the values, or of their JSON texts if parquet has no type for them."""
+    import pyarrow as pa
+
+    try:
+        found = pa.array(values)
+        if "struct<>" not in str(found.type):  # empty mappings, which parquet cannot store
+            return found
+    except (pa.ArrowException, OverflowError):  # values of several types, or integers too large
+        pass
+    return pa.array([None if value is None else json.dumps(value) for value in values])
 
 
 class _Pieces(io.RawIOBase):

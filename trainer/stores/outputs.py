@@ -1,5 +1,6 @@
 """Outputs: uploads the file or folder that a job has written."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 def written(place: str, where: str) -> Iterator[str]:
     """Context manager that yields a local path and uploads the file or folder written to it.
 
-    If `place` is a local path, that path is yielded and nothing is uploaded. In the store, an
+    If `place` is a local path, which may begin with ~, nothing is uploaded. In the store, an
     existing file is replaced, but an existing folder is refused. The manifest of a folder is
     uploaded last. Raises InputError, whose message begins with `where`, for a URL that cannot be
     written to.
@@ -25,7 +26,7 @@ def written(place: str, where: str) -> Iterator[str]:
     if not is_in_store(place):
         if is_url(place):
             check_url(place, where)
-        yield plain_path(place)
+        yield os.path.expanduser(plain_path(place))
         return
     url = place.rstrip("/")
     check_url(url, where, writes=True)

@@ -286,7 +286,9 @@ class RunStore:
 
 def local_folder(place: str) -> Path:
     """The local folder of a run at a path or URL; for a run in a store, its working copy."""
-    return RunStore(place).stage if is_in_store(place) else Path(plain_path(place))
+    if is_in_store(place):
+        return RunStore(place).stage
+    return Path(os.path.expanduser(plain_path(place)))
 
 
 def run_files(place: str, where: str, folders: tuple[str, ...] = ()) -> Path:

@@ -19,6 +19,7 @@ from trainer.data.output_rows import STREAMED, write_rows
 from trainer.data.sources import read_files
 from trainer.errors import InputError
 from trainer.runs.run import OutputSettings
+from trainer.stores.run_store import local_folder
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'a "b",\tc\nd', "id": "007", "label": "x", "probabilities": {"x": 0.75, "y": 0.25}},
@@ -191,3 +192,36 @@ def test_an_output_that_would_replace_its_input_is_refused(
             refuse_own_input(output, "rows.jsonl")
         with pytest.raises(InputError, match="is input.file; accepted: another file"):
             refuse_own_input(output, ["other.jsonl", "rows.jsonl"])
+
+
+def test_every_line_break_within_a_cell_is_quoted(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\nb", "a\r\nb", "\r", "a"]
+    for ending in ("csv", "tsv"):
+        write_rows(str(tmp_path / f"a.{ending}"), ({"text": text, "n": 1} for text in texts))
+        with (tmp_path / f"a.{ending}").open(newline="", encoding="utf-8") as file:
+            delimiter = "," if ending == "csv" else "\t"
+            assert [row["text"] for row in csv.DictReader(file, delimiter=delimiter)] == texts
+    assert read_files(str(tmp_path / "a.csv"), "input.file")["text"][:] == texts
+
+
+def test_parquet_takes_values_that_it_has_no_type_for(tmp_path: Path) -> None:
+    rows = [{"large": 2**70, "empty": {}, "inner": [{"a": {}}]}, {"large": 1, "empty": None}]
+    write_rows(str(tmp_path / "a.parquet"), iter(rows))
+    found = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert found[0] == {"large": str(2**70), "empty": "{}", "inner": '[{"a": {}}]'}
+    assert found[1] == {"large": "1", "empty": None, "inner": None}
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_rows("~/a.jsonl", iter(ROWS))
+    assert (tmp_path / "home" / "a.jsonl").exists() and not Path("~").exists()
+    for name in ("~/a.jsonl", f"file://{tmp_path}/home/a.jsonl"):
+        with pytest.raises(InputError, match="is input.file; accepted: another file"):
+            refuse_own_input(name, str(tmp_path / "home" / "a.jsonl"))
+    with pytest.raises(InputError, match="found the folder '~'"):
+        output_format("~")
+    assert local_folder("~/runs") == tmp_path / "home" / "runs"
