@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,13 +15,13 @@ from pathlib import Path
 from trainer.checkpoint import files
 from trainer.checkpoint.publish import discard, published, repair
 from trainer.checkpoint.state import read_progress
-from trainer.checkpoint.verify import MANIFEST, CorruptCheckpoint, regular_files, verify
+from trainer.checkpoint.verify import MANIFEST, CorruptCheckpoint, verify
 from trainer.errors import EnvironmentFault, InputError
 from trainer.local_copies import stage_folder
 from trainer.stores.inputs import remember_url, staged
 from trainer.stores.lease import Lease
 from trainer.stores.published import PublishedFolders
-from trainer.stores.store import Store
+from trainer.stores.store import AT_ONCE, Store
 from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 
 logger = logging.getLogger("trainer")
@@ -135,18 +136,30 @@ class RunStore:
         taken over the run.
         """
         self._check_lease()
-        states = {name: _state(self.stage / name) for name in _other_files(self.stage)}
+        states = {}
+        for name in _other_files(self.stage):
+            with suppress(FileNotFoundError):  # a tracker has removed it in the meantime
+                states[name] = _state(self.stage / name)
         changed = {
             name: state
             for name, state in states.items()
             if self._uploaded.get(name) != state and fnmatchcase(name, pattern)
         }
         last = changed.pop(RESULTS, None)
-        self.store.upload_all({name: self.stage / name for name in changed})
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._upload, changed))
         if last is not None:
             self.store.upload(RESULTS, self.stage / RESULTS)
             changed[RESULTS] = last
         self._uploaded |= changed
+
+    def _upload(self, name: str) -> None:
+        """Upload a file of the working copy, unless a tracker has removed it."""
+        try:
+            self.store.upload(name, self.stage / name)
+        except (EnvironmentFault, InputError):
+            if (self.stage / name).exists():
+                raise
 
     def _place(self) -> str:
         """The unique name of this working copy, which is created at the first call."""
@@ -331,13 +344,24 @@ def _is_other(name: str) -> bool:
 
 
 def _other_files(stage: Path) -> set[str]:
+    """The names of a run's files that are neither hidden nor in a checkpoint or the model's folder.
+
+    Links are left out, which trackers such as W&B make to their newest files, and so are files that
+    are being written.
+    """
     found = set()
     for path in stage.iterdir() if stage.is_dir() else ():
-        if _is_other(path.name) and path.is_dir():
-            found |= {f"{path.name}/{name}" for name in regular_files(path)}
-        elif _is_other(path.name) and path.is_file():
-            found.add(path.name)
+        if _is_other(path.name) and not path.is_symlink():
+            inner = [path] if path.is_file() else _files_below(path)
+            found |= {each.relative_to(stage).as_posix() for each in inner}
     return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for where, _, names in os.walk(folder):
+        for path in (Path(where, name) for name in names if not name.startswith(".tmp-")):
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from trainer.devices.ranks import Ranks
 from trainer.errors import EnvironmentFault, InputError
 from trainer.runs.folder import RunFolder
 from trainer.settings import TrainSettings
-from trainer.stores import lease
+from trainer.stores import lease, store
 from trainer.stores.run_store import RunStore, run_files
 from trainer.training.arguments import check_run_facts
 
@@ -230,6 +230,30 @@ def test_folders_that_are_named_almost_like_checkpoints_are_not_touched(on) -> N
     assert [store_of(name) for name in others[::2]] == ["mine", "mine"]
     listing = dict.fromkeys(["checkpoint-1/manifest.json", *others], {"size": "1"})
     assert list(RunStore(URL).folders.steps(listing)) == [1]
+
+
+def test_trackers_may_link_and_remove_their_files(on, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B keeps links such as wandb/latest-run, and files of a moment."""
+    folder = on("one")
+    inner, upload = folder.trackers / "wandb" / "run-1", store.Store.upload
+
+    def work() -> None:
+        inner.mkdir(parents=True)
+        for name in ("log.txt", "moment.txt", ".tmp-log.txt-0"):
+            (inner / name).write_text(name)
+        (inner.parent / "latest-run").symlink_to("run-1")
+        (inner / "debug.log").symlink_to("log.txt")
+        save(folder, 1, "one 1")
+
+    def uploaded(self: store.Store, name: str, file: Path) -> None:
+        if name.endswith("moment.txt"):
+            file.unlink()
+        upload(self, name, file)
+
+    monkeypatch.setattr(store.Store, "upload", uploaded)
+    begin(folder, then=work)
+    found = RunStore(URL).store.listing("trackers")
+    assert list(found) == ["trackers/wandb/run-1/log.txt"]
 
 
 def test_the_files_of_a_run_are_read_without_its_checkpoints(on) -> None:
