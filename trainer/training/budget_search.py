@@ -76,7 +76,8 @@ def _most_tokens(
 
     samples = session.samples
     lengths = samples.first_lengths if isinstance(samples, StreamSamples) else samples.lengths
-    found = largest_budget(fits, lengths, most, ranks, group_size)
+    kinds = getattr(samples, "kinds", None)
+    found = largest_budget(fits, lengths, most, ranks, group_size, kinds)
     del reserved
     free_cached_memory(ranks.device)
     return found

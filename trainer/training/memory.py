@@ -122,19 +122,32 @@ def largest_budget(
     num_samples: int,
     ranks: Ranks,
     group_size: int = 1,
+    kinds: np.ndarray | None = None,
 ) -> int:
     """The tokens of the largest micro batch that `fits` on every rank.
 
     Tries the `num_samples` longest samples (a rank's share of a step) together, then half their
-    tokens, and so on, in whole groups of `group_size`. Raises EnvironmentFault if even the longest
-    group does not fit.
+    tokens, and so on, in whole groups of `group_size`. With `kinds`, [N], they are of a single
+    kind, since samples of several kinds share no batch: of the one with the most tokens. Raises
+    EnvironmentFault if even the longest group does not fit.
     """
-    longest = np.argsort(-lengths, kind="stable")[:num_samples]
+    longest = _longest(lengths, num_samples, kinds)
     while not all(ranks.gather(fits(longest))):
         groups = in_groups(lengths[longest], group_size)
         first = cut(groups, None, smaller_budget([groups]))[0]
         longest = longest[: first.stop * group_size]
     return int(lengths[longest].sum())
+
+
+def _longest(lengths: np.ndarray, num_samples: int, kinds: np.ndarray | None) -> np.ndarray:
+    """The indices of the longest samples, the longest first; of one kind, if there are several."""
+    if kinds is None:
+        return np.argsort(-lengths, kind="stable")[:num_samples]
+    found = []
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        found.append(own[_longest(lengths[own], num_samples, None)])
+    return max(found, key=lambda ids: int(lengths[ids].sum()))
 
 
 def smaller_budget(micro_batches: Sequence[np.ndarray]) -> int:

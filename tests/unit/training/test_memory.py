@@ -8,6 +8,7 @@ import torch
 
 from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from trainer.data.batch import Batch
+from trainer.data.stacked_samples import StackedSamples
 from trainer.devices.ranks import Ranks
 from trainer.errors import EnvironmentFault
 from trainer.settings import TrainSettings
@@ -74,6 +75,21 @@ def test_the_longest_samples_are_tried_and_halved_until_they_fit(most: int, kind
     assert tried == sorted(tried, reverse=True) and tried[-1] == budget <= most
     assert all(tokens > most for tokens in tried[:-1])
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_samples_that_share_no_batch_are_not_tried_together() -> None:
+    rows = [{"x": [1.0] * (1 + n % 3 // 2), "labels": 0.0} for n in range(12)]
+    samples, tried = StackedSamples(rows, ["x"]), []
+
+    def fits(ids: np.ndarray) -> bool:
+        tried.append(samples.collate(ids)["x"].shape[1])
+        return len(ids) <= 3
+
+    assert largest_budget(fits, samples.lengths, 6, Ranks(), kinds=samples.kinds) == 3
+    assert tried == [1, 1], "of the shape that most rows have"
+    lengths, kinds, longest = np.array([9, 5, 7, 8]), np.array([0, 1, 1, 1]), []
+    largest_budget(lambda ids: not longest.append(ids.tolist()), lengths, 2, Ranks(), 1, kinds)  # type: ignore[func-returns-value]
+    assert longest == [[3, 2]]
 
 
 def test_a_sample_that_does_not_fit_alone_is_named() -> None:
