@@ -57,26 +57,40 @@ def held_out(
     """Which rows to hold out, [N] bool: a `fraction` of them, at least one.
 
     The hash of a row's key decides, so rows with equal keys stay together, and adding or removing
-    rows rarely changes the split of others. With `classes`, the same share of each class is held
-    out.
+    rows rarely changes the split of others. Rows that would be more than twice the share stay in
+    training. With `classes`, the same share of each class is held out.
     """
     import numpy as np
 
     digests = [blake2b(f"{seed}:{key}".encode(), digest_size=8).digest() for key in keys]
     hashes = np.frombuffer(b"".join(digests), dtype=np.uint64)
     if classes is None:
-        count = max(1, round(len(keys) * fraction))
-        smallest: np.ndarray = hashes <= np.partition(hashes, count - 1)[count - 1]
-        return smallest
+        return _smallest(hashes, max(1, round(len(keys) * fraction)))
     _, numbers = np.unique(np.array(classes, dtype=str), return_inverse=True)
     sizes = np.bincount(numbers)
     held = np.zeros(len(keys), dtype=bool)
     for number, count in enumerate(_shares(sizes, fraction)):
         own = hashes[numbers == number]
-        chosen = own <= np.partition(own, count - 1)[count - 1] if count else own < 0
+        chosen = _smallest(own, count) if count else np.zeros(len(own), dtype=bool)
         if not chosen.all():  # a class whose rows are all equal stays in training
             held[numbers == number] = chosen
     return held
+
+
+def _smallest(hashes: "np.ndarray", count: int) -> "np.ndarray":
+    """The rows with the smallest hashes, [N] bool: at least `count`; equal hashes stay together.
+
+    A hash of more than twice as many rows is passed over unless there is no other: copies of one
+    row, which may be most of a data set, would leave few rows to train on.
+    """
+    import numpy as np
+
+    values, sizes = np.unique(hashes, return_counts=True)
+    if (few := sizes <= 2 * count).any():
+        values, sizes = values[few], sizes[few]
+    before = np.cumsum(sizes) - sizes
+    chosen: np.ndarray = np.isin(hashes, values[before < count])
+    return chosen
 
 
 def _shares(sizes: "np.ndarray", fraction: float) -> "np.ndarray":

@@ -326,6 +326,18 @@ def test_held_out_rows_depend_on_content_alone() -> None:
     assert "dataset.validation_fraction=0" in one_row
 
 
+@pytest.mark.parametrize("stratify_by", [None, "label"])
+def test_copies_of_a_row_are_not_most_of_what_is_held_out(stratify_by: str | None) -> None:
+    rows = [{"text": f"row {n}", "label": n % 2} for n in range(60)]
+    jsonl_rows = [*rows, *[{"text": "", "label": 0}] * 240]
+    write("a.jsonl", "".join(f"{json.dumps(row)}\n" for row in jsonl_rows))
+    for seed in range(20):
+        splits = Files(train="a.jsonl", seed=seed, stratify_by=stratify_by).load()
+        assert 30 <= len(splits.validation[""]) <= 33, "a tenth"
+    write("b.jsonl", '{"text": "a"}\n' * 50 + '{"text": "b"}\n' * 50)
+    assert len(Files(train="b.jsonl").load().validation[""]) == 50, "there is no other way"
+
+
 def test_limits_take_a_seeded_sample_in_order() -> None:
     texts = [f"{i:03}" for i in range(100)]
     jsonl("a.jsonl", texts)
