@@ -32,7 +32,10 @@ def _refuse_surrogates(text: str, where: str) -> None:
 
 def lines_of_standard_input(where: str) -> list[str]:
     """The lines of standard input. Raises InputError if there are none."""
-    lines = [line.rstrip("\n") for line in sys.stdin]
+    try:
+        lines = [line.rstrip("\n") for line in sys.stdin]
+    except UnicodeDecodeError:  # with most locales, Python replaces no byte
+        raise InputError(f"{where}: found bytes that are not UTF-8") from None
     if not lines:
         raise InputError(f"{where}: standard input is empty")
     for number, line in enumerate(lines, 1):

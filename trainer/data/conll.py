@@ -64,6 +64,9 @@ def _sentences(lines: list[str], place: str) -> Iterator[list[list[str]]]:
             raise InputError(f"{place}:{number}: {_fault(line, cells, width, first, tabbed)}")
         if cells[0] != DOCUMENT:
             sentence.append(cells)
+        elif sentence:  # no blank line is before the document
+            yield sentence
+            sentence = []
     if sentence:
         yield sentence
 

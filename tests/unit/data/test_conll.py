@@ -60,3 +60,8 @@ def test_words_alone_have_no_tags(tmp_path: Path) -> None:
 def test_lines_of_other_widths_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(tmp_path, text)
+
+
+def test_a_document_ends_a_sentence_without_a_blank_line(tmp_path: Path) -> None:
+    found = load(tmp_path, "a O\n-DOCSTART- O\nb O\n-DOCSTART- O\n")
+    assert found == {"tokens": [["a"], ["b"]], "tags": [["O"], ["O"]]}

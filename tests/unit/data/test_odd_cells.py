@@ -1,5 +1,6 @@
 """Cells of types that nobody expects are refused with their row, in one line."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_texts_of_the_command_line() -> None:
     assert typed_texts("[" * 200_000, "input.text") == ["[" * 200_000]
     with pytest.raises(InputError, match="^input.text: found .* half of a surrogate pair; accep"):
         typed_texts('["a", "\\ud800"]', "input.text")
+
+
+def test_standard_input_must_be_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    for errors in ("strict", "surrogateescape"):
+        given = io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), "utf-8", errors)
+        monkeypatch.setattr("sys.stdin", given)
+        with pytest.raises(InputError, match="^input.text.*: found bytes that are not UTF-8$"):
+            typed_texts("-", "input.text")
 
 
 def test_a_column_that_is_missing_is_named() -> None:
