@@ -70,10 +70,10 @@ def read_arrow(path: Path, place: str) -> "pa.Table":
 def plain_table(table: "pa.Table", size: int, place: str) -> "pa.Table":
     """Validate every buffer, and return the table with plain types and without its metadata.
 
-    Dictionary columns are decoded. The names of class labels are written to new metadata. `size` is
-    the size of the file in bytes. Raises InputError for a type that is not plain, for two columns
-    of the same name, and for a column that exceeds the size limit when it is decoded. Raises
-    pyarrow.ArrowInvalid for a malformed buffer.
+    Dictionary columns are decoded, and maps become lists of {key, value}. The names of class labels
+    are written to new metadata. `size` is the size of the file in bytes. Raises InputError for a
+    type that is not plain, for two columns of the same name, and for a column that exceeds the size
+    limit when it is decoded. Raises pyarrow.ArrowInvalid for a malformed buffer.
     """
     import pyarrow as pa
 
@@ -136,6 +136,8 @@ def _plain(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray
     if pa.types.is_dictionary(column.type):
         _check_dictionary(column, where, size)
         column = column.cast(column.type.value_type)
+    if (listed := _kind_without_maps(column.type)) != column.type:
+        column = column.cast(listed)
     if (odd := _not_plain(column.type)) is not None:
         accepted = "numbers, texts, bytes, dates, and lists and structs of them"
         raise InputError(f"{where} is of type {odd}; accepted: {accepted}")
@@ -180,6 +182,25 @@ def _kind_without_views(kind: "pa.DataType") -> "pa.DataType":
     if not (t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)):
         return kind
     field = kind.value_field.with_type(_kind_without_views(kind.value_type))
+    if t.is_fixed_size_list(kind):
+        return pa.list_(field, kind.list_size)
+    return pa.list_(field) if t.is_list(kind) else pa.large_list(field)
+
+
+def _kind_without_maps(kind: "pa.DataType") -> "pa.DataType":
+    """The type with maps as lists of {key, value}, at any depth, since `datasets` has no maps."""
+    import pyarrow as pa
+
+    t = pa.types
+    if t.is_map(kind):
+        parts = {"key": kind.key_type, "value": kind.item_type}
+        return pa.list_(pa.struct([(n, _kind_without_maps(part)) for n, part in parts.items()]))
+    if t.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([f.with_type(_kind_without_maps(f.type)) for f in fields])
+    if not (t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)):
+        return kind
+    field = kind.value_field.with_type(_kind_without_maps(kind.value_type))
     if t.is_fixed_size_list(kind):
         return pa.list_(field, kind.list_size)
     return pa.list_(field) if t.is_list(kind) else pa.large_list(field)
@@ -234,9 +255,10 @@ def _not_plain(kind: "pa.DataType") -> "pa.DataType | None":
     if t.is_struct(kind):
         fields = [kind.field(i) for i in range(kind.num_fields)]
         return next((odd for f in fields if (odd := _not_plain(f.type)) is not None), None)
-    if t.is_map(kind):
-        return _not_plain(kind.key_type) or _not_plain(kind.item_type)
-    plain = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_decimal, t.is_temporal)
+    if t.is_interval(kind):
+        return kind
+    decimals = (t.is_decimal128, t.is_decimal256)  # `datasets` has no smaller ones
+    plain = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, *decimals, t.is_temporal)
     texts = (t.is_string, t.is_large_string, t.is_binary, t.is_large_binary)
     return None if any(is_kind(kind) for is_kind in (*plain, *texts)) else kind
 

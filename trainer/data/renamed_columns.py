@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 def renamed(rows: "Dataset", columns: Mapping[str, str], where: str) -> "Dataset":
     """Return the rows with columns renamed as {old: new}.
 
-    Raises InputError if a column does not exist, or if two columns would have the same name.
+    Raises InputError if a column does not exist, and for new names that are empty or occur twice.
     """
     for found in columns:
         if found not in rows.column_names:
             digits = found.isdigit() and "; for a file without a header, has_header=false"
             raise InputError(f"{where}: {missing(found, rows.column_names)}{digits or ''}")
+    if "" in columns.values():
+        old = next(old for old, new in columns.items() if new == "")
+        raise InputError(f"{where}: '{old}' would have an empty name; accepted: a name")
     names = [columns.get(name, name) for name in rows.column_names]
     for name in names:
         if names.count(name) > 1:

@@ -27,8 +27,10 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
         raise InputError(f"{place}:1: {found}; accepted: UTF-8, or dataset.encoding={likely}")
     try:
         return data.decode(named).removeprefix("\ufeff")
-    except (LookupError, UnicodeError) as error:
-        if not isinstance(error, UnicodeDecodeError):  # a codec that is not for text, such as rot13
+    except (LookupError, ValueError) as error:
+        if not isinstance(
+            error, UnicodeDecodeError
+        ):  # no codec, or not one for text, such as rot13
             accepted = "accepted: utf-8, cp1252, or another that Python knows"
             raise InputError(f"dataset.encoding: found '{encoding}'; {accepted}") from None
         line = data.count(b"\n", 0, error.start) + 1

@@ -215,3 +215,28 @@ def test_views_within_lists_structs_and_dictionaries_are_texts() -> None:
     assert plain_table(pa.table({"word": words}), 100, "here")["word"].to_pylist() == [
         long, "a", None
     ]  # fmt: skip
+
+
+def test_maps_become_lists_of_entries(tmp_path: Path) -> None:
+    """As Spark writes them; `datasets` knows no maps."""
+    kind = pa.map_(pa.string(), pa.int64())
+    cells = [[("a", 1), ("b", 2)], None, []]
+    columns = {
+        "plain": pa.array(cells, kind),
+        "listed": pa.array([[each] for each in cells], pa.list_(kind)),
+        "inner": pa.array([{"m": each} for each in cells], pa.struct([("m", kind)])),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = Files(train=str(tmp_path / "a.parquet"), validation_fraction=0).load().train[:]
+    entries = [[{"key": "a", "value": 1}, {"key": "b", "value": 2}], None, []]
+    assert found == {
+        "plain": entries,
+        "listed": [[each] for each in entries],
+        "inner": [{"m": each} for each in entries],
+    }
+
+
+def test_types_that_datasets_lacks_are_refused() -> None:
+    for kind in (pa.month_day_nano_interval(), pa.decimal32(5, 2), pa.list_(pa.decimal64(9, 2))):
+        with pytest.raises(InputError, match="^x: column 'a' is of type .*; accepted: numbers"):
+            plain_table(pa.table({"a": pa.nulls(2, kind)}), 100, "x")

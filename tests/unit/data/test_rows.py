@@ -495,6 +495,14 @@ def test_bad_settings_are_refused_in_one_line() -> None:
     jsonl("mixed/y.jsonl", ["a"])
     cases: list[tuple[dict[str, object], str]] = [
         ({}, "dataset: nothing to load; give dataset.path or dataset.train"),
+        (
+            {"train": "d/x.csv", "columns": {"text": ""}},
+            "'text' would have an empty name; accepted: ",
+        ),
+        (
+            {"train": "d/x.csv", "encoding": "a\0b"},
+            "dataset.encoding: found 'a\0b'; accepted: utf-8",
+        ),
         ({"train": ""}, "dataset.train: found an empty path; accepted: a file, a folder or a glob"),
         ({"path": ""}, "dataset.path: found an empty path; accepted: a file, a folder or a glob"),
         (
