@@ -111,7 +111,9 @@ class ChoosingText:
             found = found.index_add(0, *self._biases)
         if len(self.generated) < s.generation.min_new_tokens and self.end_ids:
             if self._ends is None:
-                self._ends = _on_device(sorted(self.end_ids), logits.device)
+                # a tokenizer may have end tokens beyond the model's vocabulary
+                ends = [token for token in sorted(self.end_ids) if 0 <= token < len(logits)]
+                self._ends = _on_device(ends, logits.device)
             found = found.index_fill(0, self._ends, -torch.inf)
         return found
 

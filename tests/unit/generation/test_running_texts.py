@@ -193,3 +193,10 @@ def test_a_text_whose_logits_are_not_finite_leaves_the_others_alone() -> None:
         batch.step()
         finish(batch)
     assert good.generated == expected
+
+
+def test_end_tokens_beyond_the_vocabulary_have_no_score_to_suppress() -> None:
+    batch = RunningTexts(model_of("llama"))
+    (found,) = read(batch, [text_of([1, 2], frozenset({3, 40, 999}), min_new_tokens=2)], 8)
+    (expected,) = read(batch, [text_of([1, 2], frozenset({3}), min_new_tokens=2)], 8)
+    assert found[1] == expected[1]
