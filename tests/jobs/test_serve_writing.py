@@ -149,6 +149,7 @@ ATTACKS: list[tuple[str, Any, int, str]] = [
     (COMPLETION, {"prompt": "a", "logprobs": 21}, 400, "logprobs: found 21"),
     (COMPLETION, {"prompt": "a", "logit_bias": {"9999": 1}}, 400, "the token 9999"),
     (COMPLETION, {"prompt": "a", "logit_bias": {"x": 1}}, 400, "the token x"),
+    (COMPLETION, {"prompt": "a", "logit_bias": {"9" * 5000: 1}}, 400, "the token 9999"),
     (COMPLETION, {"prompt": "a", "logit_bias": {str(n): "x" for n in range(9999)}}, 400, "1,024"),
     (COMPLETION, {"prompt": "a", "stop": [""]}, 400, "stop: found ['']"),
     (COMPLETION, {"prompt": "a", "suffix": "b"}, 400, "suffix: found 'b'"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.data.rows import column_of
 from trainer.errors import AnswerError, RowError
+from trainer.foreign.numbers import decimal
 
 MIN_CHOICES = 2
 """The smallest number of choices of a row."""
@@ -86,8 +87,8 @@ class ChoiceRows:
             return names.index(answer)
         if isinstance(answer, str) and answer in choices:
             return choices.index(answer)
-        if isinstance(answer, str) and answer.strip().isdecimal():
-            answer = int(answer)
+        if isinstance(answer, str) and (index := decimal(answer)) is not None:
+            answer = index
         elif isinstance(answer, str) and len(answer) == 1 and answer.isascii() and answer.isalpha():
             answer = ord(answer.upper()) - ord("A")
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)

@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.data.tag_schemes import Span
 from trainer.errors import AnswerError, RowError
+from trainer.foreign.numbers import decimal
 
 STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
 TYPES = ("label", "type", "entity_group", "tag")
@@ -103,8 +104,8 @@ def _first(found: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _whole(value: object) -> int | None:
     """An integer, which a column of mixed cells may store as text or as a float."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
+    if isinstance(value, str):
+        return decimal(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

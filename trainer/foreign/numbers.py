@@ -1,9 +1,11 @@
-"""Foreign numbers: checks numbers from JSON, which may be too large for a float."""
+"""Foreign numbers: checks numbers from JSON, or in texts, which may have any size."""
 
 import sys
 from typing import Any
 
 LARGEST = sys.float_info.max
+MOST_DIGITS = 18
+"""The maximum number of digits of a whole number; every such number fits into 64 bits."""
 
 
 def is_number(value: Any) -> bool:
@@ -13,3 +15,12 @@ def is_number(value: Any) -> bool:
     """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -LARGEST <= value <= LARGEST
+
+
+def decimal(text: str) -> int | None:
+    """The whole number that a text is, without a sign; None for any other text.
+
+    `int` would raise ValueError for thousands of digits.
+    """
+    digits = text.strip()
+    return int(digits) if digits.isdecimal() and len(digits) <= MOST_DIGITS else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign.numbers import decimal
 from trainer.generation.generative_model import GenerativeModel
 from trainer.generation.prompts import PromptStyle, initial_messages
 from trainer.generation.settings import SAMPLING_SETTINGS, GenerationSettings
@@ -198,9 +199,10 @@ class PromptBuilder:
     def _biases(self, biases: Mapping[str, float]) -> dict[int, float]:
         found = {}
         for token, bias in biases.items():
-            if not token.isdecimal() or not token.isascii() or int(token) >= self._size:
+            number = decimal(token) if token.isascii() else None
+            if number is None or number >= self._size:
                 raise _wrong("logit_bias", f"the token {token:.20}", f"0 to {self._size - 1}")
-            found[int(token)] = bias
+            found[number] = bias
         return found
 
     def _check_number(self, count: int, param: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign.numbers import decimal
 
 DEFAULT_NUM_LABELS = 2
 """The number of labels of a config.json without id2label, as in transformers."""
@@ -48,6 +49,6 @@ def plain_json(config: Mapping[str, Any]) -> dict[str, Any]:
 def labels_of_config(config: Mapping[str, Any]) -> list[str]:
     """The label names of a foreign model's config.json, in the order of their ids."""
     names = config.get("id2label") or {i: f"LABEL_{i}" for i in range(DEFAULT_NUM_LABELS)}
-    if not isinstance(names, Mapping) or not all(str(key).isdigit() for key in names):
+    if not isinstance(names, Mapping) or not all(decimal(str(key)) is not None for key in names):
         raise InputError(f"config.json: id2label: found {names!r:.60}; accepted: {{id: name}}")
     return [str(names[key]) for key in sorted(names, key=int)]

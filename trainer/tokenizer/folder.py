@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from trainer.errors import InputError, nearest
+from trainer.foreign.numbers import decimal
 from trainer.tokenizer import layouts, load_check
 from trainer.tokenizer.lengths import SIDES, UNLIMITED
 from trainer.tokenizer.native_calls import native_call
@@ -204,7 +205,7 @@ def _wrong_entry(config: dict[str, Any]) -> str | None:
         if not isinstance(template, str):
             return f"chat_template: {name}: found {template!r:.40}; accepted: Jinja, a text"
     for number, token in (config.get("added_tokens_decoder") or {}).items():
-        if not number.isdecimal() or not isinstance(token, dict) or not content(token):
+        if decimal(number) is None or not isinstance(token, dict) or not content(token):
             found = f"{number!r}: {token!r:.40}"
             return f"added_tokens_decoder: found {found}; accepted: an id and its token, an object"
     return None

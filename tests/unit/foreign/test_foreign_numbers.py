@@ -7,8 +7,9 @@ import pytest
 from trainer.checkpoint.state_checks import FACTS
 from trainer.data.labels import as_number
 from trainer.errors import InputError
-from trainer.foreign.numbers import is_number
+from trainer.foreign.numbers import decimal, is_number
 from trainer.generation.settings import GenerationSettings
+from trainer.tasks.label_config import labels_of_config
 
 HUGE = 10**400
 NO_NUMBERS: list[Any] = [HUGE, -HUGE, float("nan"), float("inf"), True, None, "1"]
@@ -17,6 +18,16 @@ NO_NUMBERS: list[Any] = [HUGE, -HUGE, float("nan"), float("inf"), True, None, "1
 def test_what_is_a_number() -> None:
     assert all(map(is_number, (0, -1, 2**100, 1e308, 5e-324)))
     assert not any(map(is_number, NO_NUMBERS))
+
+
+def test_texts_of_digits() -> None:
+    """`int` raises ValueError for a superscript, and for more than 4,300 digits."""
+    assert decimal("0") == 0 and decimal(" 0012 ") == 12 and decimal("9" * 18) == 10**18 - 1
+    for text in ("", "-1", "1.0", "x", "²", "9" * 19, "9" * 5000):
+        assert decimal(text) is None
+    for key in ("²", "9" * 5000):
+        with pytest.raises(InputError, match="id2label: found"):
+            labels_of_config({"id2label": {key: "a"}})
 
 
 def test_readers_refuse_whole_numbers_that_no_float_can_hold() -> None:

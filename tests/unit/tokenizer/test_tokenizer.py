@@ -265,13 +265,14 @@ def test_a_tokenizer_json_at_odds_with_itself(tmp_path: Path, tokenizer: Tokeniz
         {"tokenizer_class": 3},
         {"pad_token": 0},
         {"added_tokens_decoder": {"x": {"content": "a"}}},
+        {"added_tokens_decoder": {"9" * 5000: {"content": "a"}}},
         {"added_tokens_decoder": {"7": "a"}},
         {"do_lower_case": "yes"},
         {"added_tokens_decoder": {"7": {"special": True}}},
         {"extra_special_tokens": "<x>"},
         {"clean_up_tokenization_spaces": 1},
     ],
-    ids=str,
+    ids=lambda config: f"{config!s:.60}",
 )
 def test_a_config_with_a_wrong_entry(tmp_path: Path, config: dict[str, Any]) -> None:
     folder = write(tmp_path / "a", tokenizer_config=config)
