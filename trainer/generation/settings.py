@@ -1,6 +1,7 @@
 """GenerationSettings: the settings of text generation."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -16,6 +17,14 @@ WHOLE_TEXT_SETTINGS = (
     *("typical_p", "epsilon_cutoff", "eta_cutoff"),
 )
 """Settings that `Decoding` does not support. Texts cannot be streamed with them."""
+
+WHOLE_NUMBERS: Mapping[str, float] = {
+    **dict.fromkeys(("max_new_tokens", "batch_size", "top_k"), 1),
+    **dict.fromkeys(("num_beams", "num_return_sequences"), 1),
+    **dict.fromkeys(("min_new_tokens", "no_repeat_ngram_size"), 0),
+    "seed": -math.inf,
+}
+"""Settings that are whole numbers -> the smallest accepted value."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,13 @@ class GenerationSettings:
         for each in fields(self):
             value = getattr(self, each.name)
             if getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy or torch
-                object.__setattr__(self, each.name, value.item())
-        for name in ("max_new_tokens", "batch_size", "top_k", "num_beams", "num_return_sequences"):
-            self._require(name, lambda v: v > 0 and v == int(v), "a whole number above 0")
-        for name in ("min_new_tokens", "no_repeat_ngram_size"):
-            self._require(name, lambda v: v >= 0 and v == int(v), "a whole number from 0")
+                value = value.item()
+            if each.name in WHOLE_NUMBERS and isinstance(value, float) and value.is_integer():
+                value = int(value)
+            object.__setattr__(self, each.name, value)
+        for name, least in WHOLE_NUMBERS.items():
+            accepted = "a whole number" + {0: " from 0", 1: " above 0"}.get(least, "")
+            self._require(name, lambda v, m=least: v >= m and v == int(v), accepted)
         self._require("temperature", lambda v: v >= 0, "a number of 0 or more")
         self._require("length_penalty", lambda v: True, "a number")
         for name in ("top_p", "typical_p"):
@@ -85,8 +96,10 @@ class GenerationSettings:
         if self.early_stopping not in (True, False, "never"):
             found = f"found {self.early_stopping!r}"
             raise InputError(f"generation.early_stopping: {found}; accepted: true, false, never")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise InputError(f"generation.stop: found {self.stop!r}; accepted: texts, none empty")
+        listed = isinstance(self.stop, (list, tuple))  # a text would be read as its characters
+        if not listed or not all(isinstance(text, str) and text for text in self.stop):
+            accepted = "accepted: texts, none empty" if listed else "accepted: a list of texts"
+            raise InputError(f"generation.stop: found {self.stop!r:.60}; {accepted}")
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:

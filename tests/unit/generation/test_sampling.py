@@ -22,6 +22,10 @@ WRONG = [
     ({"top_p": 0.9}, "generation.top_p: found 0.9 with temperature=0"),
     ({"min_p": 0.1}, "generation.min_p: found 0.1 with temperature=0"),
     ({"stop": [""]}, "generation.stop: found ['']; accepted: texts, none empty"),
+    ({"stop": "END"}, "generation.stop: found 'END'; accepted: a list of texts"),
+    ({"stop": None}, "generation.stop: found None; accepted: a list of texts"),
+    ({"batch_size": 2.5}, "generation.batch_size: found 2.5; accepted: a whole number above 0"),
+    ({"seed": "1"}, "generation.seed: found '1'; accepted: a whole number"),
 ]
 
 
@@ -30,6 +34,13 @@ def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(InputError) as caught:
         GenerationSettings(**options)
     assert str(caught.value).startswith(message)
+
+
+def test_whole_numbers_may_be_floats():
+    """They are converted, since `range` and `topk` take only integers."""
+    found = GenerationSettings(max_new_tokens=5.0, top_k=3.0, temperature=1, seed=7.0)
+    assert [repr(each) for each in (found.max_new_tokens, found.top_k, found.seed)] == [*"537"]
+    assert found == GenerationSettings(max_new_tokens=5, top_k=3, temperature=1.0, seed=7)
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
