@@ -200,3 +200,6 @@ def test_a_streamer_gets_accepted_tokens(models: Any) -> None:
     )
     assert Kept.ids == found[0].tolist()
     Kept.ids.clear()
+    with pytest.raises(InputError, match="^streamer: found 3 texts; accepted: one"):
+        models[0].generate(*prompts(), assistant_model=models[1], streamer=Kept())
+    assert not Kept.ids

@@ -370,7 +370,10 @@ REFUSED: dict[str, Any] = {
     "logits_processor ": [lambda ids, scores: None],
     "logits_processor  ": [lambda ids, scores: scores[0]],
     "stopping_criteria ": [lambda ids, scores: None],
+    "stopping_criteria  ": [lambda ids, scores: [True] * 7],
+    "stopping_criteria   ": [lambda ids, scores: ids[:, -1:] == 5],
     "attention_mask": torch.ones(1, 9),
+    "attention_mask ": prompts()[1].T,
     "input_ids": {"input_ids": [1]},
     "input_ids ": [[1, 2]],
     "input_ids  ": torch.ones(1, 2, 3, dtype=torch.int64),
@@ -385,6 +388,13 @@ def test_what_is_not_built_is_refused_by_name(pair: Any, name: str) -> None:
     given = {"input_ids": ids, "attention_mask": mask, name.strip(): REFUSED[name]}
     with pytest.raises(InputError, match=f"^{name.strip()}: "):
         pair[1].generate(**given)
+
+
+def test_a_length_penalty_needs_an_end_token_to_favor(pair: Any) -> None:
+    ids, mask = prompts()
+    plain = {"max_new_tokens": 5, "eos_token_id": []}
+    found = pair[1].generate(ids, mask, **plain, exponential_decay_length_penalty=(1, 1.5))
+    assert torch.equal(found, pair[1].generate(ids, mask, **plain))
 
 
 def test_numbers_may_be_those_of_numpy_and_torch(pair: Any) -> None:

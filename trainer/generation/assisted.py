@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trainer.errors import InputError, NumericsError
 from trainer.generation.drafts import Assistant, Draft, PromptLookup
-from trainer.generation.extending import put
+from trainer.generation.extending import check_streamer, put
 from trainer.generation.logit_rules import Rule
 from trainer.generation.outputs import GenerateOutput
 from trainer.generation.plan import Plan
@@ -27,12 +27,14 @@ from trainer.generation.traces import traces
 def extend_with_drafts(plan: Plan) -> GenerateOutput:
     """Generate the texts of a plan one after another.
 
-    Raises InputError if the assistant's vocabulary and the model's differ in size.
+    Raises InputError if the assistant's vocabulary and the model's differ in size, and if several
+    texts are streamed.
     """
-    texts = []
+    texts, copies = [], plan.settings.num_return_sequences
+    check_streamer(plan.settings.streamer, len(plan.ids) * copies)
     for row in range(len(plan.ids)):
-        for copy in range(plan.settings.num_return_sequences):
-            number = plan.first + row * plan.settings.num_return_sequences + copy
+        for copy in range(copies):
+            number = plan.first + row * copies + copy
             texts.append(_Text(plan.of_row(row, number)).grow())
     return _joined(plan, texts)
 

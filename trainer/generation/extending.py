@@ -48,13 +48,17 @@ def extend(plan: Plan) -> GenerateOutput:
     )
 
 
+def check_streamer(streamer: Any, count: int) -> None:
+    """Raise InputError if there is a streamer for `count` texts, and `count` is more than one."""
+    if streamer is not None and count > 1:
+        raise InputError(f"streamer: found {count} texts; accepted: one")
+
+
 def put(streamer: Any, tokens: Tensor) -> None:
     """Pass tokens to a streamer, if there is one. Raises InputError if there are several texts."""
-    if streamer is None:
-        return
-    if len(tokens) > 1:
-        raise InputError(f"streamer: found {len(tokens)} texts; accepted: one")
-    streamer.put(tokens.cpu())
+    check_streamer(streamer, len(tokens))
+    if streamer is not None:
+        streamer.put(tokens.cpu())
 
 
 def _chosen(scores: Tensor, sampled: bool, plan: Plan, num_generated: int) -> Tensor:

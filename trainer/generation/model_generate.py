@@ -69,10 +69,11 @@ def _prompts(
         raise InputError(f"input_ids: found shape {shape}; accepted: {wanted}")
     ids = input_ids.to(model.device)
     if attention_mask is not None:
-        if attention_mask.numel() != ids.numel():
+        own = attention_mask.unsqueeze(0) if attention_mask.dim() == 1 else attention_mask
+        if own.shape != ids.shape:
             found, accepted = tuple(attention_mask.shape), tuple(ids.shape)
             raise InputError(f"attention_mask: found shape {found}; accepted: {accepted}")
-        mask = attention_mask.to(model.device).view(ids.shape) != 0
+        mask = own.to(model.device) != 0
     else:
         pad = settings.pad_token_id
         pad = model.config.pad_token_id if pad is None else pad

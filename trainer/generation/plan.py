@@ -188,9 +188,11 @@ class Plan:
             found.append(rule.forced(listed(s.forced_eos_token_id), self.max_length - 1))
         if s.remove_invalid_values:
             found.append(rule.finite)
-        if s.exponential_decay_length_penalty is not None:
+        if s.exponential_decay_length_penalty is not None and (
+            ends := self._in_vocabulary(self.ends)
+        ):
             start, factor = s.exponential_decay_length_penalty
-            found.append(rule.growing_end(self._in_vocabulary(self.ends), width + start, factor))
+            found.append(rule.growing_end(ends, width + start, factor))
         if never := self._in_vocabulary(s.suppress_tokens):
             found.append(rule.suppressed(never))
         if at_first := self._in_vocabulary(s.begin_suppress_tokens):

@@ -60,5 +60,14 @@ def ended(stops: Sequence[Stop], ids: Tensor, scores: object) -> Tensor:
         if not isinstance(result, (int, Tensor, list, tuple, np.ndarray, np.generic)):
             accepted = "a bool, or one for each text"
             raise InputError(f"stopping_criteria: found {result!r:.40}; accepted: {accepted}")
-        found = found | torch.as_tensor(result, device=ids.device)
+        found = found | _checked(torch.as_tensor(result, device=ids.device), len(ids))
     return found
+
+
+def _checked(result: Tensor, count: int) -> Tensor:
+    """The result of a condition. Raises InputError unless it is for all texts, or for each."""
+    if result.dim() > 1 or result.numel() not in (1, count):
+        accepted = f"a bool, or one for each of {count} texts"
+        found = f"a result of shape {tuple(result.shape)}"
+        raise InputError(f"stopping_criteria: found {found}; accepted: {accepted}")
+    return result.bool()
