@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import InputError
+from trainer.generation.streaming import UNFINISHED
 
 Stop = Callable[[Tensor, Any], Any]
 """A function (ids [N, n], scores so far) -> whether each text has ended [N], or a bool for all."""
@@ -39,12 +40,15 @@ def after_seconds(limit: float) -> Stop:
 
 def at_strings(strings: Sequence[str], tokenizer: Any) -> Stop:
     """End texts whose last token completes one of these strings."""
-    longest = max(len(string) for string in strings) + CONTEXT
+    # a token may be a single byte of a character
+    longest = max(len(string.encode("utf-8", "replace")) for string in strings) + CONTEXT
 
     def stop(ids: Tensor, scores: object) -> Tensor:
         ended = []
         for tail in ids[:, -longest:].tolist():
-            text, before = tokenizer.decode(tail), tokenizer.decode(tail[:-1])
+            text = tokenizer.decode(tail)
+            # the last token may complete a character, which replaces the mark of an incomplete one
+            before = tokenizer.decode(tail[:-1]).rstrip(UNFINISHED)
             ends = [text.rfind(string) + len(string) for string in strings if string in text]
             ended.append(any(end > len(before) for end in ends))
         return torch.tensor(ended, device=ids.device)
