@@ -186,6 +186,17 @@ def test_another_vocabulary_is_refused(models: Any) -> None:
         models[0].generate(prompts()[0], assistant_model=other)
 
 
+def test_scores_are_kept_only_if_they_are_requested(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large vocabulary's scores of all tokens of all texts would fill the memory."""
+    grown: list[_Text] = []
+    grow = _Text.grow
+    monkeypatch.setattr(_Text, "grow", lambda text: grown.append(grow(text)) or grown[-1])
+    models[0].generate(*prompts(), max_new_tokens=3, prompt_lookup_num_tokens=2)
+    assert len(grown) == 3 and not any(text.steps or text.raw for text in grown)
+
+
 def test_a_streamer_gets_accepted_tokens(models: Any) -> None:
     class Kept:
         ids: list[int] = []  # noqa: RUF012

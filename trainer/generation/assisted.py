@@ -46,9 +46,9 @@ class _Text:
     plan: Plan
     """The plan of this text only."""
     steps: list[Tensor] = field(default_factory=list)
-    """The scores [1, V] of each token, after all rules."""
+    """The scores [1, V] of each token, after all rules, if they are requested."""
     raw: list[Tensor] = field(default_factory=list)
-    """The model's own logits [1, V] of each token."""
+    """The model's own logits [1, V] of each token, if they are requested."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -79,10 +79,13 @@ class _Text:
         logits = self.checked.logits(_without_pads(grown, self.plan.mask), count)
         scores = self._ruled(grown, logits)
         tokens = self._accepted(draft, scores)
+        kept = self.plan.settings
         for index, token in enumerate(tokens.split(1)):
             self.ids = torch.cat((self.ids, token.unsqueeze(0)), 1)
-            self.raw.append(logits[index : index + 1])
-            self.steps.append(scores[index : index + 1])
+            if kept.output_logits:
+                self.raw.append(logits[index : index + 1])
+            if kept.output_scores:
+                self.steps.append(scores[index : index + 1])
             put(self.plan.settings.streamer, token)
             if bool(ended(self.stops, self.ids, tuple(self.steps))):
                 return True
