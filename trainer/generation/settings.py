@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 from trainer.errors import InputError
@@ -25,6 +26,8 @@ WHOLE_NUMBERS: Mapping[str, float] = {
     "seed": -math.inf,
 }
 """Settings that are whole numbers -> the smallest accepted value."""
+LEAST: Mapping[float, str] = {0: " from 0", 1: " above 0"}
+"""Smallest accepted value -> its description in an error."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class GenerationSettings:
                 value = int(value)
             object.__setattr__(self, each.name, value)
         for name, least in WHOLE_NUMBERS.items():
-            accepted = "a whole number" + {0: " from 0", 1: " above 0"}.get(least, "")
-            self._require(name, lambda v, m=least: v >= m and v == int(v), accepted)
+            accepted = "a whole number" + LEAST.get(least, "")
+            self._require(name, partial(_is_whole, least=least), accepted)
         self._require("temperature", lambda v: v >= 0, "a number of 0 or more")
         self._require("length_penalty", lambda v: True, "a number")
         for name in ("top_p", "typical_p"):
@@ -163,6 +166,10 @@ class GenerationSettings:
             return
         if not is_number(value) or not holds(value):
             raise InputError(f"generation.{name}: found {value!r}; accepted: {accepted}")
+
+
+def _is_whole(value: float, least: float) -> bool:
+    return value >= least and value == int(value)
 
 
 DEFAULTS = {each.name: each.default for each in fields(GenerationSettings)}
