@@ -12,6 +12,7 @@ import torch
 import trainer
 from tests.unit.text_runs import BERT, tokenizer, wordpiece
 from trainer.errors import InputError
+from trainer.generation.settings import GenerationSettings
 from trainer.models.auto import (
     AutoModel,
     AutoModelForCausalLM,
@@ -316,6 +317,8 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("ner", "tags", [5], {}, "found 5"),
     ("ner", "tags", "two", {"aggregation_strategy": "most"}, "found 'most'"),
     ("ner", "tags", "two", {"stride": 3}, "stride: found 3"),
+    ("ner", "tags", "two", {"stride": "3", "aggregation_strategy": "max"}, "stride: found '3'"),
+    ("translation_en_to_de", "t5", "two", {"tgt_lang": "de_XY"}, "tgt_lang: found 'de_XY'"),
     ("text-classification", "nli", {"txt": "a"}, {}, "found 'txt' in an input"),
     ("text-classification", "nli", "two", {"function_to_apply": "tanh"}, "found 'tanh'"),
     ("zero-shot-classification", "nli", "two", {}, "candidate_labels: found none"),
@@ -325,6 +328,23 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
         "two",
         {"candidate_labels": "a", "hypothesis_template": "none"},
         "hypothesis_template: found 'none'",
+    ),
+    *(
+        (
+            "zero-shot-classification",
+            "nli",
+            "two",
+            {"candidate_labels": "a", "hypothesis_template": template},
+            "hypothesis_template: found",
+        )
+        for template in ("{label}", "{", "{} {}", "{0.x}", 5)
+    ),
+    (
+        "zero-shot-classification",
+        "nli",
+        "two",
+        {"candidate_labels": 5},
+        "candidate_labels: found 5",
     ),
     ("zero-shot-classification", "one", "two", {"candidate_labels": "a"}, "one named entailment"),
     ("text-generation", "llama", "two", {"num_beam": 3}, "did you mean 'num_beams'"),
@@ -402,6 +422,63 @@ def long_texts(folders: Folders, caplog: pytest.LogCaptureFixture) -> None:
     assert ours(text)[0]["label"] and f"is cut to {room}" in caplog.text
     with pytest.raises((IndexError, RuntimeError)):
         theirs(text)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "options"),
+    [
+        ("text-classification", "nli", {"truncation": True}),
+        ("feature-extraction", "bare", {"truncation": True}),
+        ("fill-mask", "masked", {"tokenizer_kwargs": {"truncation": "only_first"}}),
+        ("zero-shot-classification", "nli", {"candidate_labels": "two, four"}),
+    ],
+)
+def test_truncation_cuts_at_the_positions_of_the_model(
+    folders: Folders, task: str, name: str, options: dict[str, Any]
+) -> None:
+    """Also if the files of the tokenizer set no limit."""
+    limited, unlimited = (trainer.pipeline(task, folders(name)) for _ in range(2))
+    limited.tokenizer.model_max_length = limited.model.config.max_position_embeddings
+    unlimited.tokenizer.model_max_length = int(1e30)
+    text = "[MASK] " + "two " * 400
+    same(unlimited(text, **options), limited(text, **options))
+
+
+def test_a_hole_is_cut_at_the_start_of_a_long_prompt(both: Callable[[str, str], Any]) -> None:
+    ours, theirs = both("text-generation", "llama")
+    text = " ".join(["two", "why", "hello", "world", "four"] * 100)
+    options = {**SHORT, "handle_long_generation": "hole", "return_full_text": False}
+    theirs.tokenizer.model_max_length = ours.model.config.max_position_embeddings
+    same(ours(text, **options), theirs(text, **options))
+
+
+def test_a_generation_config_goes_before_defaults_and_files(folders: Folders) -> None:
+    written = trainer.pipeline("text-generation", folders("llama"))
+    greedy = written("two", **SHORT)
+    settings = GenerationSettings(max_new_tokens=6)
+    same(written("two", generation_config=settings), greedy)
+    written.model.generation_config.update({"do_sample": True, "temperature": 9.0})
+    same(written("two", generation_config=settings), greedy)
+    translated = trainer.pipeline("summarization", folders("t5"))
+    expected = translated("two", max_new_tokens=3, num_beams=1)
+    for config in (GenerationSettings(max_new_tokens=3), {"max_new_tokens": 3, "num_beams": 1}):
+        same(translated("two", generation_config=config), expected)
+
+
+def test_end_tokens_may_be_numbers_of_numpy(folders: Folders) -> None:
+    written = trainer.pipeline("text-generation", folders("llama"))
+    (plain,) = written("two", **SHORT, return_tensors=True)
+    end = plain["generated_token_ids"][3]
+    expected = written(["two", "why"], **SHORT, eos_token_id=end, return_tensors=True)
+    given = {**SHORT, "return_tensors": True}
+    same(written(["two", "why"], **given, eos_token_id=np.int64(end)), expected)
+    same(written(["two", "why"], **given, generation_config={"eos_token_id": end}), expected)
+
+
+def test_a_tokenizer_may_be_a_path(folders: Folders) -> None:
+    path = Path(folders("llama"))
+    made = trainer.pipeline("text-generation", path, tokenizer=path)
+    same(made("two", **SHORT), trainer.pipeline("text-generation", str(path))("two", **SHORT))
 
 
 def test_stop_strings_need_no_tokenizer(both: Callable[[str, str], Any]) -> None:

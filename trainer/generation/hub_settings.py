@@ -245,7 +245,7 @@ def read_settings(model: GenerativeModel, given: Mapping[str, Any]) -> HubSettin
     """
     call = dict(given)
     config = call.pop("generation_config", None)
-    own = {} if config is None else _entries(config)
+    own = entries_of(config)
     merged = _supported(_set(_file_entries(model)))
     for level in (_checked(own), _checked(call)):
         _check_lengths_apart(level, merged)
@@ -322,13 +322,18 @@ def _brief(value: object) -> str:
     return f"{value!s:.60}".replace("\n", " ") if plain else type(value).__name__
 
 
-def _entries(config: object) -> dict[str, Any]:
+def entries_of(config: object) -> dict[str, Any]:
+    """The settings in a call's `generation_config`, under transformers' names; {} for None."""
+    if config is None:
+        return {}
     if isinstance(config, Mapping):
         return dict(config)
     if isinstance(config, GenerationSettings):
         stops = {"stop_strings": config.stop} if config.stop else {}
         several = {"num_return_sequences": config.num_return_sequences, "seed": config.seed}
-        return {**config.hub_options(), "top_k": config.top_k or 0, **several, **stops}
+        # without do_sample, the model's file could turn a temperature of 0 into sampling
+        drawn = {"do_sample": config.temperature > 0, "top_k": config.top_k or 0}
+        return {**config.hub_options(), **drawn, **several, **stops}
     if hasattr(config, "to_dict"):
         watermark = getattr(config, "watermarking_config", None)
         return {**config.to_dict(), "watermarking_config": watermark}

@@ -216,7 +216,7 @@ def _loaded_tokenizer(
 
     if tokenizer is None and not _is_path(model):
         raise InputError("pipeline: tokenizer: found None with a loaded model; accepted: one")
-    if tokenizer is not None and not isinstance(tokenizer, str):
+    if tokenizer is not None and not _is_path(tokenizer):
         return tokenizer
     return Tokenizer.from_pretrained(
         tokenizer or model, revision=None if tokenizer else revision, **options

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from trainer.errors import InputError
-from trainer.pipelines.text_pipeline import TextPipeline, padded
+from trainer.pipelines.text_pipeline import TextPipeline, given_entries, padded
 
 DEFAULTS: Mapping[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 """The defaults of transformers' pipeline, used if neither the call nor the model sets a value."""
@@ -51,6 +51,8 @@ class TextGenerationPipeline(TextPipeline):
         encode = {"add_special_tokens": add_special_tokens, "truncation": truncation}
         encode = {name: value for name, value in encode.items() if value is not None}
         encode |= tokenizer_encode_kwargs or {}
+        if handle_long_generation == "hole":  # the start of a long prompt is cut off below
+            encode.setdefault("truncation", False)
         chat_options = {"tools": tools, "documents": documents}
         prompts = [
             self._chat_ids(each, continue_final_message, chat_options, encode)
@@ -59,7 +61,8 @@ class TextGenerationPipeline(TextPipeline):
             for each in inputs
         ]
         settings = self._settings(settings, stop_sequence)
-        prompts = [_shortened(ids, handle_long_generation, settings, self._room) for ids in prompts]
+        resolved = self._resolved(settings)
+        prompts = [_shortened(ids, handle_long_generation, resolved, self._room) for ids in prompts]
         written = self._written(prompts, settings)
         if return_tensors and not return_text:
             return [[{"generated_token_ids": ids} for ids in texts] for texts in written]
@@ -118,8 +121,7 @@ class TextGenerationPipeline(TextPipeline):
         if stop is not None:
             strings = [stop] if isinstance(stop, str) else list(stop)
             settings |= {"stop_strings": strings, "tokenizer": self.tokenizer}
-        config = settings.get("generation_config")
-        own = config if isinstance(config, Mapping) else vars(config) if config else {}
+        own = given_entries(settings)
         known = {
             name
             for level in (self.model.generation_config, own, settings)
@@ -131,12 +133,18 @@ class TextGenerationPipeline(TextPipeline):
             for name, value in self.defaults.items()
             if name not in known and not (name == "max_new_tokens" and "max_length" in known)
         }
-        resolved = {**dict(self.model.generation_config), **own, **added, **settings}
-        if not resolved.get("do_sample"):
+        if not self._resolved({**added, **settings}).get("do_sample"):
             added.pop("temperature", None)
         if self.tokenizer.pad_token_id is not None and "pad_token_id" not in known:
             added["pad_token_id"] = self.tokenizer.pad_token_id
         return {**added, **settings}
+
+    def _resolved(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a call, with those of its `generation_config` and of the model's."""
+        levels = (self.model.generation_config, given_entries(settings), settings)
+        return {
+            name: level[name] for level in levels for name in dict(level) if level[name] is not None
+        }
 
     def _written(
         self, prompts: Sequence[list[int]], settings: Mapping[str, Any]
@@ -159,12 +167,12 @@ class TextGenerationPipeline(TextPipeline):
         ]
 
     def _end_ids(self, settings: Mapping[str, Any]) -> set[int]:
+        from trainer.generation.setting_checks import listed, plain_value
         from trainer.models.formats.generation_config import model_end_ids
 
-        end_ids = settings.get("eos_token_id")
-        if end_ids is None:
-            return set(model_end_ids(self.model))
-        return {end_ids} if isinstance(end_ids, int) else set(end_ids)
+        name = "eos_token_id"
+        ends: Any = plain_value(name, {**given_entries(settings), **settings}.get(name))
+        return set(model_end_ids(self.model) if ends is None else listed(ends))
 
 
 def _is_chat(item: object) -> bool:

@@ -118,13 +118,18 @@ class TextPipeline:
         """The encoding of a text or a pair of texts.
 
         Unless `options` set `truncation`, a text that has more tokens than the model has positions
-        is cut, and a warning is logged. Raises InputError for inputs that are not texts.
+        is cut, and a warning is logged. Truncation without `max_length` cuts at the positions, too,
+        since the files of some tokenizers set no limit. Raises InputError for inputs that are not
+        texts.
         """
         if not isinstance(text, str) or not isinstance(pair, str | None):
             found_input = text if pair is None else pair
             raise InputError(f"pipeline: found {found_input!r:.60}; accepted: a text")
-        found: Mapping[str, Any] = self.tokenizer(text, pair, **options)
         room = self._room
+        truncates = options.get("truncation") not in (None, False, "do_not_truncate")
+        if truncates and options.get("max_length") is None:
+            options["max_length"] = min(room, self.tokenizer.model_max_length)
+        found: Mapping[str, Any] = self.tokenizer(text, pair, **options)
         if len(found["input_ids"]) > room and "truncation" not in options:
             log.warning(
                 "pipeline: a text of %d tokens is cut to %d, the number of the model's positions",
@@ -164,6 +169,13 @@ class TextPipeline:
 
 def _checked_size(batch_size: int) -> int:
     return checked_count("pipeline: batch_size", batch_size)
+
+
+def given_entries(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in the `generation_config` of a call of `generate`; {} if there is none."""
+    from trainer.generation.hub_settings import entries_of
+
+    return entries_of(settings.get("generation_config"))
 
 
 def padded(

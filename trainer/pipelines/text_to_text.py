@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from trainer.pipelines.text_pipeline import TextPipeline, padded
+from trainer.errors import InputError, nearest
+from trainer.pipelines.text_pipeline import TextPipeline, given_entries, padded
 
 DEFAULTS: Mapping[str, Any] = {"max_new_tokens": 256, "num_beams": 4}
 """The defaults of transformers 4, used if neither the call nor the model sets a value."""
@@ -55,7 +56,7 @@ class Text2TextGenerationPipeline(TextPipeline):
         if src_lang is not None:
             self.tokenizer.src_lang = src_lang  # type: ignore[attr-defined]
         if tgt_lang is not None:
-            settings["forced_bos_token_id"] = self.tokenizer.convert_tokens_to_ids(tgt_lang)
+            settings["forced_bos_token_id"] = self._language_id(tgt_lang)
         encodings = [
             self.encoded(self.prefix + text if isinstance(text, str) else text, **encode)
             for text in inputs
@@ -76,15 +77,26 @@ class Text2TextGenerationPipeline(TextPipeline):
             found = [{f"{self.name}_text": text} for text in texts]
         return [found[first : first + each] for first in range(0, len(found), each)]
 
+    def _language_id(self, code: str) -> int:
+        """The id of a language code. Raises InputError for a code without a token."""
+        number = self.tokenizer.backend.token_to_id(code)
+        if number is None:
+            hint = nearest(code, list(self.tokenizer.get_added_vocab()))
+            raise InputError(f"pipeline: tgt_lang: found '{code:.40}'; accepted: a token{hint}")
+        return number
+
     def _settings(self, call_settings: Mapping[str, Any]) -> dict[str, Any]:
-        own = {**self.model.generation_config, **self.specific}
-        known = {name for name, value in {**own, **call_settings}.items() if value is not None}
+        called = {**given_entries(call_settings), **call_settings}
+        given = {name for name, value in called.items() if value is not None}
+        specific = {name: value for name, value in self.specific.items() if name not in given}
+        own = {**self.model.generation_config, **specific}
+        known = given | {name for name, value in own.items() if value is not None}
         added = {
             name: value
             for name, value in DEFAULTS.items()
             if name not in known and not (name == "max_new_tokens" and "max_length" in known)
         }
-        return {**added, **self.specific, **call_settings}
+        return {**added, **specific, **call_settings}
 
 
 class SummarizationPipeline(Text2TextGenerationPipeline):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from trainer.errors import InputError
+from trainer.foreign.counts import whole
 from trainer.pipelines.entity_groups import (
     STRATEGIES,
     ScoredToken,
@@ -82,10 +83,10 @@ class TokenClassificationPipeline(TextPipeline):
             raise InputError(f"pipeline: aggregation_strategy: found '{strategy}'; {accepted}")
         if stride is None:
             return
-        most = min(self.tokenizer.model_max_length, self._room)
-        if strategy == "none" or not 0 <= stride < most:
+        most, number = min(self.tokenizer.model_max_length, self._room), whole(stride)
+        if strategy == "none" or number is None or not 0 <= number < most:
             accepted = f"0 to {most - 1}, with an aggregation_strategy"
-            raise InputError(f"pipeline: stride: found {stride}; accepted: {accepted}")
+            raise InputError(f"pipeline: stride: found {stride!r:.40}; accepted: {accepted}")
 
     def _windows(
         self, text: object, stride: int | None, split: bool, delimiter: str

@@ -1,7 +1,7 @@
 """Zero-shot classification: scores arbitrary labels with a model trained on entailment."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from trainer.errors import InputError
@@ -42,9 +42,7 @@ class ZeroShotClassificationPipeline(TextPipeline):
         labels = _listed(candidate_labels)
         if not labels:
             raise InputError("pipeline: candidate_labels: found none; accepted: one or more")
-        if hypothesis_template.format(labels[0]) == hypothesis_template:
-            found = f"found {hypothesis_template!r:.60}"
-            raise InputError(f"pipeline: hypothesis_template: {found}; accepted: a text with {{}}")
+        _check_template(hypothesis_template, labels[0])
         encodings = [
             self.encoded(text, hypothesis_template.format(label), truncation="only_first")
             for text in inputs
@@ -71,10 +69,24 @@ class ZeroShotClassificationPipeline(TextPipeline):
         raise InputError(f"pipeline: found the labels {found}; accepted: one named entailment")
 
 
-def _listed(labels: str | Sequence[str]) -> list[str]:
+def _listed(labels: object) -> list[str]:
     if isinstance(labels, str):
         return [label.strip() for label in labels.split(",") if label.strip()]
+    if not isinstance(labels, Iterable) or isinstance(labels, (bytes, Mapping)):
+        found = f"found {labels!r:.60}"
+        raise InputError(f"pipeline: candidate_labels: {found}; accepted: a list of labels")
     return list(labels)
+
+
+def _check_template(template: object, label: str) -> None:
+    """Raise InputError unless `{}` in a template stands for the label."""
+    try:
+        if isinstance(template, str) and template.format(label) != template:
+            return
+    except (ValueError, LookupError, AttributeError):  # other braces than {}
+        pass
+    found = f"found {template!r:.60}"
+    raise InputError(f"pipeline: hypothesis_template: {found}; accepted: a text with {{}}")
 
 
 def _answer(text: str, labels: Sequence[str], scores: Sequence[float]) -> dict[str, Any]:
