@@ -37,6 +37,7 @@ def test_languages_mark_texts_as_in_transformers(both: tuple[Any, Any], tmp_path
         wanted = theirs(text_target="a fox")["input_ids"]
         assert ours(text_target="a fox")["input_ids"] == wanted
         assert ours("a dog", text_target="a fox")["labels"] == wanted
+        assert ours(text_target="a fox").tokens() == theirs.convert_ids_to_tokens(wanted)
         assert ours("a dog")["input_ids"] == theirs("a dog")["input_ids"]
     ours.save_pretrained(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved")

@@ -62,8 +62,10 @@ class Encoder(Languages):
         if text_target is None:
             return self._encoded(text, text_pair, longest, options)
         target_longest = options.get("max_target_length") or longest
-        with self.for_targets():
-            target = self._encoded(text_target, text_pair_target, target_longest, options)
+        with self.for_targets() as marked:
+            target = self._encoded(
+                text_target, text_pair_target, target_longest, options, exact=marked
+            )
         if text is None:
             return target
         found = self._encoded(text, text_pair, longest, options)
@@ -172,9 +174,18 @@ class Encoder(Languages):
         return text
 
     def _encoded(
-        self, text: object, text_pair: object, max_length: int | None, options: CallOptions
+        self,
+        text: object,
+        text_pair: object,
+        max_length: int | None,
+        options: CallOptions,
+        *,
+        exact: bool = False,
     ) -> BatchEncoding:
-        """The encoding of texts or pairs; `__call__` documents it."""
+        """The encoding of texts or pairs; `__call__` documents it.
+
+        With `exact`, offsets are computed at once, since later calls encode in another way.
+        """
         inputs = read_inputs(text, text_pair, options.get("is_split_into_words", False))
         shape = lengths(
             self,
@@ -188,7 +199,7 @@ class Encoder(Languages):
         overflow = options.get("return_overflowing_tokens", False)
         encode = partial(self._encode, inputs, shape, options)
         # the library's fast method returns no offsets, and wrong type ids for overflowing pairs
-        exact = overflow or options.get("return_offsets_mapping", False)
+        exact = exact or overflow or options.get("return_offsets_mapping", False)
         rows, samples = encode(offsets=exact)
         if max_length is None and options.get("verbose", True):
             self._warn_of_length(rows)

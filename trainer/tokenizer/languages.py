@@ -45,15 +45,18 @@ class Languages(TextEnds):
         self.config["tgt_lang"] = code
 
     @contextmanager
-    def for_targets(self) -> Iterator[None]:
-        """A context in which texts are marked with the language code of target texts."""
+    def for_targets(self) -> Iterator[bool]:
+        """A context in which texts are marked with the language code of target texts.
+
+        Its value is whether this code differs from that of other texts.
+        """
         source, target = self.src_lang, self.tgt_lang
         if not self._marks or source is None or target in (None, source):
-            yield
+            yield False
             return
         self._mark(str(target))
         try:
-            yield
+            yield True
         finally:
             self._mark(source)
 
