@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Dict, List, Literal  # noqa: UP035
 
 import numpy as np
 import pytest
@@ -61,6 +61,8 @@ def weather(
     number: int | float = 1,
     mixed: list[str] | int = 1,
     anything: Any = None,
+    older: List = (),  # type: ignore[type-arg]  # noqa: UP006
+    oldest: Dict = {},  # type: ignore[type-arg]  # noqa: B006, UP006
 ) -> list[str]:
     """The weather of a place.
 
@@ -79,6 +81,8 @@ def weather(
         number: A number
         mixed: Several or one
         anything: What you like
+        older: A list of any kind
+        oldest: A mapping of any kind
 
     Returns:
         One line a day.
@@ -422,9 +426,29 @@ def strange(number: Path) -> None:
     """
 
 
+def unknown(number: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Takes what is not defined.
+
+    Args:
+        number: A number
+    """
+
+
+def misread(number: int) -> None:
+    """Has choices that are no list.
+
+    Args:
+        number: A number (choices: 5)
+    """
+
+
 @pytest.mark.parametrize(
     ("tool", "said"),
-    [(untyped, "no type hint"), (undescribed, "not describe number"), (strange, "found .*Path")],
+    [
+        *((untyped, "no type hint"), (undescribed, "not describe number")),
+        *((strange, "found .*Path"), (unknown, "'Nowhere' is not defined")),
+        (misread, "number: choices: found 5; accepted: a JSON list"),
+    ],
 )
 def test_a_function_that_gives_no_schema_is_refused_as_in_transformers(
     loaded: dict[str, tuple[Any, Any]], tool: Any, said: str
@@ -467,7 +491,12 @@ def test_the_mask_of_one_text_is_that_of_its_row(loaded: dict[str, tuple[Any, An
             assert ours.get_special_tokens_mask(first, second) == wanted
 
 
-def test_the_vocabulary_is_saved(loaded: dict[str, tuple[Any, Any]], tmp_path: Path) -> None:
+def test_the_vocabulary_is_saved(
+    loaded: dict[str, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (file,) = loaded["wordpiece"][0].save_vocabulary("~/home")
+    assert file == str(tmp_path / "home/vocab.txt")
     found = {
         name: [Path(file).name for file in ours.save_vocabulary(tmp_path / name)]
         for name, (ours, _) in loaded.items()

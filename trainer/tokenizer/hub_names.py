@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 from trainer.checkpoint import files
 from trainer.errors import InputError
+from trainer.stores.url import local_folder
 from trainer.tokenizer.vocabulary import Vocabulary
 
 
@@ -87,7 +88,7 @@ class HubNames(Vocabulary):
         Returns their paths. These files do not contain the rules that split texts, which
         `save_pretrained` also writes.
         """
-        folder = Path(save_directory)
+        folder = local_folder(save_directory)
         files.make_folder(folder)
         with TemporaryDirectory() as scratch:
             written = [Path(name) for name in self.backend.model.save(scratch, filename_prefix)]

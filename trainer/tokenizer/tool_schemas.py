@@ -66,7 +66,10 @@ def _hints(tool: Callable[..., Any], where: str) -> dict[str, Any]:
     for name, parameter in _arguments(tool).items():
         if parameter.annotation is inspect.Parameter.empty:
             raise InputError(f"{where}: {name} has no type hint; accepted: one for each argument")
-    hints = get_type_hints(tool)
+    try:
+        hints = get_type_hints(tool)
+    except (NameError, TypeError, SyntaxError) as error:  # types in quotation marks
+        raise InputError(f"{where}: {error}; accepted: types that are defined") from error
     return {name: hint for name, hint in hints.items() if name not in ("self", "cls")}
 
 
@@ -131,6 +134,8 @@ def _description(text: str, where: str) -> dict[str, Any]:
         values = json.loads(choices[1])
     except ValueError as error:
         raise InputError(f"{where}: choices: {error}; accepted: a JSON list") from None
+    if not isinstance(values, list):
+        raise InputError(f"{where}: choices: found {values!r:.40}; accepted: a JSON list")
     values = [value.strip() if isinstance(value, str) else value for value in values]
     return {"enum": values, "description": text[: choices.start()].strip()}
 
@@ -145,6 +150,8 @@ def _type_schema(hint: Any, where: str) -> dict[str, Any]:
             return {}
         if hint in PLAIN:
             return {"type": PLAIN[hint]}
+    elif origin in PLAIN and not arguments:  # typing.List without the type of the items
+        return {"type": PLAIN[origin]}
     elif origin in (Union, types.UnionType):
         return _union(arguments, where)
     elif origin is Literal:
