@@ -64,6 +64,16 @@ class _Capture:
             self._kept = _memory_file()
             os.dup2(self._kept.fileno(), STANDARD_ERROR)
 
+    def renew(self) -> None:
+        """In a forked process, end the calls of threads that do not exist there."""
+        self._lock = threading.Lock()
+        self._calls, self._panicked = 0, False
+        if self._kept is not None:
+            os.dup2(self._standard_error, STANDARD_ERROR)
+            os.close(self._standard_error)
+            self._kept.close()
+            self._kept = None
+
     def leave(self, panicked: bool) -> None:
         with self._lock:
             self._calls -= 1
@@ -90,3 +100,6 @@ def _memory_file() -> BinaryIO:
 
 
 _capture = _Capture()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_capture.renew)

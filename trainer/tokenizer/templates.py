@@ -76,6 +76,9 @@ def render(
         line = json.dumps({**request, "conversations": conversations})
     except (TypeError, ValueError) as error:
         raise InputError(f"messages: {error}; accepted: JSON values") from error
+    except RecursionError:
+        found = "found too many levels; accepted: fewer nested lists and objects"
+        raise InputError(f"messages: {found}") from None
     try:
         with _lock:
             return list(_answers(line, len(conversations), spent or Spent()))
@@ -84,8 +87,19 @@ def render(
 
 
 _lock = threading.Lock()
+"""The lock that a thread holds while it talks to the renderer."""
 _processes: dict[int, subprocess.Popen[str]] = {}
 """Process id -> its renderer; a forked process must not use the pipes of its parent."""
+
+
+def _renew() -> None:
+    """Replace the lock in a forked process, where a thread that held it does not exist."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def _about_parts(error: RowError, requests: Sequence[Request]) -> RowError:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from trainer.errors import InputError, RowError
 from trainer.tokenizer import Tokenizer, templates
 from trainer.tokenizer.assistant_spans import Supervised, supervised_texts
+from trainer.tokenizer.native_calls import native_call
 from trainer.tokenizer.templates import Spent, render
 
 USER = {"role": "user", "content": "Hi"}
@@ -142,9 +145,36 @@ def test_a_forked_process_has_a_renderer_of_its_own() -> None:
     assert once("{{ messages[0].content }}") == "Hi"
 
 
+def test_a_process_may_be_forked_while_another_thread_renders_or_tokenizes() -> None:
+    """Such a thread does not exist in the forked process, so nothing may wait for it."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with templates._lock, native_call():
+            held.set()
+            done.wait(60)
+
+    before = os.fstat(2)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if once("x") == "x" and os.path.samestat(os.fstat(2), before) else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_values_that_json_does_not_have_are_refused() -> None:
     with pytest.raises(InputError, match="accepted: JSON values"):
         once("x", [{"role": "user", "content": object()}])
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InputError, match="found too many levels; accepted: fewer"):
+        once("x", [{"role": "user", "content": deep}])
 
 
 def test_a_template_that_cannot_read_parts_says_so() -> None:
