@@ -68,6 +68,7 @@ def test_every_option_of_transformers_is_an_option_here() -> None:
         {"sanitize_control_tokens": True, "return_tensors": "np", "padding": True},
         {"sanitize_control_tokens": True, "documents": [{"text": "<|end|>"}], "return_dict": False},
         {"sanitize_control_tokens": True, "truncation": True, "max_length": 9},
+        {"sanitize_control_tokens": True, "max_length": 3},
         {"sanitize_control_tokens": True, "tools": [{"type": "function", "name": "<|start|>"}]},
         {"return_assistant_tokens_mask": True},
         {"return_assistant_tokens_mask": True, "padding": True, "return_tensors": "np"},
@@ -143,6 +144,11 @@ def test_special_tokens_of_any_name_reach_the_template(
         ({"tokenizer_kwargs": {"strid": 1}}, "tokenizer_kwargs: found 'strid'; accepted: "),
         ({"tokenizer_kwargs": {"padding": True}}, "tokenizer_kwargs: found 'padding'"),
         ({"sanitize_control_tokens": True, "tokenize": False}, "with tokenize=False"),
+        *(
+            ({"sanitize_control_tokens": True, "truncation": True, "max_length": length}, said)
+            for length, said in ((0, "max_length: found 0"), (-2, "max_length: found -2"))
+        ),
+        ({"sanitize_control_tokens": True, "truncation": "first"}, "truncation: found 'first'"),
         (
             {"sanitize_control_tokens": True, "return_assistant_tokens_mask": True},
             "with return_assistant_tokens_mask",

@@ -198,7 +198,8 @@ def _open_ended(messages: list[dict[str, Any]], row: int, field: str) -> list[di
     """The messages, with the mark OPEN_END after the text in a field of the last message."""
     last = messages[-1]
     text: Any = last.get(field)
-    text_parts = [n for n, part in enumerate(text) if "text" in part] if _in_parts(text) else []
+    parts = enumerate(text if _in_parts(text) else ())
+    text_parts = [n for n, part in parts if isinstance(part.get("text"), str)]
     if isinstance(text, str):
         opened: Any = text + OPEN_END
     elif text_parts:

@@ -9,6 +9,7 @@ from trainer.tokenizer.chat import rendered_chats
 from trainer.tokenizer.control_tokens import encoded
 from trainer.tokenizer.encoder import Encoder
 from trainer.tokenizer.encoding import BatchEncoding
+from trainer.tokenizer.lengths import lengths
 from trainer.tokenizer.templates import Rendering
 from trainer.tokenizer.tool_schemas import tool_schemas
 
@@ -38,8 +39,8 @@ def apply_template(
     if isinstance(conversation, Mapping) or not hasattr(conversation, "__getitem__"):
         found_type = type(conversation).__name__
         raise InputError(f"messages: found {found_type}; accepted: a list of messages")
-    one = bool(conversation) and isinstance(conversation[0], Mapping)
-    given = [conversation] if one or not conversation else conversation
+    one = len(conversation) > 0 and isinstance(conversation[0], Mapping)
+    given = [conversation] if one or not len(conversation) else conversation
     chats = rendered_chats(
         tokenizer, given, **{**rendering, "tools": tool_schemas(rendering["tools"])}
     )
@@ -124,10 +125,11 @@ def _sanitized_chats(
         found = ", ".join(more)
         raise InputError(f"tokenizer_kwargs: found {found} with sanitize_control_tokens")
     padding, max_length = options["padding"], options["max_length"]
+    shape = lengths(tokenizer, padding, options["truncation"], max_length)
     rows = [encoded(tokenizer, chat.text) for chat in chats]
-    if options["truncation"] or (max_length is not None and not padding):
-        limit = tokenizer.model_max_length if max_length is None else max_length
-        left = tokenizer.truncation_side == "left"
+    if shape.truncation != "do_not_truncate":
+        shape.check_room(special=0)
+        left, limit = shape.truncation_side == "left", shape.limit
         rows = [row[-limit:] if left else row[:limit] for row in rows]
     inputs = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
     if padding or return_tensors is not None:

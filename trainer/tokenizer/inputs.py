@@ -75,7 +75,8 @@ def _split_inputs(text: object, text_pair: object) -> Inputs:
         return _split_pairs(rows)
     if single:
         rows = [rows]
-        text_pair = [_listed("text_pair", text_pair)] if text_pair else None
+        words = [] if text_pair is None else _listed("text_pair", text_pair)
+        text_pair = [words] if words else None
     return Inputs(_words("text", rows), _pairs(rows, text_pair, _words), split=True, single=single)
 
 

@@ -16,6 +16,10 @@ UNLIMITED = int(1e30)
 """The `model_max_length` of a tokenizer whose files set none; transformers uses the same number."""
 
 
+LONGEST = 1 << 31
+"""The maximum length to which rows are padded; truncation to more leaves every text whole."""
+
+
 @dataclass(frozen=True)
 class Lengths:
     """The truncation and padding of the rows of a call."""
@@ -41,7 +45,7 @@ class Lengths:
         if self.truncation == "do_not_truncate":
             backend.no_truncation()
         else:
-            self._check_room(special)
+            self.check_room(special)
             backend.enable_truncation(
                 self.limit,
                 stride=self.stride,
@@ -60,7 +64,8 @@ class Lengths:
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
 
-    def _check_room(self, special: int) -> None:
+    def check_room(self, special: int) -> None:
+        """Raise InputError if rows with `special` special tokens have no room for a text."""
         # the backend would not truncate if the special tokens alone exceeded the limit
         if self.limit < max(1, special):
             raise InputError(
@@ -97,10 +102,11 @@ def lengths(
     accept("truncation_side", vocabulary.truncation_side, SIDES)
     max_length = accept_number("max_length", max_length, at_least=None)
     pad_to_multiple_of = accept_number("pad_to_multiple_of", pad_to_multiple_of, at_least=1)
+    limit = vocabulary.model_max_length if max_length is None else max_length
     found = Lengths(
-        truncation="do_not_truncate" if _unlimited(vocabulary, max_length) else truncation,
+        truncation="do_not_truncate" if limit > LONGEST else truncation,
         padding=padding,
-        limit=vocabulary.model_max_length if max_length is None else max_length,
+        limit=limit,
         stride=accept_number("stride", stride, at_least=0) or 0,
         pad_to_multiple_of=pad_to_multiple_of,
         padding_side=padding_side or vocabulary.padding_side,
@@ -133,10 +139,6 @@ def accept_number(argument: str, found: object, at_least: int | None) -> int | N
     return number
 
 
-def _unlimited(vocabulary: Vocabulary, max_length: int | None) -> bool:
-    return max_length is None and vocabulary.model_max_length >= UNLIMITED
-
-
 def _check_padding(wanted: Lengths) -> None:
     if wanted.pad_token_id is None:
         raise InputError("padding: the vocabulary has no pad_token; set tokenizer.pad_token")
@@ -144,7 +146,12 @@ def _check_padding(wanted: Lengths) -> None:
         raise InputError(
             "padding: found 'max_length' without a max_length; accepted: with max_length=NUMBER"
         )
+    if wanted.padding == "max_length" and not 0 <= wanted.limit <= LONGEST:
+        found = f"found {wanted.limit} with padding"
+        raise InputError(f"max_length: {found}; accepted: 0 to {LONGEST}")
     multiple = wanted.pad_to_multiple_of
+    if multiple and multiple > LONGEST:
+        raise InputError(f"pad_to_multiple_of: found {multiple}; accepted: 1 to {LONGEST}")
     if multiple and wanted.truncation != "do_not_truncate" and wanted.limit % multiple:
         raise InputError(
             f"pad_to_multiple_of: found {multiple}; accepted: a divisor of {wanted.limit}, "

