@@ -168,6 +168,8 @@ class ToolReader:
         """
         opening, closing, pending = self._format.opening, self._format.closing, self._pending
         begin = start + (len(opening) if pending.startswith(opening, start) else 0)
+        if not last and pending.find(closing or opening, begin) < 0:
+            return None  # without this check, the strings would be read again for each token
         for found in self._mark.finditer(pending, begin):
             if found["mark"]:
                 return found.end() if closing else found.start()

@@ -1,5 +1,7 @@
 """Tool calls are parsed for any division of a text into pieces, in three families' formats."""
 
+import re
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -104,3 +106,20 @@ def test_the_template_shows_the_format() -> None:
             tool_format(template, wanted)
     with pytest.raises(RequestFault, match="unknown format"):
         tool_format("{{ tools }}<tool_call><function=f>", "auto")
+
+
+def test_long_arguments_are_not_read_again_for_each_token() -> None:
+    """A file as an argument has thousands of tokens, and the event loop waits for the reader."""
+    reader = ToolReader(FORMATS["hermes"])
+    mark, read = reader._mark, []
+
+    class Counted:
+        def finditer(self, text: str, begin: int) -> Iterator[re.Match[str]]:
+            read.append(len(text))
+            return mark.finditer(text, begin)
+
+    reader._mark = Counted()  # type: ignore[assignment]
+    pieces = ["<tool_call>", '{"name": "f", "arguments": {"a": "', *["x"] * 500, '"}}']
+    assert [part for piece in pieces for part in reader.add(piece)] == [] and not read
+    (call,) = reader.add("</tool_call>")
+    assert isinstance(call, ToolCall) and len(call.arguments) > 500 and len(read) == 1
