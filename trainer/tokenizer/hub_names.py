@@ -98,8 +98,7 @@ class HubNames(Vocabulary):
 
     def _mask_around(self, first: int, second: int | None) -> list[int]:
         """The special tokens mask of a row, for texts with these numbers of tokens."""
-        pair = second is not None
-        probe = self.backend.encode("a", "a") if pair else self.backend.encode("a")
+        probe = self.sample_row(pair=second is not None)
         sizes, mask = {0: first, 1: second or 0}, []
         done: set[int] = set()
         for sequence in probe.sequence_ids:

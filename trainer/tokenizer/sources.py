@@ -41,7 +41,7 @@ def _with_end(tokenizer: "Tokenizer", ids: list[list[int]]) -> list[list[int]]:
 
 def _last(tokenizer: "Tokenizer") -> list[int]:
     """The ids of the special tokens that the tokenizer adds after a text."""
-    found = tokenizer("a", return_special_tokens_mask=True)
-    ids, mask = found["input_ids"], found["special_tokens_mask"]
+    row = tokenizer.sample_row()
+    ids, mask = row.ids, row.special_tokens_mask
     count = mask[::-1].index(0) if 0 in mask else 0
     return ids[len(ids) - count :]

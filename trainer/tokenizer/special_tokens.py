@@ -100,9 +100,9 @@ def check_ids(backend: tokenizers.Tokenizer, decoder: dict[str, Any], where: str
 
 def ids_in_front(tokenizer: Any) -> list[int]:
     """The ids of the special tokens, such as bos, that a tokenizer adds before a text."""
-    found = tokenizer("a", return_special_tokens_mask=True)
-    count = found["special_tokens_mask"].index(0)
-    return found["input_ids"][:count]
+    row = tokenizer.sample_row()
+    mask = row.special_tokens_mask
+    return list(row.ids[: mask.index(0) if 0 in mask else 0])
 
 
 def listed_by_id(tokens: dict[str, int], special: Iterable[str | None]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TextEnds(HubNames):
     @property
     def add_bos_token(self) -> bool:
         """Whether each text begins with bos."""
-        ids = self.backend.encode("a").ids
+        ids = self.sample_row().ids
         return bool(ids) and ids[0] == self.bos_token_id
 
     @add_bos_token.setter
@@ -37,7 +37,7 @@ class TextEnds(HubNames):
     @property
     def add_eos_token(self) -> bool:
         """Whether each text ends with eos."""
-        ids = self.backend.encode("a").ids
+        ids = self.sample_row().ids
         return bool(ids) and ids[-1] == self.eos_token_id
 
     @add_eos_token.setter

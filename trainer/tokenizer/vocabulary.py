@@ -1,6 +1,6 @@
 """Vocabulary: the tokens of a tokenizer with their ids, and its special and added tokens."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 
 from trainer.errors import InputError, nearest
 from trainer.tokenizer.native_calls import Panic, native_call
+from trainer.tokenizer.settings_lock import settings_lock
 from trainer.tokenizer.special_tokens import (
     EXTRA,
     SPECIAL_TOKENS,
@@ -222,6 +223,25 @@ class Vocabulary:
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """The number of special tokens that are added to a text, or to a pair of texts."""
         return self.backend.num_special_tokens_to_add(pair)
+
+    def sample_row(self, pair: bool = False) -> tokenizers.Encoding:
+        """The row of a short text, or of a pair of texts, with the special tokens of any row.
+
+        The text is "a" or, if the vocabulary cannot express it, one of its tokens. The truncation
+        and padding of earlier calls, which the backend keeps, are removed.
+        """
+        with settings_lock():
+            self.backend.no_truncation()
+            self.backend.no_padding()
+            text = next(filter(self._has_tokens, self._sample_texts()), "a")
+            return self.backend.encode(text, text if pair else None)
+
+    def _has_tokens(self, text: str) -> bool:
+        return bool(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def _sample_texts(self) -> Iterator[str]:
+        yield "a"
+        yield from self.get_vocab()
 
     def _id(self, token: str) -> int | None:
         found = self.backend.token_to_id(token)

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, models, processors
 
 from trainer.errors import InputError, RowError
 from trainer.tokenizer import Tokenizer
 from trainer.tokenizer.lengths import UNLIMITED
+from trainer.tokenizer.sources import num_last
+from trainer.tokenizer.special_tokens import ids_in_front
 from trainer.tokenizer.text_files import MAX_FILE_BYTES
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "##s", "Hello", "."]
@@ -539,3 +542,36 @@ def test_ids_that_are_none(tokenizer: Tokenizer) -> None:
             tokenizer.decode(wrong)  # type: ignore[arg-type]
     assert tokenizer.decode([5, 999]) == "hello"
     assert tokenizer.batch_decode([]) == []
+
+
+def test_special_tokens_around_texts_do_not_depend_on_earlier_calls() -> None:
+    """The backend keeps the padding and truncation of the last call."""
+    tokenizer = Tokenizer.train(["a small text"], vocab_size=300, kind="gpt2", special_tokens=["P"])
+    tokenizer.pad_token = "P"
+    tokenizer.add_eos_token = True
+    end = tokenizer.eos_token_id
+    for options in (
+        {"padding": "max_length", "max_length": 9},
+        {"truncation": True, "max_length": 2},
+    ):
+        tokenizer("a small text", **options)  # type: ignore[arg-type]
+        assert tokenizer.add_eos_token and not tokenizer.add_bos_token
+        tokenizer("a small text", **options)  # type: ignore[arg-type]
+        assert tokenizer.get_special_tokens_mask([5, 6], [7]) == [0, 0, 1, 0, 1]
+    tokenizer("a", padding="max_length", max_length=9)
+    tokenizer.add_bos_token = True
+    letter = tokenizer.convert_tokens_to_ids("a")
+    assert tokenizer("a")["input_ids"] == [tokenizer.bos_token_id, letter, end]
+
+
+def test_a_vocabulary_without_latin_letters() -> None:
+    backend = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "日": 2}, []))
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    config = {"model_max_length": 9, "model_input_names": ["input_ids"], "eos_token": "</s>"}
+    tokenizer = Tokenizer(backend, config)
+    assert tokenizer("日")["input_ids"] == [0, 2, 1]
+    assert ids_in_front(tokenizer) == [0] and num_last(tokenizer) == 1
+    assert tokenizer.get_special_tokens_mask([2, 2]) == [1, 0, 0, 1]
