@@ -132,6 +132,7 @@ CALLS: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("ner", "tags", TEXTS[0], {}),
     ("ner", "tags", TEXTS, {"ignore_labels": []}),
     ("ner", "tags", TEXTS, {"ignore_labels": ["O", "B-PER"]}),
+    ("ner", "tags", TEXTS, {"ignore_labels": None}),
     *(
         ("token-classification", "tags", TEXTS, {"aggregation_strategy": strategy, **more})
         for strategy in ("simple", "first", "max", "average")
@@ -321,6 +322,20 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("translation_en_to_de", "t5", "two", {"tgt_lang": "de_XY"}, "tgt_lang: found 'de_XY'"),
     ("text-classification", "nli", {"txt": "a"}, {}, "found 'txt' in an input"),
     ("text-classification", "nli", "two", {"function_to_apply": "tanh"}, "found 'tanh'"),
+    ("text-classification", "nli", "two", {"function_to_apply": 5}, "function_to_apply: found '5'"),
+    ("text-classification", "nli", {"text_pair": "a"}, {}, "found an input without 'text'"),
+    ("text-classification", "nli", {}, {}, "found an input without 'text'"),
+    ("text-classification", "nli", "two", {"return_tensors": "pt"}, "found return_tensors='pt'"),
+    (
+        "fill-mask",
+        "masked",
+        "a [MASK]",
+        {"tokenizer_kwargs": {"return_overflowing_tokens": True}},
+        "found return_overflowing_tokens=True",
+    ),
+    ("fill-mask", "masked", "a [MASK]", {"targets": 5}, "targets: found 5"),
+    ("fill-mask", "masked", "a [MASK]", {"targets": [5]}, r"targets: found \[5\]"),
+    ("zero-shot-classification", "nli", {"a": 1}, {"candidate_labels": "b"}, "found {'a': 1}"),
     ("zero-shot-classification", "nli", "two", {}, "candidate_labels: found none"),
     (
         "zero-shot-classification",
@@ -473,6 +488,21 @@ def test_end_tokens_may_be_numbers_of_numpy(folders: Folders) -> None:
     given = {**SHORT, "return_tensors": True}
     same(written(["two", "why"], **given, eos_token_id=np.int64(end)), expected)
     same(written(["two", "why"], **given, generation_config={"eos_token_id": end}), expected)
+
+
+def test_a_label_to_ignore_is_the_whole_name(folders: Folders) -> None:
+    tags = trainer.pipeline("ner", folders("tags"))
+    text = TEXTS[2]
+    everything = tags(text, ignore_labels=[])
+    assert len({each["entity"] for each in everything}) > 1
+    for label in ("O", "B-PER", "not B-PER or O"):
+        kept = [each for each in everything if each["entity"] != label]
+        same(tags(text, ignore_labels=label), kept)
+
+
+def test_a_label_may_look_like_a_template(folders: Folders) -> None:
+    scored = trainer.pipeline("zero-shot-classification", folders("nli"))
+    assert set(scored("two", ["{}", "four"])["labels"]) == {"{}", "four"}
 
 
 def test_a_tokenizer_may_be_a_path(folders: Folders) -> None:

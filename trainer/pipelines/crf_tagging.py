@@ -12,11 +12,12 @@ class CRFTaggingPipeline(Pipeline):
 
     head: ClassVar[str] = "token_classification_crf"
 
-    def __call__(self, inputs: object) -> list[Any]:
+    def __call__(self, inputs: object, *, aggregation_strategy: object = None) -> list[Any]:
         """Find the entities of a text, or of each text in a list.
 
         An entity is `{"entity_group", "score", "word", "start", "end"}`. There is no output for
-        single tokens, since a CRF predicts one tag for each word. If the tags do not mark entities
+        single tokens, since a CRF predicts one tag for each word, so `aggregation_strategy` has no
+        effect. If the tags do not mark entities
         (such as parts of speech), each word gives an `{"entity", "word"}`. Raises InputError for
         other inputs.
         """

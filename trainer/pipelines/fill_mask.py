@@ -1,6 +1,6 @@
 """Fill mask: predicts masked tokens, in transformers' output format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from trainer.errors import InputError
@@ -97,7 +97,9 @@ class FillMaskPipeline(TextPipeline):
 
     def _ids_of(self, targets: str | Sequence[str]) -> list[int]:
         """The ids of words; a word of several tokens is represented by its first token."""
-        words = [targets] if isinstance(targets, str) else list(targets)
+        words = [targets] if isinstance(targets, str) else targets
+        if not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
+            raise InputError(f"pipeline: targets: found {targets!r:.60}; accepted: words")
         vocabulary = self.tokenizer.get_vocab()
         found = []
         for word in words:

@@ -1,6 +1,6 @@
 """Pipeline: predicts answers for rows with a model, its recipe and its tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.data.row_locations import copy_locations
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from trainer.callbacks.callback import Callback
     from trainer.tasks.processor import Processor
     from trainer.tokenizer import Tokenizer
+
+
+def listed_rows(inputs: Any) -> list[Any]:
+    """The rows of a list or another iterable; a mapping, or what is no iterable, is one row."""
+    one = isinstance(inputs, Mapping) or not isinstance(inputs, Iterable)
+    return [inputs] if one else list(inputs)
 
 
 class Pipeline:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from trainer.errors import InputError
 from trainer.foreign.counts import checked_count
-from trainer.pipelines.of_recipe import Pipeline
+from trainer.pipelines.of_recipe import Pipeline, listed_rows
 from trainer.tasks.answer_spans import Span, spans_of
 
 log = logging.getLogger("trainer")
@@ -84,14 +84,15 @@ def _rows(inputs: Any, question: Any, context: Any) -> tuple[list[tuple[str, str
     accepted = "accepted: question= and context=, or mappings of both"
     if inputs is not None:
         several = not isinstance(inputs, Mapping)
-        rows = list(inputs) if several else [inputs]
+        rows = listed_rows(inputs)
         if not all(isinstance(row, Mapping) and {"question", "context"} <= {*row} for row in rows):
             raise InputError(f"pipeline: found no question with a context; {accepted}")
         pairs = [(row["question"], row["context"]) for row in rows]
     else:
         several = not isinstance(question, str)
-        questions = list(question or ()) if several else [question]
-        contexts = [context] * len(questions) if isinstance(context, str) else list(context or ())
+        questions = listed_rows(question or ()) if several else [question]
+        one = isinstance(context, str)
+        contexts = [context] * len(questions) if one else listed_rows(context or ())
         if len(questions) != len(contexts):
             found = f"{len(questions)} questions and {len(contexts)} contexts"
             raise InputError(f"pipeline: found {found}; {accepted}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from trainer.errors import InputError
-from trainer.pipelines.of_recipe import Pipeline
+from trainer.pipelines.of_recipe import Pipeline, listed_rows
 
 
 class SentenceSimilarityPipeline(Pipeline):
@@ -28,7 +28,7 @@ class SentenceSimilarityPipeline(Pipeline):
 
         if inputs is None:
             inputs = {"source_sentence": source_sentence, "sentences": sentences}
-        rows = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        rows = listed_rows(inputs)
         texts = [text for row in rows for text in _texts(row)]
         (column,) = self.recipe.text_columns
         answers = self.answers([{column: text} for text in texts])

@@ -74,10 +74,18 @@ class TextClassificationPipeline(TextPipeline):
             if unknown := [name for name in item if name not in names]:
                 accepted = f"accepted: {', '.join(names)}"
                 raise InputError(f"pipeline: found '{unknown[0]}' in an input; {accepted}")
+            needed = names if self._reads_pairs else names[:1]
+            if missing := [name for name in needed if name not in item]:
+                accepted = f"accepted: {', '.join(names)}"
+                raise InputError(f"pipeline: found an input without '{missing[0]}'; {accepted}")
             return tuple(item[name] for name in names if name in item)
-        if self.recipe is not None and len(names) > 1:
+        if self._reads_pairs:
             raise InputError(f"pipeline: the model reads pairs; give {{{', '.join(names)}}}")
         return (item,)
+
+    @property
+    def _reads_pairs(self) -> bool:
+        return self.recipe is not None and len(self.recipe.text_columns) > 1
 
     def _scored(self, logits: "Tensor", function: str | None) -> "Tensor":
         """Turn logits [B, C] into scores [B, C]; without `function`, the config decides how."""
@@ -86,7 +94,7 @@ class TextClassificationPipeline(TextPipeline):
         if function is None:
             several = problem == "multi_label_classification" or classes == 1
             function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
-        if function.lower() not in FUNCTIONS:
+        if not isinstance(function, str) or function.lower() not in FUNCTIONS:
             accepted = f"accepted: {', '.join(FUNCTIONS)}"
             raise InputError(f"pipeline: function_to_apply: found '{function}'; {accepted}")
         if function.lower() == "none":

@@ -123,8 +123,11 @@ class TextPipeline:
         texts.
         """
         if not isinstance(text, str) or not isinstance(pair, str | None):
-            found_input = text if pair is None else pair
+            found_input = pair if isinstance(text, str) else text
             raise InputError(f"pipeline: found {found_input!r:.60}; accepted: a text")
+        for name in ("return_tensors", "return_overflowing_tokens"):
+            if options.get(name):
+                raise InputError(f"pipeline: found {name}={options[name]!r:.40}; accepted: without")
         room = self._room
         truncates = options.get("truncation") not in (None, False, "do_not_truncate")
         if truncates and options.get("max_length") is None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from trainer.errors import InputError
 from trainer.foreign.counts import checked_count
-from trainer.pipelines.of_recipe import Pipeline
+from trainer.pipelines.of_recipe import Pipeline, listed_rows
 
 
 class TextRankingPipeline(Pipeline):
@@ -32,7 +32,7 @@ class TextRankingPipeline(Pipeline):
             top_k = checked_count("pipeline: top_k", top_k, 0)
         if inputs is None:
             inputs = {"query": query, "documents": documents}
-        rows = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+        rows = listed_rows(inputs)
         names = self.recipe.text_columns
         pairs = [dict(zip(names, pair, strict=True)) for row in rows for pair in _pairs(row)]
         scores = iter([answer["score"] for answer in self.answers(pairs)])

@@ -45,7 +45,7 @@ class TokenClassificationPipeline(TextPipeline):
         inputs: Sequence[Any],
         *,
         aggregation_strategy: str = "none",
-        ignore_labels: Sequence[str] = ("O",),
+        ignore_labels: str | Sequence[str] | None = None,
         stride: int | None = None,
         is_split_into_words: bool = False,
         delimiter: str = " ",
@@ -53,6 +53,8 @@ class TokenClassificationPipeline(TextPipeline):
     ) -> list[Any]:
         strategy = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
         self._check_strategy(strategy, stride)
+        ignored = ["O"] if ignore_labels is None else ignore_labels
+        ignored = [ignored] if isinstance(ignored, str) else ignored  # not a part of its name
         windows = [
             (number, window)
             for number, text in enumerate(inputs)
@@ -70,7 +72,7 @@ class TokenClassificationPipeline(TextPipeline):
             tokens = list(self._tokens(window, rows, strategy))
             entities = entities_of(tokens, strategy, self._joined, self.model.config.id2label)
             label = "entity" if strategy == "none" else "entity_group"
-            found[number] += [each for each in entities if each[label] not in ignore_labels]
+            found[number] += [each for each in entities if each[label] not in ignored]
             counts[number] += 1
         return [
             without_overlaps(entities) if count > 1 else entities

@@ -42,7 +42,7 @@ class ZeroShotClassificationPipeline(TextPipeline):
         labels = _listed(candidate_labels)
         if not labels:
             raise InputError("pipeline: candidate_labels: found none; accepted: one or more")
-        _check_template(hypothesis_template, labels[0])
+        _check_template(hypothesis_template)
         encodings = [
             self.encoded(text, hypothesis_template.format(label), truncation="only_first")
             for text in inputs
@@ -78,10 +78,10 @@ def _listed(labels: object) -> list[str]:
     return list(labels)
 
 
-def _check_template(template: object, label: str) -> None:
+def _check_template(template: object) -> None:
     """Raise InputError unless `{}` in a template stands for the label."""
     try:
-        if isinstance(template, str) and template.format(label) != template:
+        if isinstance(template, str) and template.format("a label") != template:
             return
     except (ValueError, LookupError, AttributeError):  # other braces than {}
         pass

@@ -45,8 +45,9 @@ def test_similarity(tmp_path: Path) -> None:
     vectors = theirs.encode(["two and two", *asked["sentences"]], convert_to_tensor=True)
     expected = torch.cosine_similarity(vectors[:1], vectors[1:]).tolist()
     assert found == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(InputError, match="no source with sentences"):
-        similar("two")
+    for wrong in ("two", 5, [5]):
+        with pytest.raises(InputError, match="no source with sentences"):
+            similar(wrong)
 
 
 def test_ranking(tmp_path: Path) -> None:
@@ -65,8 +66,13 @@ def test_ranking(tmp_path: Path) -> None:
     for mine, other in zip(found, theirs.rank(asked["query"], asked["documents"]), strict=True):
         assert mine["corpus_id"] == other["corpus_id"]
         assert mine["score"] == pytest.approx(float(other["score"]), abs=1e-5)
-    with pytest.raises(InputError, match="no query with documents"):
-        rank([{"query": "two"}])
+    for wrong in ([{"query": "two"}], 5):
+        with pytest.raises(InputError, match="no query with documents"):
+            rank(wrong)
+    pairs = trainer.pipeline("text-classification", folder)
+    assert pairs({"text": "two", "text_pair": "why"})["score"]
+    with pytest.raises(InputError, match="found an input without 'text_pair'"):
+        pairs({"text": "two"})
 
 
 def test_multiple_choice(tmp_path: Path) -> None:
@@ -76,6 +82,9 @@ def test_multiple_choice(tmp_path: Path) -> None:
     assert found["choice_text"] == row["choices"][found["choice"]]
     assert sum(found["choice_probabilities"]) == pytest.approx(1)
     assert [each["choice"] for each in choose([row, row])] == [found["choice"]] * 2
+    for wrong in ("two", 5, [row, 5]):
+        with pytest.raises(InputError, match="accepted: a row {text, choices}, or a list of rows"):
+            choose(wrong)
     with pytest.raises(InputError, match="found the option 'top_k'"):
         trainer.pipeline("multiple-choice", str(tmp_path / "model"), top_k=2)
 
@@ -117,6 +126,9 @@ def test_counts_of_question_answering_and_ranking(tmp_path: Path) -> None:
     assert answer(asked, **few, doc_stride=np.int64(8)) == answer(
         asked, top_k=1, max_answer_len=15, max_seq_len=64, doc_stride=8
     )
+    for given in ({"question": 5, "context": "two"}, {"question": "two", "context": 5}):
+        with pytest.raises(InputError, match="accepted: question= and context="):
+            answer(**given)
     for name in ("top_k", "max_answer_len", "max_seq_len", "doc_stride"):
         for wrong in (-1, True, "1"):
             with pytest.raises(InputError, match=f"^pipeline: {name}: found {wrong!r}; accepted: "):
@@ -146,7 +158,9 @@ def test_a_tagger_with_a_crf(tmp_path: Path) -> None:
     texts = ["hello world of two", "why"]
     found = trainer.pipeline("ner", folder, aggregation_strategy="simple")(texts)
     assert found == trainer.pipeline(model=folder)(texts)
-    assert found[0] == trainer.pipeline(model=folder)(texts[0])
+    assert found == trainer.pipeline(model=folder)(texts, aggregation_strategy="max")
+    near = [{**each, "score": pytest.approx(each["score"], abs=1e-6)} for each in found[0]]
+    assert trainer.pipeline(model=folder)(texts[0]) == near
     assert any(found) and all(
         texts[row][each["start"] : each["end"]] == each["word"] and each["entity_group"] == "x"
         for row, entities in enumerate(found)
