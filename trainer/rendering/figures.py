@@ -21,7 +21,8 @@ def amount(number: int, noun: str) -> str:
 
 def epochs_passed(epochs: float) -> str:
     """A number of epochs: 1 epoch, 1.5 epochs."""
-    return f"{epochs:.4g} epoch" + "s" * (f"{epochs:.4g}" != "1")
+    shown = f"{epochs:.4g}" if epochs < 9999.5 else f"{epochs:,.0f}"
+    return f"{shown} epoch" + "s" * (shown != "1")
 
 
 def measure(value: Any) -> str:

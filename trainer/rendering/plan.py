@@ -9,7 +9,7 @@ from rich.text import Text
 from trainer.plurals import plural
 from trainer.rendering.layout import labelled, numbers_table
 
-UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,6 @@ def _added_bytes(number: int | None) -> str:
 def in_bytes(number: int) -> str:
     """A number of bytes in decimal units, which are usual for files and models: 4.2 GB."""
     for unit, size in UNITS:
-        if number >= size:
+        if number >= 0.99995 * size:  # 1.0 MB, not 1,000.0 kB
             return f"{number / size:,.1f} {unit}"
     return f"{number} B"

@@ -6,6 +6,7 @@ import pytest
 
 from trainer.plurals import of_all, plural
 from trainer.rendering.figures import amount, count, duration, epochs_passed, measure, share, speed
+from trainer.rendering.plan import in_bytes
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,12 @@ from trainer.rendering.figures import amount, count, duration, epochs_passed, me
         (amount(1_234_567, "token"), "1.23 M tokens"),
         (epochs_passed(1.0), "1 epoch"),
         (epochs_passed(0.5), "0.5 epochs"),
+        (epochs_passed(9999), "9999 epochs"),
+        (epochs_passed(123_456), "123,456 epochs"),
+        (in_bytes(999), "999 B"),
+        (in_bytes(999_940), "999.9 kB"),
+        (in_bytes(999_960), "1.0 MB"),
+        (in_bytes(2_500_000_000_000), "2.5 TB"),
         (measure(0.84123), "0.8412"),
         (measure(-0.5), "-0.5000"),
         (measure(0), "0.0000"),
