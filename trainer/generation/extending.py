@@ -48,7 +48,7 @@ def extend(plan: Plan) -> GenerateOutput:
     )
 
 
-def check_streamer(streamer: Any, count: int) -> None:
+def check_streamer(streamer: object, count: int) -> None:
     """Raise InputError if there is a streamer for `count` texts, and `count` is more than one."""
     if streamer is not None and count > 1:
         raise InputError(f"streamer: found {count} texts; accepted: one")

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
 
 
-def listed_rows(inputs: Any) -> list[Any]:
+def listed_rows(inputs: object) -> list[Any]:
     """The rows of a list or another iterable; a mapping, or what is no iterable, is one row."""
-    one = isinstance(inputs, Mapping) or not isinstance(inputs, Iterable)
-    return [inputs] if one else list(inputs)
+    if isinstance(inputs, Mapping) or not isinstance(inputs, Iterable):
+        return [inputs]
+    return list(inputs)
 
 
 class Pipeline:

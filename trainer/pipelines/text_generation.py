@@ -1,7 +1,7 @@
 """Text generation: continues prompts and chats, in transformers' output format."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from trainer.errors import InputError
 from trainer.pipelines.text_pipeline import TextPipeline, given_entries, padded
@@ -171,8 +171,8 @@ class TextGenerationPipeline(TextPipeline):
         from trainer.models.formats.generation_config import model_end_ids
 
         name = "eos_token_id"
-        ends: Any = plain_value(name, {**given_entries(settings), **settings}.get(name))
-        return set(model_end_ids(self.model) if ends is None else listed(ends))
+        ends = plain_value(name, {**given_entries(settings), **settings}.get(name))
+        return set(model_end_ids(self.model) if ends is None else listed(cast(int, ends)))
 
 
 def _is_chat(item: object) -> bool:
