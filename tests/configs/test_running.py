@@ -190,6 +190,7 @@ def test_sweep_names_its_best_job(ask: Callable[..., Any], monkeypatch: pytest.M
 
 
 def test_sweep_in_real_processes(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("text,label\n")
     command = [sys.executable, str(repository / "launch.py"), "-m", "model.path=nowhere"]
     command += ["dataset.train=none.csv", "seed=3", "+output_dir=x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -16,6 +16,7 @@ from trainer.config.command import parse
 from trainer.config.composing import compose_run
 from trainer.config.sweeps import task
 from trainer.config.sweeps.jobs import JobLoader, label_of
+from trainer.config.sweeps.needed_files import check_files_of_jobs
 from trainer.config.sweeps.prepared import prepared
 from trainer.config.sweeps.pruning import decide, make_pruner
 from trainer.errors import InputError
@@ -362,3 +363,73 @@ def test_hydras_mode(ask: Callable[..., Any], training: Training) -> None:
 def test_a_plugin_that_composes_by_itself_is_answered_in_one_line(method: str) -> None:
     with pytest.raises(InputError, match="^hydra/sweeper, hydra/launcher: the plugin composes"):
         getattr(JobLoader(parse([]), None), method)()
+
+
+LIST = "dataset.train=[a.csv],[b.csv]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("dataset.train=a.csv,b.csv",), "dataset.train: b.csv does not exist"),
+        ((LIST,), "dataset.train: b.csv does not exist"),
+        (("dataset.train=a.csv,'data/*.csv'",), "dataset.train: data/*.csv does not exist"),
+        (("dataset.path=a.csv,./rows",), "dataset.path: ./rows does not exist"),
+        (
+            ("dataset.train=a.csv", "dataset.validation={x:a.csv},{x:a.csv,y:c.csv}"),
+            "dataset.validation.y: c.csv does not exist",
+        ),
+        (
+            ("dataset=plain_text", "recipe=causal_lm", "dataset.train=a.csv,b.txt"),
+            "dataset.train: b.txt does not exist",
+        ),
+        (
+            ("dataset=mixture", "dataset.mixture.a.dataset=a.csv,b.csv"),
+            "dataset.mixture.a: dataset.path: b.csv does not exist",
+        ),
+        (("model.path=/nowhere,/nowhere_2",), "model.path: there is no directory '/nowhere'"),
+        (("job=generate", "model.path=x", "input.file=a.csv,b.csv"), "input.file: b.csv does not"),
+    ],
+)
+def test_every_job_finds_its_files_before_the_first_starts(
+    ask: Callable[..., Any], training: Training, arguments: Sequence[str], error: str
+) -> None:
+    Path("a.csv").write_text("text,label\na,b\n")
+    answer = ask("-m", *arguments)
+    assert answer.code == 2 and answer.err.startswith(f"error: {error}"), answer.err
+    assert not training.rates
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "dataset.path=nyu-mll/glue,a.csv",  # on the hub
+        "dataset.path=memory://x/a.csv,memory://x/b.csv",  # in a store
+        "dataset.train='*.csv',a.csv",
+    ],
+)
+def test_only_local_files_are_looked_for(
+    ask: Callable[..., Any], training: Training, values: str
+) -> None:
+    Path("a.csv").write_text("text,label\na,b\n")
+    assert ask("-m", values, "output_dir=s").code == 0
+    assert len(training.rates) == 2
+
+
+def test_finished_jobs_and_other_machines_need_no_files(
+    ask: Callable[..., Any], training: Training
+) -> None:
+    files = ("-m", "dataset.train=a.csv,b.csv", "output_dir=s")
+    for name in ("a.csv", "b.csv"):
+        Path(name).write_text("text,label\na,b\n")
+    training.codes = {2: 3}
+    assert ask(*files).code == 3
+    Path("a.csv").unlink()
+    training.codes = {}
+    assert ask(*files).code == 0 and len(training.rates) == 3
+    Path("b.csv").unlink()
+    sweep = prepared(parse(["-m", "dataset.train=c.csv,d.csv"]))
+    with pytest.raises(InputError, match=r"c\.csv does not exist"):
+        check_files_of_jobs(sweep)
+    sweep.config.hydra.launcher._target_ = "submitit_launcher.SlurmLauncher"
+    check_files_of_jobs(sweep)

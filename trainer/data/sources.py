@@ -45,6 +45,8 @@ DOCUMENTS = re.compile(
     re.IGNORECASE,
 )
 """Files that often accompany a data set and are not part of it."""
+PATHS = "a file, a folder or a glob that matches files"
+"""The accepted local paths, for error messages."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +145,16 @@ def _listed_files(path: str, place: Path, where: str) -> list[Path]:
         files = [file for file in sorted(place.rglob("*")) if is_data(file, place)]
         files = without_runs(files, place, where)
         check_files(files, place, where)
-        accepted = f"files in {' '.join(ENDINGS)}"
     else:
         files = [Path(file) for file in sorted(glob.glob(str(place), recursive=True))]
         files = [file for file in files if file.is_file()]
-        accepted = "a file, a folder or a glob that matches files"
     if place.exists() and not place.is_dir():
-        raise InputError(f"{where}: {path} is a pipe or a device; accepted: {accepted}")
+        raise InputError(f"{where}: {path} is a pipe or a device; accepted: {PATHS}")
+    if not files and place.is_dir():
+        accepted = f"files in {' '.join(ENDINGS)}"
+        raise InputError(f"{where}: {path} holds no data file; accepted: {accepted}")
     if not files:
-        found = "holds no data file" if place.is_dir() else "does not exist"
-        hint = "" if place.is_dir() else _similar(path, place)
-        raise InputError(f"{where}: {path} {found}; accepted: {accepted}{hint}")
+        raise _missing(path, place, where)
     for file in files:
         check_ending(file, f"{where}: {file}")
     refuse_two_copies(list(map(str, files)), where)
@@ -208,6 +209,22 @@ def _local_path(path: str, where: str) -> Path:
     if is_url(path):
         check_url(path, where)
     return Path(os.path.expanduser(plain_path(path)))
+
+
+def check_exists(path: str, where: str) -> None:
+    """Raise InputError for a local path or glob that `read_files` would not find.
+
+    Nothing is read, and URLs are not looked up.
+    """
+    if is_in_store(path):
+        return
+    place = _local_path(path, where)
+    if not place.exists() and not any(glob.iglob(str(place), recursive=True)):
+        raise _missing(path, place, where)
+
+
+def _missing(path: str, place: Path, where: str) -> InputError:
+    return InputError(f"{where}: {path} does not exist; accepted: {PATHS}{_similar(path, place)}")
 
 
 def _similar(path: str, place: Path) -> str:

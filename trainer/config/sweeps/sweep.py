@@ -18,6 +18,7 @@ from trainer.config.command import Command
 from trainer.config.composed_files import first_line
 from trainer.config.groups import CONFIGS
 from trainer.config.program import PROGRAM, program
+from trainer.config.sweeps.needed_files import check_files_of_jobs
 from trainer.config.sweeps.objective import objective_of
 from trainer.config.sweeps.prepared import Sweep, prepared, typed_hydra
 from trainer.config.sweeps.pruning import make_pruner
@@ -46,6 +47,7 @@ def sweep(command: Command, launcher: Sequence[str]) -> int:
     if command.cfg:
         print("---\n".join(yaml_files.dump(job.run.config) for job in found.jobs), end="")
         return 0
+    check_files_of_jobs(found)
     task = _task(found, launcher)
     code = _run(found, task)
     return show_results(found) or code
