@@ -117,6 +117,45 @@ def test_digest_belongs_to_its_path(composed: Composed) -> None:
     assert composed("model.path=other", "model.sha256=" + "0" * 64).model.sha256 == "0" * 64
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("model.revision=v2", "model.sha256=" + "1" * 64, "model.path=a/b"),
+        ("model.path=a/b", "model.sha256=" + "1" * 64, "model.revision=v2"),
+        ("model=minilm", "model.revision=v2", "model.sha256=" + "1" * 64, "model={path: a/b}"),
+        ("run.yaml",),
+        ("other.yaml", "model.revision=v2", "model.sha256=" + "1" * 64, "model.path=a/b"),
+    ],
+)
+def test_pins_of_a_path_are_kept_in_any_order(
+    arguments: tuple[str, ...], composed: Callable[..., Run]
+) -> None:
+    pins = f"revision: v2, sha256: '{'1' * 64}'"
+    Path("run.yaml").write_text(f"model: {{{pins}, path: a/b}}\n")
+    Path("other.yaml").write_text("model: {path: c/d, revision: v3}\n")
+    model = composed(*arguments).model
+    assert (model.path, model.revision, model.sha256) == ("a/b", "v2", "1" * 64)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("model=minilm", "model={path: a/b}"),
+        ("run.yaml", "model.path=a/b", "tokenizer.path=t"),
+        ("run.yaml", "model={path: a/b}", "tokenizer={path: t}"),
+        ("model.path=c/d", "model.revision=v2", "model.path=a/b"),
+    ],
+)
+def test_pins_of_a_replaced_path_are_dropped(
+    arguments: tuple[str, ...], composed: Callable[..., Run]
+) -> None:
+    both = "path: c/d, revision: v2"
+    Path("run.yaml").write_text(f"model: {{{both}}}\ntokenizer: {{{both}}}\n")
+    run = composed(*arguments)
+    assert (run.model.path, run.model.revision, run.model.sha256) == ("a/b", None, None)
+    assert run.tokenizer.revision is None
+
+
 def test_experiments_are_what_they_say(composed: Composed) -> None:
     run = composed("experiment=mnli_bert")
     assert set(run.dataset.validation) == {"matched", "mismatched"}

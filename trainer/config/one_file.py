@@ -48,12 +48,15 @@ def _settings(key: str, value: Value) -> Iterator[Setting]:
     text = f"{key}={value}"
     is_group = (CONFIGS / key).is_dir() and "." not in key
     if not isinstance(value, dict) or not is_group:
-        yield Setting(key, value, text)
+        yield Setting(key, value, text, in_file=True)
     elif key in REPLACED and _names_class(value):
-        yield Setting(key, None, text)  # choose no option, whose values would be merged
-        yield Setting(key, value, text)
+        yield Setting(
+            key, None, text, in_file=True
+        )  # choose no option, whose values would be merged
+        yield Setting(key, value, text, in_file=True)
     else:
-        yield from (Setting(f"{key}.{name}", each, text) for name, each in value.items())
+        for name, each in value.items():
+            yield Setting(f"{key}.{name}", each, text, in_file=True)
 
 
 def _names_class(values: Mapping[str, Value]) -> bool:

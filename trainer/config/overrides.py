@@ -16,7 +16,7 @@ from trainer.errors import InputError
 
 @dataclass(frozen=True)
 class Setting:
-    """One override of the command line."""
+    """One override of the command line, or one entry of the command's file."""
 
     key: str
     value: Value
@@ -24,6 +24,8 @@ class Setting:
     """The whole override, as the user typed it."""
     deleted: bool = False
     """Whether the override is `~key`, which deletes the key."""
+    in_file: bool = False
+    """Whether it is an entry of the command's file, which the command line may replace."""
 
 
 def read_override(text: str) -> Setting:

@@ -1,5 +1,6 @@
 """Resolving: merges defaults, files and the settings of a command, with interpolations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from trainer.redaction import note_interpolated
 
 SHORT_KEYS = {"format": "export.format", "dtype": "export.dtype", "repo": "push.repo"}
 """Short key -> full key. Jobs that have the section accept its key without the section."""
+PINS = {"model": ("revision", "sha256"), "tokenizer": ("revision",)}
+"""Section -> its keys that belong to its path, and not to another path that replaces it."""
 
 
 def resolve_config(
@@ -33,8 +36,9 @@ def resolve_config(
     key = "config"
     try:
         config = OmegaConf.merge(defaults(), files)
-        for setting in settings:
+        for number, setting in enumerate(settings):
             key = setting.key
+            _unpin(config, setting, settings[:number])
             _apply(config, setting, files)
         expand_sources(config, folders)
         check_expansion(OmegaConf.to_container(config, resolve=False))
@@ -55,8 +59,6 @@ def _apply(config: Any, setting: Setting, files: DictConfig) -> None:
         key = long
     _require_section(key, files)
     if not setting.deleted:
-        if key == "model.path":  # the revision and digest belonged to the previous path
-            config.model.update({"revision": None, "sha256": None})
         OmegaConf.update(config, key, setting.value, merge=True, force_add=True)
         return
     section, _, name = key.partition(".")
@@ -66,6 +68,29 @@ def _apply(config: Any, setting: Setting, files: DictConfig) -> None:
             f"{key}: cannot be deleted: it is required, or not in the config; {accepted}"
         )
     del config[section][name]
+
+
+def _unpin(config: Any, setting: Setting, before: Sequence[Setting]) -> None:
+    """If a setting replaces a path, remove the revision and digest of the previous path.
+
+    Those that the same source, the command line or its file, has set before for this path are kept.
+    """
+    section = setting.key.partition(".")[0]
+    if f"{section}.path" not in _keys_set(setting) or not config.get(section):
+        return
+    own = [_keys_set(each) for each in before if each.in_file == setting.in_file]
+    has_path = any(f"{section}.path" in keys for keys in own)
+    kept = set() if has_path else set().union(*own)
+    for name in PINS.get(section, ()):
+        if f"{section}.{name}" not in kept:
+            config[section][name] = None
+
+
+def _keys_set(setting: Setting) -> set[str]:
+    """The keys that a setting sets; those inside a mapping, if it sets a section."""
+    if isinstance(setting.value, dict):
+        return {f"{setting.key}.{name}" for name in setting.value}
+    return {setting.key}
 
 
 def _require_section(key: str, files: DictConfig) -> None:
