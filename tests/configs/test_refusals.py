@@ -344,3 +344,8 @@ def test_an_experiment_without_its_header_is_named(refused: Any, tmp_path: Path)
     line = refused(f"--config-dir={tmp_path / 'own'}", "experiment=mine")
     assert line.startswith("experiment=mine: ") and "mine.yaml does not say" in line
     assert line.endswith("accepted: the line '# @package _global_' above its first key")
+
+
+def test_numbers_and_dates_out_of_range_are_refused(refused: Any) -> None:
+    assert refused("trainer.max_steps=1e300").startswith("trainer.max_steps: found 1e+300; accept")
+    assert refused('dataset.columns={"a": 2026-13-45}').startswith("dataset.columns: found")

@@ -68,7 +68,7 @@ def _quoted_mapping(value: str) -> Value:
     """A mapping with quoted keys, which Hydra's grammar cannot read; any other text unchanged."""
     try:
         found = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a ValueError for a date such as 2026-13-45
         return value
     return found if isinstance(found, dict) else value
 

@@ -140,7 +140,8 @@ def _scalar(value: Any, hint: Any, where: str) -> Any:
         value, number = _number(value)
     if hint is float and number:
         return float(value)
-    if hint is int and number and (isinstance(value, int) or value.is_integer()):
+    whole = number and (isinstance(value, int) or value.is_integer())
+    if hint is int and whole and int(value).bit_length() <= MAX_BITS:  # not 1e300
         return int(value)
     if hint in (bool, type(None)) and isinstance(value, hint):
         return value
