@@ -18,6 +18,7 @@ from trainer.config.command import parse, typed
 from trainer.config.groups import CONFIGS
 from trainer.config.sections import CLOSED
 from trainer.config.sentences import field_sentences
+from trainer.jobs.train import config_digest
 from trainer.launching.identity import identity
 from trainer.metrics.classification import Accuracy
 from trainer.runs.run import Run, fitting_metrics
@@ -567,3 +568,11 @@ def test_the_sources_of_a_mixture(composed: Composed) -> None:
     assert (c.dataset.path, type(c.recipe).__name__) == ("z.jsonl", "Instruction")
     run = composed("dataset.mixture={2024: {dataset: x.csv}}")
     assert run.dataset.mixture["2024"].dataset.path == "x.csv"
+
+
+def test_a_run_has_one_name_for_keys_of_several_kinds(composed: Callable[..., Run]) -> None:
+    data = ("dataset.train=a.csv", "model.path=m")
+    first = composed(*data, "recipe.class_weights={1: 2.0, other: 1.0}")
+    second = composed(*data, "recipe.class_weights={other: 1.0, 1: 2.0}")
+    assert first.run_name == second.run_name
+    assert config_digest(first.config) == config_digest(second.config)

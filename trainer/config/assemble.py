@@ -1,7 +1,6 @@
 """Assembling: turns a resolved config of plain values into a Run, and checks every key."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from trainer.config.target import CALLBACK, DATA_SOURCE, METRIC, RECIPE, Kind, b
 from trainer.config.typed import convert, make, plain, show
 from trainer.errors import InputError
 from trainer.redaction import MARK, redacted
+from trainer.runs.ordered_json import ordered_json
 from trainer.runs.run import Run, fitting_metrics
 from trainer.settings import names_of
 from trainer.stores.run_store import RunStore
@@ -221,5 +221,4 @@ def _digest(config: Mapping[str, Any]) -> str:
     digested = {k: v for k, v in config.items() if k not in ("output_dir", "run_name", "launch")}
     excluded = names_of("command")
     digested["trainer"] = {k: v for k, v in digested["trainer"].items() if k not in excluded}
-    text = json.dumps(digested, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(ordered_json(digested).encode()).hexdigest()[:8]

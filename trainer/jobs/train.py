@@ -1,7 +1,6 @@
 """The train job: fine-tunes, evaluates and saves a model, unless the run is already complete."""
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import EnvironmentFault, InputError
 from trainer.jobs.parts.next_commands import after_training
 from trainer.runs.folder import RunFolder
+from trainer.runs.ordered_json import ordered_json
 from trainer.runs.run import Run
 from trainer.settings import names_of
 from trainer.terminal import activity
@@ -136,8 +136,7 @@ def config_digest(config: Mapping[str, Any]) -> str:
     digested = {k: v for k, v in config.items() if k not in ("output_dir", "run_name", "launch")}
     changeable = names_of("length", "stopping", "execution", "command")
     digested["trainer"] = {k: v for k, v in digested["trainer"].items() if k not in changeable}
-    text = json.dumps(digested, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(ordered_json(digested).encode()).hexdigest()[:8]
 
 
 def _show_complete(run: Run, results: Mapping[str, Any]) -> None:

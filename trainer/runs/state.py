@@ -1,7 +1,6 @@
 """RunState: the position of a run, and everything in a checkpoint that resuming needs."""
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter
@@ -37,6 +36,7 @@ from trainer.models.pretrained import PretrainedModel
 from trainer.models.quantization.quantized_linear import quantization_of
 from trainer.models.sharded import holders, is_sharded, own_columns, own_rows
 from trainer.redaction import without_environment
+from trainer.runs.ordered_json import ordered_json
 from trainer.runs.saving import read_weights, write_model, written_parameters
 from trainer.settings import TrainSettings, names_of, recorded
 from trainer.tasks.plain_recipes import PlainRecipe
@@ -330,7 +330,7 @@ def _refuse_other_batches(saved: Progress, now: Progress) -> None:
 
 def _short_text(value: object) -> str:
     """A value as JSON or, if that is long, its length and digest."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    text = ordered_json(value)
     if len(text) <= 60:
         return text
     entries = f"{len(value)} entries" if isinstance(value, (list, dict)) else f"{len(text)} long"
@@ -338,5 +338,4 @@ def _short_text(value: object) -> str:
 
 
 def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(ordered_json(value).encode()).hexdigest()[:8]

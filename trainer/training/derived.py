@@ -29,6 +29,7 @@ from trainer.models.adapters.token_rows import ROWS
 from trainer.models.outputs import Outputs
 from trainer.models.pretrained import PretrainedModel
 from trainer.models.sharded import is_sharded, local
+from trainer.runs.ordered_json import ordered_json
 from trainer.tasks.columns import Column
 from trainer.tasks.recipe import Axis, Recipe
 from trainer.training.gathering import check_axes, columns_of, gathered_batches
@@ -290,7 +291,7 @@ class StartingWeights:
         number of ranks derives the columns again.
         """
         config = self.model.config.to_dict() if isinstance(self.model, PretrainedModel) else {}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(ordered_json(config).encode())
         for name, tensor in chain(self.model.named_parameters(), self.model.named_buffers()):
             if name.endswith(ADAPTER_SUFFIXES):
                 continue

@@ -1,7 +1,6 @@
 """Task: the function that Hydra's launchers call for each job, perhaps in other processes."""
 
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from trainer.config.child import run_child
 from trainer.config.sweeps.jobs import Job, JobLoader
 from trainer.config.sweeps.pruning import Watch
+from trainer.runs.ordered_json import ordered_json
 from trainer.runs.run import Run
 from trainer.runs.sweep_records import JobRecord, Objective, Records, evaluations
 from trainer.runs.sweep_results import measured
@@ -155,7 +155,7 @@ class JobTask:
 
 
 def _record(job: Job, run: Run, number: int) -> JobRecord:
-    digest = hashlib.sha256(json.dumps(run.config, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(ordered_json(run.config).encode())
     return JobRecord(
         label=job.label,
         values=job.values,
