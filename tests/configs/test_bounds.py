@@ -43,6 +43,9 @@ def test_interpolations_that_multiply(
     for text in (
         f'recipe:\n  l0: "aaaaaaaaaa"\n{ten}',
         f'recipe:\n  l0: "aaaaaaaaaa"\n{ten.replace("${recipe.", "${.")}',
+        f'recipe:\n  l0: "aaaaaaaaaa"\n{ten.replace("${recipe.", "${oc.select:recipe.")}',
+        f'recipe:\n  s: recipe\n  l0: "aaaaaaaaaa"\n{ten.replace("${recipe.", "${${.s}.")}',
+        f"recipe:\n  l0: aaaaaaaaaa\n{ten.replace('${recipe.', '${${oc.env:NO,recipe}.')}",
         "a: [aaaaaaaaaa]\n"
         + "".join(f"{c}: {twenty(b)}\n" for b, c in ("ab", "bc", "cd", "de"))
         + "f: ['${e}', '${e}', '${e}', '${e}']\n",
@@ -53,6 +56,8 @@ def test_interpolations_that_multiply(
     assert time.monotonic() - began < 20
     experiment('recipe: {text: "a${seed}", label: "${.text}${recipe.text}"}')
     assert composed(*MINE).recipe.label == "a0a0"  # type: ignore[union-attr]
+    experiment('recipe: {text: "a${seed}", label: "${recipe.${.sep}}", sep: text}\nname: ""')
+    assert refused(*MINE).startswith("name: unknown key")  # the interpolations were resolved
     experiment('recipe: {text: "${recipe.label}", label: "${recipe.text}"}')
     refused(*MINE)
 

@@ -8,7 +8,17 @@ from trainer.errors import InputError
 
 MAX_CHARACTERS = 1 << 20
 """The maximum number of characters of a config after interpolation."""
-_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
+UNKNOWN = MAX_CHARACTERS // 16
+"""The size that is assumed for a reference whose key is only known once it is resolved."""
+MAX_NESTED = 20
+"""The maximum depth of references inside of references."""
+UNNAMED = "?"
+"""Stands for a part of a key that is not known; no key contains it."""
+_INNERMOST = re.compile(r"\$\{([^${}]*)\}")
+_BY_NAME = re.compile(
+    r"\s*oc\.(?:select|deprecated|dict\.keys|dict\.values)\s*:\s*['\"]?([^,'\"]*)"
+)
+"""Matches the resolvers of OmegaConf whose first argument is a key."""
 _LEAVES = re.compile(r"(^|/)\.\.(/|$)|^[a-z]+://|\\|\0", re.IGNORECASE)
 
 Path = tuple[str, ...]
@@ -71,17 +81,43 @@ class _Sizes:
             return sum(self._of((*path, str(i)), entry) for i, entry in enumerate(value))
         if not isinstance(value, str):
             return 8
-        size = len(value)
-        for reference in _REFERENCE.findall(value):
-            size += self._referred(path, reference)
-            if size > MAX_CHARACTERS:
-                break
-        return size
+        return len(value) + self._sum_of_references(path, value)
 
-    def _referred(self, path: Path, reference: str) -> int:
-        dots = len(reference) - len(reference.lstrip("."))
-        parts = [part for part in re.split(r"[.\[\]]+", reference.strip()) if part]
-        target = (*path[: max(len(path) - dots, 0)], *parts) if dots else tuple(parts)
+    def _sum_of_references(self, path: Path, text: str) -> int:
+        size = 0
+
+        def name_of(found: re.Match[str]) -> str:
+            nonlocal size
+            key = _key(found[1])
+            if key is None or size > MAX_CHARACTERS:
+                return UNNAMED
+            size += UNKNOWN if UNNAMED in key else self._referred(path, key)
+            return self._name(path, key)
+
+        for _ in range(MAX_NESTED):
+            text, number = _INNERMOST.subn(name_of, text)
+            if not number:
+                return size
+        return MAX_CHARACTERS + 1
+
+    def _name(self, path: Path, key: str) -> str:
+        """The text of an entry, if it can be a part of a key; UNNAMED if it is not known yet."""
+        value = self._entry(self._target(path, key))
+        text = str(value) if isinstance(value, (str, int)) else ""
+        return text if re.fullmatch(r"[\w./-]{1,200}", text) else UNNAMED
+
+    def _referred(self, path: Path, key: str) -> int:
+        target = self._target(path, key)
+        return self._of(target, self._entry(target))
+
+    def _target(self, path: Path, key: str) -> Path:
+        """The path of the entry that a reference in the entry `path` names."""
+        dots = len(key) - len(key.lstrip("."))
+        parts = [part for part in re.split(r"[.\[\]]+", key.strip()) if part]
+        return (*path[: max(len(path) - dots, 0)], *parts) if dots else tuple(parts)
+
+    def _entry(self, target: Path) -> Any:
+        """The entry at a path; an empty text if there is none."""
         value = self.tree
         for part in target:
             if isinstance(value, Mapping):
@@ -89,10 +125,17 @@ class _Sizes:
             elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
                 value = value[int(part)]
             else:
-                return 0
-        return self._of(target, value)
+                return ""
+        return value
 
     def _refused(self, path: Path) -> InputError:
         where = ".".join(path) or "config"
         found = f"more than {MAX_CHARACTERS:,} characters after interpolation"
         return InputError(f"{where:.100}: {found}; accepted: fewer")
+
+
+def _key(inside: str) -> str | None:
+    """The key that the text inside of `${}` refers to; None for a resolver such as oc.env."""
+    if found := _BY_NAME.match(inside):
+        return found[1].strip()
+    return None if ":" in inside else inside.strip()
