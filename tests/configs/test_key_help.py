@@ -128,3 +128,17 @@ def test_arguments_before_the_flag_are_no_topics(ask: Callable[..., Any]) -> Non
 def test_version(ask: Callable[..., Any], repository: Path) -> None:
     version = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
     assert ask("--version").out == f"tempering {version}\n"
+
+
+def test_an_editors_files_are_no_options(ask: Callable[..., Any], tmp_path: Path) -> None:
+    """Emacs keeps a broken link beside a file while it is edited."""
+    folder = tmp_path / "own" / "dataset"
+    (folder / "no_file.yaml").mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# Mine.\ndefaults: [files, _self_]\ntrain: a.csv\n")
+    (folder / ".#mine.yaml").symlink_to("me@host.1:2")
+    for arguments in (("--help",), ("--help", "dataset"), ("schema",)):
+        answer = ask(f"--config-dir={folder.parent}", *arguments)
+        assert answer.code == 0 and "mine" in answer.out, answer
+        assert "#mine" not in answer.out and "no_file" not in answer.out
+    answer = ask(f"--config-dir={folder.parent}", "dataset=mine", "--cfg", "job")
+    assert answer.code == 0 and "train: a.csv" in answer.out

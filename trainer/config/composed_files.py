@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import yaml_files
 from trainer.config.command import Command
-from trainer.config.groups import CONFIGS, DATA_KEYS, Groups, primary_file
+from trainer.config.groups import CONFIGS, DATA_KEYS, Groups, primary_file, yaml_files_in
 from trainer.config.hydra_keys import check_hydra_error
 from trainer.config.interpolations import check_defaults
 from trainer.config.overrides import read_override
@@ -141,7 +141,7 @@ def _check_files(folder: Path, primary: Path) -> None:
     This must happen before Hydra reads the files.
     """
     groups = [path for path in CONFIGS.iterdir() if path.is_dir()]
-    files = [path for group in groups for path in (folder / group.name).rglob("*.yaml")]
+    files = [path for group in groups for path in yaml_files_in(folder / group.name)]
     for path in [primary, *files]:
         yaml_files.check(path)
         if path.is_relative_to(folder):

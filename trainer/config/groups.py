@@ -1,6 +1,7 @@
 """Config groups: their options, and the choices that a command makes or implies."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.config.command import Command
@@ -32,11 +33,24 @@ def config_folders(command: Command) -> list[Path]:
 
 def options(group: str, folders: list[Path]) -> list[str]:
     """The options of a config group: the names of its files."""
-    files = ((folder / group, path) for folder in folders for path in (folder / group).rglob("*"))
     names = {
-        p.relative_to(top).with_suffix("").as_posix() for top, p in files if p.suffix == ".yaml"
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in yaml_files_in(folder / group)
+        if path.is_file()
     }
     return sorted(names)
+
+
+def yaml_files_in(folder: Path) -> Iterator[Path]:
+    """Yield the YAML files below a folder, except hidden ones.
+
+    While a file is edited, Emacs keeps a broken link beside it (`.#own.yaml`).
+    """
+    for path in folder.rglob("*.yaml"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and not path.is_dir():
+            yield path
 
 
 def primary_file(command: Command, folders: list[Path]) -> Path:

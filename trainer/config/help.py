@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from trainer.config.groups import options
+from trainer.config.option_files import option_file
 from trainer.config.sections import CLOSED, KEYS_OF_JOBS, TOP_LEVEL
 from trainer.config.sentences import field_sentences
 from trainer.config.typed import NOT_GIVEN, plain, show
@@ -83,10 +85,10 @@ def option_lines(folders: list[Path]) -> list[str]:
     lines = []
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
     for group in sorted(groups):
-        files = {p.stem: p for f in reversed(folders) for p in (f / group).glob("*.yaml")}
-        if files:
+        names = options(group, folders)
+        if names:
             lines.append(f"  {group}")
-        lines += [f"    {name:24}  {opening(path)}" for name, path in sorted(files.items())]
+        lines += [f"    {o:24}  {opening(option_file(group, o, folders))}" for o in names]
     return [*lines, ""]
 
 
