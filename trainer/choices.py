@@ -1,11 +1,11 @@
 """Choices: schedules with their options, and other tools' names for schedules and optimizers."""
 
-import math
 from collections.abc import Mapping
 from numbers import Real
 
 from trainer import registry
 from trainer.errors import InputError, nearest
+from trainer.foreign.numbers import LARGEST
 
 SCHEDULES: dict[str, dict[str, float | None]] = {
     "linear": {},
@@ -98,7 +98,7 @@ def schedule_name(name: str) -> str:
 
     Raises InputError, which says what to write instead, for any other name.
     """
-    found = SAME_SCHEDULE.get(name, name)
+    found = SAME_SCHEDULE.get(str(name), str(name))
     if found in OTHER_SCHEDULE:
         raise InputError(
             f"trainer.lr_scheduler: found '{name}'; here it is {OTHER_SCHEDULE[found]}"
@@ -133,5 +133,5 @@ def check_schedule_options(schedule: str, options: Mapping[str, object]) -> None
             raise InputError(f"{where}: found '{name}'; accepted: {accepted}{hint}")
         is_valid, accepted = _RANGES[name]
         number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(float(value)) or not is_valid(value):  # type: ignore[arg-type]
+        if not number or not -LARGEST <= value <= LARGEST or not is_valid(value):  # type: ignore[operator]
             raise InputError(f"{where}.{name}: found {value!r}; accepted: {accepted}")

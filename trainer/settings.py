@@ -15,6 +15,7 @@ from trainer.choices import (
     schedule_name,
 )
 from trainer.errors import InputError, nearest
+from trainer.foreign.numbers import LARGEST
 from trainer.peer_names import answer_for
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -240,8 +241,8 @@ def _converted(name: str, kind: object, value: object) -> object:
     """Convert a value from Python code to the field's type; return it unchanged if it cannot be.
 
     For a switch, a list, a mapping and `resume`, None means the default. Numbers and switches may
-    be scalars of numpy or torch, and switches 1 or 0; lists may be other sequences or sets, and
-    mappings OmegaConf's.
+    be scalars of numpy or torch, whole numbers may be floats such as 100.0, and switches 1 or 0;
+    lists may be other sequences or sets, and mappings OmegaConf's.
     """
     has_default = kind in (bool, list, dict) or name == "resume"
     if value is None and has_default and name != "trackers":  # there, None could also mean all
@@ -250,6 +251,8 @@ def _converted(name: str, kind: object, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # of numpy or torch
         value = value.item()
+    if kind in (int, int | None) and isinstance(value, float) and value.is_integer():
+        return int(value)
     if kind in (bool, bool | None):
         return bool(value) if isinstance(value, int) and value in (0, 1) else value
     if kind is list and isinstance(value, Set):
@@ -308,20 +311,22 @@ def _check_numbers(settings: TrainSettings) -> None:
     _require(settings, "layer_decay", lambda v: 0 < v <= 1, accepted)
     _require(settings, "label_smoothing", lambda v: 0 <= v < 1, "a number from 0 to below 1")
     _require(settings, "ema_decay", lambda v: 0 <= v < 1, "a number from 0 to below 1, or null")
-    accepted = "2 or more (the newest may still be incomplete)"
-    _require(settings, "save_total_limit", lambda v: v >= 2, accepted)
+    accepted = "2 or more whole checkpoints (the newest may still be incomplete)"
+    _require(settings, "save_total_limit", lambda v: v >= 2 and v == int(v), accepted)
 
 
 def _require(settings: TrainSettings, name: str, is_valid: Any, accepted: str) -> None:
     value = getattr(settings, name)
     if value is None and TrainSettings.__dataclass_fields__[name].default is None:
         return
-    if not _is_number(value) or not math.isfinite(value) or not is_valid(value):
+    if not _is_finite(value) or not is_valid(value):
         raise InputError(f"trainer.{name}: found {value!r}; accepted: {accepted}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold; `math.isfinite` fails for 10**400."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and -LARGEST <= value <= LARGEST  # type: ignore[operator]
 
 
 def _check_choices(settings: TrainSettings) -> None:
@@ -332,7 +337,7 @@ def _check_choices(settings: TrainSettings) -> None:
             raise InputError(f"trainer.{name}: found '{found}'; accepted: {', '.join(accepted)}")
     for name in ("eval_steps", "save_steps", "logging_steps"):
         value = getattr(settings, name)
-        whole_or_share = _is_number(value) and value >= 0
+        whole_or_share = _is_finite(value) and value >= 0
         whole_or_share = whole_or_share and (value < 1 or float(value).is_integer())
         if value != "epoch" and not whole_or_share:
             steps = "a whole number of steps, a share below 1, epoch, or 0 for never"
@@ -344,8 +349,8 @@ def _check_trackers(settings: TrainSettings) -> None:
         found = f"found {settings.trackers!r}"
         raise InputError(f"trainer.trackers: {found}; accepted: a list of {', '.join(TRACKERS)}")
     for name in settings.trackers:
-        if name not in TRACKERS:
-            accepted = f"{', '.join(TRACKERS)}{nearest(name, TRACKERS)}"
+        if not isinstance(name, str) or name not in TRACKERS:
+            accepted = f"{', '.join(TRACKERS)}{nearest(str(name), TRACKERS)}"
             raise InputError(f"trainer.trackers: found '{name}'; accepted: {accepted}")
         package = TRACKERS[name]
         if importlib.util.find_spec(package) is None:
@@ -366,7 +371,7 @@ def _checked_groups(groups: object) -> dict[str, dict[str, float]]:
             if key not in GROUP_KEYS:
                 keys = f"{', '.join(GROUP_KEYS)}{nearest(str(key), GROUP_KEYS)}"
                 raise InputError(f"{where}.{pattern}: found '{key}'; accepted: {keys}")
-            if not _is_number(value) or not math.isfinite(value) or value < 0:
+            if not _is_finite(value) or value < 0:
                 found = f"{where}.{pattern}.{key}: found {value!r}"
                 raise InputError(f"{found}; accepted: a number of 0 or more")
     return {str(p): {k: float(v) for k, v in values.items()} for p, values in groups.items()}

@@ -145,6 +145,9 @@ def test_a_checkpoint_may_be_a_path() -> None:
         ("compile", 1, True),
         ("global_batch_size", np.int64(4), 4),
         ("learning_rate", torch.tensor(0.5), 0.5),
+        ("max_steps", 100.0, 100),
+        ("micro_batch_size", np.float64(8), 8),
+        ("save_total_limit", 3.0, 3),
         ("report", 0, False),
         *((name, None, False) for name in ("gradient_checkpointing", "load_best_model_at_end")),
         ("report", None, True),
@@ -157,3 +160,25 @@ def test_values_of_the_same_meaning_are_converted(name: str, value: Any, expecte
     found = getattr(TrainSettings(**{name: value}), name)
     assert found == expected
     assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 10**400) for name in ("max_steps", "eval_steps", "learning_rate", "ema_decay")),
+        ("parameter_groups", {"a": {"lr_scale": 10**400}}),
+        ("save_total_limit", 2.5),
+        ("trackers", [1]),
+        ("trackers", [["wandb"]]),
+        ("lr_scheduler", ["linear"]),
+        ("micro_batch_size", 1.5),
+    ],
+)
+def test_values_that_no_check_can_compute_with_are_refused(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^trainer\.{name}"):
+        TrainSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_options_of_a_schedule_that_no_float_can_hold_are_refused() -> None:
+    with pytest.raises(InputError, match=r"lr_scheduler_options\.power: found 1000"):
+        TrainSettings(lr_scheduler="polynomial", lr_scheduler_options={"power": 10**400})
