@@ -7,6 +7,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,24 @@ from trainer.config.composing import compose_run
 from trainer.config.sweeps import task
 from trainer.config.sweeps.jobs import JobLoader, label_of
 from trainer.config.sweeps.needed_files import check_files_of_jobs
+from trainer.config.sweeps.objective import objective_of
 from trainer.config.sweeps.prepared import prepared
 from trainer.config.sweeps.pruning import decide, make_pruner
 from trainer.errors import InputError
+from trainer.metrics.classification import Accuracy
 from trainer.runs.sweep_records import JobRecord, Objective, evaluations
+from trainer.runs.sweep_results import measured
 from trainer.runs.sweep_settings import PRUNERS, SweepSettings
 
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1", "output_dir=s")
 RATE = "trainer.learning_rate=tag(log,interval(1e-5,1e-1))"
 SEED = "hydra.sweeper.sampler.seed=3"
 BEST_RATE = 1e-3
+
+
+class BalancedAccuracy(Accuracy):
+    def names(self) -> tuple[str, ...]:
+        return ("balanced_accuracy",)
 
 
 class Training:
@@ -433,3 +442,28 @@ def test_finished_jobs_and_other_machines_need_no_files(
         check_files_of_jobs(sweep)
     sweep.config.hydra.launcher._target_ = "submitit_launcher.SlurmLauncher"
     check_files_of_jobs(sweep)
+
+
+def test_an_objective_is_no_result_whose_name_only_ends_alike() -> None:
+    """Here `balanced_accuracy` is logged before `accuracy`, and both for a set named dev."""
+    run = compose_run(parse([]))
+    run = replace(run, metrics={"balanced": BalancedAccuracy(), "accuracy": Accuracy()})
+    objective = objective_of(run, SweepSettings(objective="accuracy"))
+    row = {"step": 1, "eval_balanced_accuracy": 0.1, "eval_dev_accuracy": 0.2, "eval_accuracy": 0.3}
+    Path("metrics.jsonl").write_text(json.dumps(row))
+    assert evaluations(Path(), objective) == [(1, 0.3)]
+    results = {"best": {"metric": "eval_balanced_accuracy", "value": 0.1, "step": 1}}
+    Path("results.json").write_text(json.dumps({**results, "metrics": row}))
+    found = measured(replace(run, output_dir=Path()), objective)
+    assert (found["metric"], found["value"]) == ("eval_accuracy", 0.3)
+
+
+def test_a_recipes_own_result_is_the_value_of_a_job() -> None:
+    run = compose_run(parse(["recipe=causal_lm", "metrics=none", "dataset.train=a.csv"]))
+    best = {"metric": "eval_token_accuracy", "value": 0.5, "step": 3}
+    Path("results.json").write_text(json.dumps({"best": best, "metrics": {}}))
+    found = measured(replace(run, output_dir=Path()), None)
+    assert (found["value"], found["greater_is_better"]) == (0.5, True)
+    best = {"metric": "eval_dev_perplexity", "value": 9.5, "step": 3}
+    Path("results.json").write_text(json.dumps({"best": best, "metrics": {}}))
+    assert not measured(replace(run, output_dir=Path()), None)["greater_is_better"]

@@ -4,7 +4,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -113,10 +113,19 @@ class Objective:
     name: str
     """The name of the result without "eval_", such as accuracy."""
     greater_is_better: bool
+    longer: tuple[str, ...] = ()
+    """Other results whose names end with this one, such as balanced_accuracy."""
 
     def is_meant(self, key: str) -> bool:
         """Whether a result of an evaluation ("eval_matched_accuracy") is this one."""
-        return f"_{key}".endswith(f"_{self.name}")
+        ends = (f"_{name}" for name in self.longer)
+        return f"_{key}".endswith(f"_{self.name}") and not key.endswith(tuple(ends))
+
+    def key_of(self, results: Iterable[str]) -> str | None:
+        """The result that is this one: of the whole set, else the first one of a named set."""
+        found = [key for key in results if key.startswith("eval_") and self.is_meant(key)]
+        whole = f"eval_{self.name}"
+        return whole if whole in found else next(iter(found), None)
 
     def best(self, points: list[tuple[int, float]]) -> tuple[int, float] | None:
         """The best of (step, value) pairs."""
@@ -132,9 +141,9 @@ def evaluations(output_dir: Path, objective: Objective) -> list[tuple[int, float
         return []
     found: dict[int, float] = {}
     for row in filter(None, map(_row, lines)):
-        for key, value in row.items():
-            if key.startswith("eval_") and objective.is_meant(key) and isinstance(value, float):
-                found.setdefault(row["step"], value)
+        key = objective.key_of(row)
+        if key is not None and isinstance(row[key], float):
+            found.setdefault(row["step"], row[key])
     return sorted(found.items())
 
 

@@ -85,7 +85,7 @@ def _chosen(
         return dict(tracked)
     metrics = found["metrics"]
     if objective is not None:
-        name = next((key for key in metrics if objective.is_meant(key)), None)
+        name = objective.key_of(metrics)
         return {"metric": name, "value": metrics[name] if name else None}
     default = f"eval_{run.recipe.metric_for_best_model}" if run.recipe else "eval_loss"
     name = default if default in metrics else "eval_loss"
@@ -95,6 +95,6 @@ def _chosen(
 def _greater(run: Run, chosen: Mapping[str, object], objective: Objective | None) -> bool:
     if objective is not None:
         return objective.greater_is_better
-    known = directions(run.metrics)
+    known = {**directions(run.metrics), **(run.recipe.measures if run.recipe else {})}
     name = f"_{chosen['metric']}"
     return known[max((r for r in known if name.endswith(f"_{r}")), key=len)]

@@ -29,7 +29,8 @@ def objective_of(run: Run, settings: SweepSettings) -> Objective:
     if not ends:
         found = redacted(name)
         raise InputError(f"sweep.objective: found '{found}'; accepted: {', '.join(known)}")
-    return Objective(name, known[max(ends, key=len)])
+    longer = [result for result in known if result.endswith(f"_{name}")]
+    return Objective(name, known[max(ends, key=len)], tuple(longer))
 
 
 def _results(run: Run) -> dict[str, bool]:
