@@ -82,6 +82,8 @@ REFUSED = {
     "trainer: {lr: 1}\n": "trainer.lr: unknown key; here it is trainer.learning_rate",
     "dataset: nope\n": "dataset: no option 'nope'",
     "- 1\n": "run.yaml: found no mapping",
+    "hydra: {mode: MULTIRUN}\n": "run.yaml: found hydra.mode; accepted: hydra.mode=VALUE on the",
+    "hydra.verbose: true\n": "run.yaml: found hydra.verbose; accepted: hydra.verbose=VALUE on",
     "seed: [1\n": "run.yaml:2: ",
     "seed: 1\nseed: 2\n": "run.yaml:2: found duplicate key seed",
     "1: 2\n": "1: unknown key",

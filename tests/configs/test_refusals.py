@@ -169,6 +169,11 @@ FAULTS = [
         "sweep.pruner",
         "applies only to sweeps; accepted: in a command with -m",
     ),
+    (
+        "sweep={pruner: median}",
+        "sweep",
+        "applies only to sweeps; accepted: in a command with -m",
+    ),
     ("hydra.job_logging.handlers.x.class=os.system", "hydra.job_logging", "has no effect here"),
     # the command line itself
     ("trainer.learning_rate=1,2", "trainer.learning_rate", "accepted: one, or -m for a sweep"),

@@ -41,8 +41,8 @@ def is_of_hydra(key: str) -> bool:
 
 
 def is_of_sweeps(override: str) -> bool:
-    """Whether an override belongs to the section `sweep` (`sweep.pruner=median`)."""
-    return override.lstrip("+~").startswith("sweep.")
+    """Whether an override belongs to the section `sweep` (`sweep.pruner=median`, `sweep={...}`)."""
+    return re.match(r"[+~]*sweep[.=]", override) is not None
 
 
 def check_hydra_key(key: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.config import yaml_files
 from trainer.config.command import Command
 from trainer.config.groups import CONFIGS
-from trainer.config.hydra_keys import check_hydra_key, is_of_hydra
+from trainer.config.hydra_keys import FOR_RUNS, check_hydra_key, is_of_hydra
 from trainer.config.overrides import Setting, is_sweep, read_override
 from trainer.config.received import check_received
 from trainer.config.yaml_files import Value
@@ -78,18 +78,26 @@ def _check(values: Mapping[str, Value], file: Path, typed: list[Setting]) -> Non
     if "from" in values:
         raise InputError(f"{file}: found from; accepted: from=FOLDER on the command line")
     for key in filter(_chooses_plugin, values):
-        check_hydra_key(key)
+        _check_hydra_key(key, file)
     hydra = values.get(HYDRA) or {}
     if not isinstance(hydra, dict):
         raise InputError(f"{file}: hydra: found {hydra!r}; accepted: a mapping {{key: value}}")
     for key in _leaves(hydra, HYDRA):
-        check_hydra_key(key)
+        _check_hydra_key(key, file)
     trusted = next((s.value for s in typed if s.key == "trusted_packages"), None)
     packages = [str(each) for each in trusted] if isinstance(trusted, list) else []
     given, deleted = ({s.key for s in typed if s.deleted is gone} for gone in (False, True))
     # keys are checked separately, since several of them may set entries of the same section
     for key, value in values.items():
         check_received(_nested(str(key), value), file, given, deleted, packages)
+
+
+def _check_hydra_key(key: str, file: Path) -> None:
+    """Raise InputError for a key that has no effect here, or none in a file."""
+    check_hydra_key(key)
+    if key in FOR_RUNS:
+        accepted = f"accepted: {key}=VALUE on the command line"
+        raise InputError(f"{file}: found {key}; {accepted}")
 
 
 def _nested(key: str, value: Value) -> dict[str, Value]:
