@@ -21,6 +21,10 @@ def test_links_out_of_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"^model: .*tokenizer.json is a link to .*secret.json"):
         hub.find(str(folder))
     (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("tokenizer.json")
+    with pytest.raises(InputError, match=r"^model: .*tokenizer.json: cannot be read \(Too many"):
+        hub.find(str(folder))
+    (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
     with pytest.raises(InputError, match=r"tokenizer.json is not a regular file"):
         hub.find(str(folder))

@@ -1,5 +1,6 @@
 """Merging: merges a run's adapter into the weights, writes the model, and compares outputs."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def _check_adapter(run: Run, target: Path) -> None:
         found = f"found {run.model.quantization}, and adapters are merged into the original weights"
         raise InputError(f"model.quantization: {found}; accepted: null")
     for what, there in {"model.path": folder, "the adapter's base": saved.base_folder()}.items():
-        if target.resolve() == there.resolve():
+        if os.path.realpath(target) == os.path.realpath(there):
             raise InputError(f"output.path: found {what}; accepted: another folder")
 
 
