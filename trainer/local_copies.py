@@ -42,7 +42,7 @@ def with_urls(text: str) -> str:
 def _as_url(found: re.Match[str]) -> str:
     """The URL of the original's parent folder, which replaces the folder of the copy."""
     try:
-        url = (Path(found[1]) / URL_FILE).read_text()
+        url = (Path(found[1]) / URL_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return found[0]
     above, slash, name = url.rpartition("/")

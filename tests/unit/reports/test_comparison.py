@@ -65,6 +65,7 @@ ANSWERS: dict[str, Any] = {
         },
     ),
     "texts": (Squad(), {"prediction": "y", "reference": "y"}),
+    "empty texts": (Squad(), {"prediction": "", "reference": "", "input": {"source": "x"}}),
     "texts in a column": (Squad(), {"prediction": "y", "input": {"target": "y", "source": "x"}}),
     "answers": (Squad(), {"answer": "y", "input": {"a": {"text": ["y"]}}}),
 }

@@ -104,13 +104,18 @@ def _comparison(
 
 def _texts(lines: Sequence[Line], answer_columns: Sequence[str]) -> Comparison | None:
     """Compare generated texts; references are in the lines, or in an answer column of the input."""
-    wanted = [
-        line.get("reference") or next((line["input"].get(name) for name in answer_columns), None)
-        for line in lines
-    ]
+    wanted = [_reference(line, answer_columns) for line in lines]
     if not all(isinstance(each, (str, list)) for each in wanted):
         return None
     return Comparison("texts", [line["prediction"] for line in lines], wanted)
+
+
+def _reference(line: Line, answer_columns: Sequence[str]) -> Any:
+    """The reference of a line, which may be an empty text; None if it is unknown."""
+    if line.get("reference") is not None:
+        return line["reference"]
+    cells = line.get("input") or {}
+    return next((cells.get(name) for name in answer_columns), None)
 
 
 def _paired(kind: str, lines: Sequence[Line], of: Any) -> Comparison:
