@@ -94,7 +94,15 @@ def test_numbers_out_of_bounds(value: str, refused: Refused) -> None:
 
 
 def test_a_config_in_the_environment_that_is_none(repository: Path) -> None:
-    for value in ("", "[", "3", "{}", "tree: 3\nchoices: {overrides: 3}", json.dumps([[]] * 9)):
+    for value in (
+        "",
+        "[",
+        "3",
+        "{}",
+        "tree: 3\nchoices: {overrides: 3}",
+        json.dumps([[]] * 9),
+        "zlib:eA==",
+    ):
         done = subprocess.run(
             [sys.executable, "-c", "import launch, sys; sys.exit(launch.main([]))"],
             cwd=repository,

@@ -1,6 +1,8 @@
 """Composing: turns a command into a checked Run, which can be passed on to other processes."""
 
+import base64
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
@@ -29,6 +31,11 @@ from trainer.errors import InputError
 from trainer.launching.place import WORKER
 from trainer.redaction import redacted_override
 from trainer.runs.run import Run
+
+MAX_VARIABLE = 120_000
+"""The maximum number of bytes of an environment variable; Linux allows 131,071 with its name."""
+PACKED = "zlib:"
+"""The beginning of a compressed config."""
 
 
 def compose_run(command: Command) -> Run:
@@ -70,9 +77,17 @@ def hand_over(run: Run) -> str:
     """A composed Run as text, including secrets, to pass to ranks in an environment variable.
 
     The text is YAML, since JSON would turn keys that are numbers, as in `dataset.columns`, into
-    strings.
+    strings. A long text is compressed, since Linux limits the size of each variable. Raises
+    InputError if it is still too long.
     """
-    return yaml.safe_dump(run.origin)
+    text = yaml.safe_dump(run.origin)
+    if len(text.encode()) <= MAX_VARIABLE:
+        return text
+    packed = f"{PACKED}{base64.b64encode(zlib.compress(text.encode(), 9)).decode()}"
+    if len(packed) > MAX_VARIABLE:
+        found = f"{len(text):,} characters, too many to pass to several processes"
+        raise InputError(f"config: {found}; accepted: fewer, or launch.num_processes=1")
+    return packed
 
 
 def handed_over_run() -> Run:
@@ -81,13 +96,26 @@ def handed_over_run() -> Run:
     Raises InputError if the environment variable with the Run was not set by this program.
     """
     try:
-        origin = yaml.safe_load(os.environ[WORKER])
+        origin = yaml.safe_load(_unpacked(os.environ[WORKER]))
         given = {**origin["choices"], "overrides": tuple(origin["choices"]["overrides"])}
         tree, choices = dict(origin["tree"]), Choices(**given)
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        zlib.error,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         accepted = "accepted: what our launcher sets, or not set at all"
         raise InputError(f"{WORKER}: not the config of a run; {accepted}") from error
     return _assemble(tree, choices)
+
+
+def _unpacked(text: str) -> str:
+    if not text.startswith(PACKED):
+        return text
+    return zlib.decompress(base64.b64decode(text.removeprefix(PACKED))).decode()
 
 
 def _compose(command: Command) -> tuple[dict[str, Value], Choices]:

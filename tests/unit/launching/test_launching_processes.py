@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import subprocess
 import sys
 import time
@@ -92,6 +93,22 @@ def test_a_worker_gets_the_run_that_was_composed(monkeypatch: pytest.MonkeyPatch
     assert replace(handed, origin=run.origin) == run
     assert handed.model.config == {"hubToken": "from-the-environment"}
     assert "from-the-environment" not in str(handed.config) + str(handed.overrides)
+
+
+def test_a_worker_gets_a_run_that_is_longer_than_a_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    labels = ", ".join(f"a_long_name_of_a_label_{number}" for number in range(5_000))
+    (tmp_path / "run.yaml").write_text(f"recipe: {{labels: [{labels}]}}\n")
+    run = composed(str(tmp_path / "run.yaml"), "dataset.train=x.csv", "seed=3")
+    assert len(str(run.origin)) > 131_072
+    assert len(hand_over(run)) < 120_000
+    monkeypatch.setenv(WORKER, hand_over(run))
+    assert replace(handed_over_run(), origin=run.origin) == run
+    subprocess.run([sys.executable, "-c", ""], check=True)  # it fits into the environment
+    huge = replace(run, origin={"tree": random.Random(0).randbytes(200_000).hex()})
+    with pytest.raises(InputError, match=r"^config: 400,0.. characters, too many to pass"):
+        hand_over(huge)
 
 
 def test_rank_log_is_a_line_a_warning(tmp_path: Path) -> None:
