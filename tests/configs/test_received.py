@@ -158,3 +158,12 @@ def test_results_of_wrong_types_are_one_line(composed: Composed) -> None:
     bad = {"steps": [], "epochs": "x", "samples": None, "seconds": {}, "metrics": 3}
     with pytest.raises(InputError, match=r"results.json: not what this program writes"):
         _show_complete(composed(), bad)
+
+
+@pytest.mark.parametrize("line", ["seed: 2026-01-01", "null: 3", "seed: !!set {a}"])
+def test_a_received_config_of_other_values_is_refused(
+    refused: Callable[..., str], line: str
+) -> None:
+    Path("theirs").mkdir()
+    Path("theirs/config.yaml").write_text(f"job: train\n{line}\n")
+    assert refused("from=theirs").startswith("theirs/config.yaml: ")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import yaml_files
 from trainer.config.command import Command
-from trainer.config.composed_files import compose_files
+from trainer.config.composed_files import compose_files, first_line
 from trainer.config.groups import Groups
 from trainer.config.overrides import Setting
 from trainer.config.received import check_received
@@ -58,7 +59,7 @@ def read_earlier_run(
     saved = yaml_files.read(file)
     unused = [*groups, *(("model", "recipe", "tokenizer") if _evaluates(saved, groups) else ())]
     _check_saved({k: v for k, v in saved.items() if k not in unused}, file, settings)
-    config = DictConfig(_escaped(saved))
+    config = _config(saved, file)
     if groups:
         fresh, _ = compose_files(command, {**groups, "experiment": None}, folders)
         for group in groups:
@@ -118,6 +119,15 @@ def _config_file(place: str) -> Path:
 
 def _model_of(place: str) -> str:
     return joined(place, "model") if is_in_store(place) else str(Path(plain_path(place), "model"))
+
+
+def _config(saved: dict[str, Value], file: Path) -> DictConfig:
+    try:
+        return DictConfig(_escaped(saved))
+    except OmegaConfBaseException as error:  # for example for a date
+        where = getattr(error, "full_key", None) or "config"
+        accepted = "accepted: texts, numbers, true, false, null, lists and mappings"
+        raise InputError(f"{file}: {where}: {first_line(error)}; {accepted}") from error
 
 
 def _prefix(run_name: str) -> str | None:
