@@ -514,7 +514,17 @@ def test_commands_repeat_how_the_program_was_called(
         run = composed(f"--config-dir={own}", "job=inspect", "inspect.samples=1", "seed=3")
         same = of_same_config(run, "train")
         assert same == {"train": f"{begins} --config-dir '{own}' seed=3"}
+        run = composed(f"--config-dir={own}", "+job=inspect", "+inspect.samples=1", "seed=3")
+        assert of_same_config(run, "train") == same
         assert "'trusted_packages=[json]'" in commands["evaluate"]
+
+
+def test_the_suggested_command_does_not_repeat_the_job_of_a_file(composed: Any) -> None:
+    from trainer.jobs.parts.next_commands import of_same_config
+
+    Path("run.yaml").write_text("job: inspect\nseed: 3\n")
+    suggested = of_same_config(composed("run.yaml"), "train")["train"]
+    assert suggested.endswith(" job=train --config=run.yaml")
 
 
 def test_the_suggested_prediction_reads_a_file_if_a_row_cannot_be_typed(composed: Any) -> None:

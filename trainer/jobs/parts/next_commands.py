@@ -8,6 +8,8 @@ from trainer.runs.run import Run
 from trainer.settings import TrainSettings
 from trainer.tasks.recipe import Recipe
 
+FILES = ("--config=", "--config-name=")
+"""The flags that name a file of settings."""
 TEXTS = ("input.text='...'", "input.text_pair='...'")
 
 
@@ -43,8 +45,9 @@ def of_model(run: Run, recipe: Recipe, model: str, *, sampled: bool = False) -> 
 def of_same_config(run: Run, job: str) -> Mapping[str, str]:
     """The command that the user typed, but for the job `job` and without settings of this job."""
     dropped = ("job=", "--config-dir=", f"{run.job}.")  # run.program contains --config-dir
-    kept = [text for text in run.overrides if not text.startswith(dropped)]
-    chosen = [] if job == "train" else [f"job={job}"]
+    kept = [text for text in run.overrides if not text.lstrip("+").startswith(dropped)]
+    in_file = any(text.startswith(FILES) for text in kept)  # the file may name the job to leave
+    chosen = [] if job == "train" and not in_file else [f"job={job}"]
     return {job: " ".join([run.program, shlex.join([*chosen, *kept])]).strip()}
 
 
