@@ -142,6 +142,7 @@ def test_sweep_is_checked_before_its_first_job(
     assert refused("-m", "dataset=sst2,nope").startswith("dataset: no option 'nope'")
     assert "two jobs" in refused("-m", "seed=1,2", "run_name=same")
     assert "no values" in refused("-m", "dataset=glob(zzz*)")
+    assert refused("-m", "seed=range(1,5,0)").startswith("-m: range() arg 3 must not be zero")
     assert started == []
 
 

@@ -156,7 +156,9 @@ def _jobs_to_check(space: Sequence[str], loader: JobLoader, hydra: DictConfig) -
                 accepted = "accepted: values a,b,c, or hydra/sweeper=optuna"
                 raise InputError(f"{key}: found {found}; {accepted}")
         values = [_alternatives(override, is_basic) for override in parsed]
-    except HydraException as error:
+    except InputError:
+        raise
+    except (HydraException, ValueError) as error:  # a ValueError for range(1,5,0)
         accepted = "accepted: a,b or choice(), range() or glob()"
         raise InputError(f"-m: {first_line(error)}; {accepted}") from error
     if is_basic:
