@@ -16,7 +16,7 @@ from trainer.metrics.regression import Pearson
 from trainer.reports.comparison import bootstrap
 from trainer.reports.comparison.bootstrap import paired
 from trainer.reports.comparison.compared_rows import ComparedRows
-from trainer.reports.comparison.comparison_report import comparison_report
+from trainer.reports.comparison.comparison_report import comparison_report, named
 from trainer.reports.comparison.intervals import _cells
 from trainer.reports.run_record import RunRecord
 
@@ -146,3 +146,9 @@ def test_the_page(tmp_path: Path) -> None:
     data = [json.loads(value or "") for name, value in found.attributes if name == "data-chart"]
     assert any([s["name"] for s in chart["series"]] == ["a", "b", "c"] for chart in data)
     assert LABELS[0] in found.text
+
+
+def test_the_working_folder_has_its_own_name() -> None:
+    folders = [Path(), Path("../b"), Path("x/a"), Path("y/a")]
+    runs = named([RunRecord(folder, "", None, []) for folder in folders])
+    assert list(runs) == [Path.cwd().name, "b", "x/a", "y/a"]

@@ -1,7 +1,9 @@
 """Comparison report: makes the HTML page that compares several runs."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from trainer.metrics.metric import Metric
 from trainer.reports.comparison.intervals import intervals
@@ -34,8 +36,9 @@ def comparison_report(records: Sequence[RunRecord], metrics: Mapping[str, Metric
 
 def named(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
     """Map the folder name of each run to the run; if names are equal, whole paths are used."""
-    counts = Counter(record.folder.name for record in records)
+    names = [Path(os.path.abspath(record.folder)).name for record in records]  # of "." as well
+    counts = Counter(names)
     return {
-        record.folder.name if counts[record.folder.name] == 1 else str(record.folder): record
-        for record in records
+        name if counts[name] == 1 else str(record.folder): record
+        for name, record in zip(names, records, strict=True)
     }
