@@ -116,7 +116,7 @@ class _Sizes:
         parts = [part for part in re.split(r"[.\[\]]+", key.strip()) if part]
         return (*path[: max(len(path) - dots, 0)], *parts) if dots else tuple(parts)
 
-    def _entry(self, target: Path) -> Any:
+    def _entry(self, target: Path) -> object:
         """The entry at a path; an empty text if there is none."""
         value = self.tree
         for part in target:

@@ -110,7 +110,7 @@ def _texts(lines: Sequence[Line], answer_columns: Sequence[str]) -> Comparison |
     return Comparison("texts", [line["prediction"] for line in lines], wanted)
 
 
-def _reference(line: Line, answer_columns: Sequence[str]) -> Any:
+def _reference(line: Line, answer_columns: Sequence[str]) -> object:
     """The reference of a line, which may be an empty text; None if it is unknown."""
     if line.get("reference") is not None:
         return line["reference"]
