@@ -108,20 +108,21 @@ class KnownParts(FamilyModel):
                 f"value: found {value.num_embeddings} tokens; accepted: {old.num_embeddings}, as "
                 "the head has (resize_token_embeddings changes both)"
             )
+        self.config.vocab_size = value.num_embeddings  # refuses one that drops the pad token
         self.body.embed.token = value
-        self.config.vocab_size = value.num_embeddings
         self.resized = self.resized or value.num_embeddings != old.num_embeddings
 
     def get_output_embeddings(self) -> nn.Linear | None:
         """The linear layer from hidden states to logits of a language model; None for other models.
 
-        With tied weights it is a new layer around the same parameter.
+        With tied weights, and in an encoder-decoder, it is a new layer around the same parameter.
         """
         if not self.vocabulary:
             return None
         if (own := self._own_output) is not None:
             return own
-        weight = self.get_input_embeddings().weight
+        own_weight = self._own_weight
+        weight = self.get_input_embeddings().weight if own_weight is None else own_weight
         with without_values():
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight = weight
@@ -141,6 +142,8 @@ class KnownParts(FamilyModel):
             self.head = new_embeddings
         elif self._own_output is not None:
             self.head.decoder = new_embeddings
+        elif self._own_weight is not None:
+            self.head.weight = new_embeddings.weight
         elif new_embeddings.weight is not old.weight:
             raise InputError(
                 "new_embeddings: found other weights than the token embeddings, which this model "
@@ -156,6 +159,12 @@ class KnownParts(FamilyModel):
         inside = getattr(self.head, "decoder", None)
         layer = self.head if inside is None else inside
         return layer if isinstance(layer, nn.Linear) else None
+
+    @property
+    def _own_weight(self) -> nn.Parameter | None:
+        """The output weights of an encoder-decoder's head; None if they are tied, or in a layer."""
+        found = getattr(self.head, "weight", None)
+        return found if isinstance(found, nn.Parameter) else None
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """The number of parameters; shared parameters count once."""
