@@ -20,12 +20,12 @@ def resize_vocabulary(
 ) -> nn.Embedding:
     """Resize as described at `PretrainedModel.resize_token_embeddings`."""
     read_now(model, vocabulary_parameters(model))
-    for module in modules_with_rows(model).values():
-        restore_plain_module(module)  # after a resize all rows are trained
     embeddings = model.get_input_embeddings()
     before = embeddings.num_embeddings
     size = _rounded(embeddings.num_embeddings if new_size is None else new_size, pad_to_multiple_of)
     model.config.vocab_size = size  # refuses an invalid size and one that drops the pad token
+    for module in modules_with_rows(model).values():
+        restore_plain_module(module)  # after a resize all rows are trained
     spread = model.config.initializer_range
     embeddings.weight = _resized(embeddings.weight, size, None if near_mean else spread)
     embeddings.num_embeddings = size

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trainer.errors import InputError
+from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.auto import AutoConfig, AutoModelForMaskedLM
 
 SIZES = {
@@ -79,3 +80,12 @@ def test_a_size_that_is_none_is_refused_and_changes_nothing(model, arguments, me
     assert message in str(caught.value)
     assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == 30
     assert model(IDS).logits.shape == (2, 4, 30)
+
+
+def test_a_refused_size_keeps_the_trained_rows(model):
+    model.add_lora(LoRASettings(rank=2, trainable_tokens=[3, 5]))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    with pytest.raises(InputError, match="pad_token_id"):
+        model.resize_token_embeddings(1)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
+    assert any(name.endswith("token_rows") for name in trained)
