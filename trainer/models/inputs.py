@@ -23,10 +23,11 @@ class Arguments(TypedDict, total=False):
     """[B, L] or [T], for families that have token types"""
     position_ids: Tensor | None
     """[B, L] or [T]; by default they count from 0"""
-    output_hidden_states: bool
-    """Whether to return the embeddings and every layer's output"""
-    output_attentions: bool
-    """Whether to return every layer's attention probabilities"""
+    output_hidden_states: bool | None
+    """Whether to return the embeddings and every layer's output; by default as the config says"""
+    output_attentions: bool | None
+    """Whether to return every layer's attention probabilities; by default as the config says, but
+    never with a cache that the caller gives"""
     return_dict: bool
     """False: the call returns a tuple of the outputs that are not None"""
     sequence_lengths: Tensor | SequenceLengths | None

@@ -119,8 +119,8 @@ class PretrainedModel(KnownParts, ABC):
                 **{name: answers.get(name) for name in self.labels},
             }
         )
-        states = answers.pop("output_hidden_states", False)
-        attentions = answers.pop("output_attentions", False) or self.config.output_attentions
+        states = answers.pop("output_hidden_states", None)
+        attentions = answers.pop("output_attentions", None)
         as_dict = answers.pop("return_dict", None) is not False
         embeds = answers.pop("inputs_embeds", None)
         if (input_ids is None) == (embeds is None):
@@ -135,7 +135,7 @@ class PretrainedModel(KnownParts, ABC):
             dropout_keys,
             inputs_embeds=embeds,
         )
-        call = self._with_cache(call, answers, bool(attentions))
+        call = self._with_cache(call, answers, attentions)
         encoding = self.encode(self.arrange(call, answers), states, attentions)
         outputs = self.respond(encoding, answers)
         if as_dict and torch.compiler.is_exporting():
@@ -387,21 +387,28 @@ class PretrainedModel(KnownParts, ABC):
         else:
             adapter_files.load_adapter_weights(self, Path(directory))
 
-    def encode(self, call: Call, states: bool = False, attentions: bool = False) -> Encoding:
+    def encode(
+        self, call: Call, states: bool | None = None, attentions: bool | None = None
+    ) -> Encoding:
         """Pack the inputs of a call and run the body. Raises InputError, naming the argument.
 
-        position_ids of a flat call count from 0 in each sequence, for every family; those of a
-        padded call index rows of the position embeddings, as in transformers.
+        `states` and `attentions` request hidden states and attention probabilities; None: as the
+        config says, but no attention probabilities with a cache. position_ids of a flat call count
+        from 0 in each sequence, for every family; those of a padded call index rows of the position
+        embeddings, as in transformers.
         """
-        if call.cache is not None and attentions:
+        cached = any(each is not None and each.cache is not None for each in (call, call.decoder))
+        if cached and attentions:
             raise InputError("output_attentions: found True with a cache; accepted: one of them")
         inputs = self._flat_inputs(call)
         if call.attention_mask is None and not call.is_flat and call.input_ids is not None:
             warn_of_pads(call.input_ids, self.config)
         if call.decoder is not None:
             inputs = replace(inputs, decoder=self._flat_inputs(call.decoder))
-        states = states or self.config.output_hidden_states
-        attentions = attentions or self.config.output_attentions
+        if states is None:
+            states = bool(self.config.output_hidden_states)
+        if attentions is None:
+            attentions = bool(self.config.output_attentions) and not cached
         encoded = self._run_body(inputs, states, attentions)
         if inputs.decoder is None:
             shown = None if call.is_flat else inputs.cache
@@ -434,7 +441,7 @@ class PretrainedModel(KnownParts, ABC):
         check_values(inputs, config, own_positions, num_types)
         return inputs
 
-    def _with_cache(self, call: Call, answers: Given, attentions: bool) -> Call:
+    def _with_cache(self, call: Call, answers: Given, attentions: bool | None) -> Call:
         """Return the call with the cache that it continues, or with a new one to return.
 
         Raises InputError for a cache of another class, or for a call that cannot use a cache.
@@ -449,6 +456,7 @@ class PretrainedModel(KnownParts, ABC):
         if wanted is None:
             quiet = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
             masked = call.attention_mask is not None and call.attention_mask.dim() == 4
+            attentions = self.config.output_attentions if attentions is None else attentions
             wanted = self.config.use_cache and not (quiet or attentions or masked)
         if cache is None and decodes and wanted:
             cache = KeyValueCache(len(call.tokens))

@@ -54,11 +54,10 @@ def _parameters(cls: type[FamilyModel], shared: FunctionType) -> Iterator[inspec
     last = {"return_dict": True}
     positional = (*cls.labels, *FLAGS)
     for name in positional:
-        default = False if name in FLAGS else None
         yield kinds(
             name,
             kinds.POSITIONAL_OR_KEYWORD,
-            default=last.get(name, default),
+            default=last.get(name),
             annotation=types[name],
         )
     for name, annotation in types.items():

@@ -5,9 +5,14 @@ import torch
 
 from tests.unit.generation.small_decoders import SIZES
 from trainer.errors import InputError
-from trainer.models.auto import AutoConfig, AutoModelForCausalLM
+from trainer.models.auto import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from trainer.models.cache import KeyValueCache
 
+BART = {
+    **{"model_type": "bart", "vocab_size": 30, "d_model": 16, "max_position_embeddings": 16},
+    **{"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16},
+    **{"decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16},
+}
 PARTS = [[3, 90, 1], [70, 1, 2], [1, 1, 1]]
 """Tokens of three texts that each of three calls adds; more than the cache has room for at first"""
 
@@ -53,3 +58,41 @@ def test_calls_that_a_cache_cannot_be_in_are_refused():
         model(**flat, cache=KeyValueCache(1), output_attentions=True)
     with pytest.raises(InputError, match="cache: found one in a padded call"):
         model(torch.tensor([[1, 2]]), cache=KeyValueCache(1))
+
+
+def test_targets_of_different_lengths_share_a_cache():
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig(BART)).double().eval()
+    source = {"input_ids": torch.arange(5, 10), "sequence_lengths": torch.tensor([3, 2])}
+    cache = model.new_source_cache(2)
+    first = {
+        "decoder_input_ids": torch.tensor([2, 2, 8, 9]),
+        "decoder_sequence_lengths": torch.tensor([1, 3]),
+    }
+    with torch.no_grad():
+        wanted = model(**source, **first).logits
+        torch.testing.assert_close(model(**source, **first, cache=cache).logits, wanted)
+        new, lengths = torch.tensor([7, 6, 4]), torch.tensor([2, 1])
+        found = model(new, sequence_lengths=lengths, cache=cache).logits
+        whole = {
+            "decoder_input_ids": torch.tensor([2, 7, 6, 2, 8, 9, 4]),
+            "decoder_sequence_lengths": torch.tensor([3, 4]),
+        }
+        wanted = model(**source, **whole).logits[[1, 2, 6]]
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("kind", [AutoModelForCausalLM, AutoModelForSeq2SeqLM])
+def test_attentions_that_the_config_asks_for_do_not_hinder_generation(kind):
+    entries = {"model_type": "llama", **SIZES} if kind is AutoModelForCausalLM else BART
+    model = kind.from_config(AutoConfig({**entries, "output_attentions": True})).eval()
+    ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
+    assert len(model.generate(ids, max_new_tokens=3)) == 2
+    given = {"input_ids": torch.tensor([5, 6]), "sequence_lengths": torch.tensor([2])}
+    if kind is AutoModelForSeq2SeqLM:
+        given["decoder_input_ids"], given["decoder_sequence_lengths"] = torch.ones(2, 1).long()
+        given["cache"] = model.new_source_cache(1)
+    else:
+        given["cache"] = model.new_cache(1)
+    with pytest.raises(InputError, match="output_attentions: found True with a cache"):
+        model(**given, output_attentions=True)

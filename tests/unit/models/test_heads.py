@@ -439,6 +439,13 @@ def test_calls_take_labels_and_flags_by_position_or_by_name(models):
         classify(IDS, MASK, None, None, labels, True, False, False, None)
 
 
+def test_flags_of_a_call_override_the_config():
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    model = small("bert", "sequence_classification", **asked)
+    assert model(IDS, MASK).keys() == ["logits", "hidden_states", "attentions"]
+    assert model(IDS, MASK, **dict.fromkeys(asked, False)).keys() == ["logits"]
+
+
 def test_the_signature_of_forward_lists_a_heads_own_arguments():
     named = {
         task: [*inspect.signature(cls.forward).parameters][5:]

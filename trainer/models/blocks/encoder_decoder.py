@@ -251,6 +251,7 @@ class SourceAttention(Sublayer):
         self,
         x: Tensor,
         source: Tensor | None,
+        layout: Layout,
         pairs: Pairs | None,
         past: Past,
         source_keys: Tensor | None,
@@ -259,11 +260,12 @@ class SourceAttention(Sublayer):
     ) -> tuple[Tensor, Tensor | None]:
         """x [Tt, D], source [Ts, D] -> ([Tt, D], attention probabilities if wanted).
 
-        `source` and `pairs` are None if the cache holds the encoder's keys and values.
+        `layout` is that of x. `source` and `pairs` are None if the cache holds the encoder's keys
+        and values.
         """
         query = self.query(self.enter(x))
         if past is not None:
-            context, weights = self._cached(query, source, pairs, past), None
+            context, weights = self._cached(query, source, layout, pairs, past), None
         else:
             assert source is not None and pairs is not None
             key, value = self.source(source, source_keys, weights_wanted)
@@ -276,10 +278,11 @@ class SourceAttention(Sublayer):
         self,
         query: Tensor,
         source: Tensor | None,
+        layout: Layout,
         pairs: Pairs | None,
         past: tuple[SourceCache, int],
     ) -> Tensor:
-        """query [Tt, H x C] -> [Tt, H x C]; all sequences have the same number of new tokens."""
+        """query [Tt, H x C] -> [Tt, H x C]; `layout` is that of the queries."""
         cache, layer = past
         if source is not None and pairs is not None:
             shape = (self.core.num_heads, self.core.channels)
@@ -288,7 +291,7 @@ class SourceAttention(Sublayer):
             cache.sources[layer] = key, value
         key, value = cache.sources[layer]
         assert cache.seen is not None
-        return _grid_attention(self.core, query, key, value, cache.seen, None)
+        return _grid_attention(self.core, query, key, value, cache.seen, None, layout)
 
 
 class SourceProjections(ReadsOtherTokens):
@@ -390,7 +393,7 @@ class DecoderLayer(nn.Module):
         """
         x, own = self.attention(x, pairs, bias, past, dropout_keys, weights_wanted)
         x, crossed = self.source_attention(
-            x, source, cross, past, source_keys, dropout_keys, weights_wanted
+            x, source, pairs.queries, cross, past, source_keys, dropout_keys, weights_wanted
         )
         return self.feed_forward(x, dropout_keys), (own, crossed)
 
@@ -434,23 +437,21 @@ def _grid_attention(
     value: Tensor,
     seen: Tensor,
     added: Tensor | None,
-    layout: Layout | None = None,
+    layout: Layout,
 ) -> Tensor:
     """query [T, H x C], key and value [B, H, S, C] -> [T, H x C].
 
     `seen` and `added` are broadcast to the scores [B, H, L, S]; `layout` is the layout of the
-    queries, or None if all sequences have the same number of queries.
+    queries.
     """
-    heads = query.unflatten(1, (core.num_heads, core.channels))
-    grid = heads.unflatten(0, (len(key), -1)) if layout is None else layout.to_grid(heads)
+    grid = layout.to_grid(query.unflatten(1, (core.num_heads, core.channels)))
     scores = (grid.transpose(1, 2) * core.scale) @ key.to(query.dtype).transpose(-1, -2)
     if added is not None:
         scores = scores + added
     wide = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1, dtype=wide).to(query.dtype)
     context = (weights @ value.to(query.dtype)).transpose(1, 2)
-    flat = context.flatten(0, 1) if layout is None else layout.from_grid(context)
-    return flat.flatten(1)
+    return layout.from_grid(context).flatten(1)
 
 
 def _seen(layout: Layout) -> Tensor:
