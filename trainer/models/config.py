@@ -238,6 +238,10 @@ class ModelConfig(ConfigNames):
             if name in self._entries:
                 value = self._entries[name]
                 self._entries[name] = _typed(f"{where}: {name}", name, value, default)
+        for name, default in {**COMMON, **self.family.optional}.items():
+            value = self._entries.get(name)
+            if value is not None and name not in self.family.defaults:
+                _typed(f"{where}: {name}", name, value, default)
         _check_quantization(self, where)
         _check_sizes(self, where)
         _check_choices(self, where)
@@ -302,12 +306,7 @@ def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
     count = entries.get("num_labels")
     names = _checked_names(entries.get("id2label"), f"{where}: id2label")
     if names is None and entries.get("label2id") is not None:
-        label2id = entries["label2id"]
-        _require_mapping(label2id, f"{where}: label2id")
-        if not all(type(index) in (int, str) for index in label2id.values()):
-            raise InputError(f"{where}: label2id: accepted: a number for each name")
-        inverse = {index: name for name, index in label2id.items()}
-        names = _checked_names(inverse, f"{where}: label2id")
+        names = _names_of_numbers(entries["label2id"], f"{where}: label2id")
     if names is None:
         count = COMMON["num_labels"] if count is None else count
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 1 << 20:
@@ -318,6 +317,18 @@ def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
     if count is not None and count != len(names):
         raise InputError(f"{where}: num_labels is {count!r}, but id2label has {len(names)} names")
     return names
+
+
+def _names_of_numbers(label2id: object, where: str) -> dict[int, str] | None:
+    """Return id2label from a mapping of names to numbers, which must differ."""
+    if not isinstance(label2id, Mapping):
+        raise InputError(f"{where}: found {type(label2id).__name__}; accepted: a mapping")
+    if not all(type(index) in (int, str) for index in label2id.values()):
+        raise InputError(f"{where}: accepted: a number for each name")
+    inverse = {index: name for name, index in label2id.items()}
+    if len(inverse) < len(label2id):
+        raise InputError(f"{where}: found one number twice; accepted: numbers that differ")
+    return _checked_names(inverse, where)
 
 
 def _inverse(id2label: Mapping[int, str]) -> dict[str, int]:
@@ -426,7 +437,7 @@ def _check_choices(config: ModelConfig, where: str) -> None:
             entry = config.family.synonyms.get(name, name)
             names = ", ".join(str(choice) for choice in accepted)
             raise InputError(f"{where}: {entry}: found {value!r}; accepted: {names}")
-    for name in config.family.defaults:
+    for name in (*config.family.defaults, *config.family.optional):
         value = getattr(config, name)
         probability = ("dropout" in name or "pdrop" in name) and value is not None
         if probability and not (is_number(value) and 0 <= value < 1):

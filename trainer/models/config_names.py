@@ -40,9 +40,18 @@ class ConfigNames(ABC):
         files.write_json(folder / "config.json", self.to_dict())
 
     def update(self, entries: dict[str, Any]) -> None:
-        """Set several entries. Raises InputError for one that the family does not have."""
-        for name, value in entries.items():
-            setattr(self, name, value)
+        """Set several entries, or none if one is refused; only the result must be consistent.
+
+        Raises InputError, among others for an entry that the family does not have.
+        """
+        others = {n: value for n, value in entries.items() if n != "_attn_implementation"}
+        self._override(others, "model.config")
+        if "_attn_implementation" in entries:
+            self._attn_implementation = entries["_attn_implementation"]
+
+    @abstractmethod
+    def _override(self, overrides: dict[str, Any], where: str) -> None:
+        """Set all entries, or none if one is refused; errors start with `where`."""
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
         """The config of the text model: this one."""

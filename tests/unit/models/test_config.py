@@ -9,6 +9,8 @@ from trainer.errors import InputError
 from trainer.models.config import ModelConfig, read_config
 
 BERT = {"model_type": "bert"}
+LLAMA = {"model_type": "llama"}
+DEBERTA = {"model_type": "deberta-v2"}
 DISTILBERT = {"model_type": "distilbert", "dim": 64, "n_heads": 4}
 
 
@@ -112,6 +114,15 @@ def test_setting_labels_keeps_them_agreeing():
         ({**BERT, "id2label": "a"}, "id2label: found str; accepted: a mapping"),
         ({**BERT, "id2label": {}}, "id2label: accepted: one name for each"),
         ({**BERT, "num_labels": 0}, "num_labels: found 0"),
+        ({**BERT, "label2id": {"a": 0, "b": 0}}, "label2id: found one number twice"),
+        (
+            {**BERT, "gradient_checkpointing": "false"},
+            "gradient_checkpointing: found 'false' (str)",
+        ),
+        ({**BERT, "task_heads": ["a"]}, "task_heads: found ['a'] (list); accepted: dict"),
+        ({**LLAMA, "classifier_dropout": 5}, "classifier_dropout: found 5; accepted: from 0 to"),
+        ({**LLAMA, "rope_theta": "1e4"}, "rope_theta: found '1e4' (str); accepted: float"),
+        ({**DEBERTA, "position_buckets": "256"}, "position_buckets: found '256' (str)"),
         ({**BERT, "num_labels": 3, "id2label": {"0": "a"}}, "num_labels is 3, but id2label has 1"),
     ],
 )
@@ -157,6 +168,16 @@ def test_a_refused_entry_changes_nothing():
         with pytest.raises(InputError):
             setattr(config, name, value)
         assert config == before
+
+
+def test_several_entries_are_set_together_or_not_at_all():
+    config = ModelConfig({**BERT, "pad_token_id": 30000})
+    config.update({"vocab_size": 100, "pad_token_id": 0, "_attn_implementation": "eager"})
+    assert (config.vocab_size, config.pad_token_id) == (100, 0)
+    assert config._attn_implementation == "eager"
+    with pytest.raises(InputError, match="'hiden_size'"):
+        config.update({"hidden_size": 1200, "hiden_size": 1200})
+    assert config.hidden_size == 768
 
 
 def test_an_integer_is_taken_for_a_float_and_null_for_a_pad_token():
