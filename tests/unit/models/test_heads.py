@@ -154,6 +154,7 @@ def test_configs_that_a_head_cannot_have():
         ({"layer_types": ["full_attention"] * 2}, "layer_types: found ['full_attention', 'full_"),
         ({"layer_types": ["causal"]}, "for each of the 1 layers"),
         ({"layer_types": 3}, "layer_types: found 3"),
+        ({"layer_types": [["full_attention"]]}, "layer_types: found [['full_attention']]"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers: found 0"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'}}; accepted: a"),
         ({"rope_parameters": {"full_attention": {"rope_theta": "x"}}}, "rope_theta"),
@@ -172,6 +173,59 @@ def test_modernberts_own_entries_are_checked(entries, message):
         sizes["num_hidden_layers"] = 2  # the first is global
     config = {"model_type": "modernbert", "pad_token_id": 1, **sizes, **entries}
     refused(lambda: TASKS["base"].from_config(AutoConfig(config)), message)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"norm_rel_ebd": None}, "norm_rel_ebd: found None; accepted: 'none', if unset"),
+        ({"conv_kernel_size": None}, "conv_kernel_size: found None"),
+        ({"conv_kernel_size": 3, "conv_groups": 0}, "conv_groups: found 0; accepted: a divisor"),
+        ({"conv_kernel_size": 2}, "conv_kernel_size: found 2; accepted: 0, or odd"),
+        ({"pos_att_type": 5}, "pos_att_type: found 5 with relative_attention false"),
+    ],
+)
+def test_debertas_own_entries_are_checked(entries, message):
+    refused(lambda: small("deberta-v2", "base", **entries), message)
+
+
+@pytest.mark.parametrize(
+    ("family", "entries"),
+    [("qwen3", {"layer_types": [["a"]]}), ("smollm3", {"no_rope_layers": [[1]]})],
+)
+def test_lists_in_lists_of_layers_are_refused(family, entries):
+    refused(lambda: small(family, "base", **entries), f"{next(iter(entries))}: found [[")
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (None, "task_heads: found None; accepted: task_heads={name: "),
+        ({"a.b": {}}, "found the name 'a.b'; accepted: names without dots"),
+        ({"": {}}, "found the name ''; accepted: names without dots"),
+        ({"a": {"config": [1]}}, "task_heads.a.config: found list; accepted: a mapping"),
+    ],
+)
+def test_tasks_that_a_model_cannot_have_are_refused(heads, message):
+    heads = heads and {n: {"head": "token_classification", **each} for n, each in heads.items()}
+    entries = {**small("bert", "base").config.to_dict(), "task_heads": heads}
+    refused(lambda: TASKS["multi_task"].from_config(AutoConfig(entries)), message)
+
+
+def test_tasks_of_sequences_are_checked():
+    heads = {"a": {"head": "token_classification"}, "b": {"head": "sequence_classification"}}
+    model = small("bert", "multi_task", task_heads=heads)
+    flat = {"input_ids": IDS[0], "sequence_lengths": torch.tensor([3, 1])}
+    assert list(model(**flat, sequence_tasks=torch.tensor([1, 1])).tasks) == ["b"]
+    for number in (2, -1):
+        refused(
+            lambda number=number: model(**flat, sequence_tasks=torch.tensor([0, number])),
+            f"sequence_tasks: found {number}; accepted: 0 to 1",
+        )
+    refused(
+        lambda: model(**flat, sequence_tasks=torch.tensor([0.0, 1.0])),
+        "sequence_tasks: found torch.float32 (2,) on cpu; accepted: integers (2,)",
+    )
 
 
 def test_roberta_counts_positions_after_the_pad_token():

@@ -35,7 +35,11 @@ def layer_kinds(config: ModelConfig) -> list[str]:
     if kinds is None:
         first = config.max_window_layers
         kinds = [LOCAL if number >= first else GLOBAL for number in range(count)]
-    if not isinstance(kinds, list) or len(kinds) != count or not {LOCAL, GLOBAL} >= set(kinds):
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != count
+        or any(kind not in (LOCAL, GLOBAL) for kind in kinds)
+    ):
         accepted = f"{LOCAL} or {GLOBAL} for each of the {count} layers"
         raise InputError(f"config.json: layer_types: found {kinds!r}; accepted: {accepted}")
     return kinds

@@ -211,7 +211,11 @@ def layer_kinds(config: ModelConfig) -> list[str]:
         if not isinstance(every, int) or every < 1:
             raise _refusal("global_attn_every_n_layers", every, "an integer of at least 1")
         return [LOCAL if number % every else GLOBAL for number in range(count)]
-    if not isinstance(kinds, list) or len(kinds) != count or not {LOCAL, GLOBAL} >= set(kinds):
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != count
+        or any(kind not in (LOCAL, GLOBAL) for kind in kinds)
+    ):
         raise _refusal("layer_types", kinds, f"{LOCAL} or {GLOBAL} for each of the {count} layers")
     return kinds
 

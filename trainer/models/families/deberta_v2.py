@@ -26,6 +26,9 @@ from trainer.models.inputs import FlatInputs
 KINDS = ("c2p", "p2c")
 """Content-to-position scores and position-to-content scores."""
 
+NOT_NULL = ("position_buckets", "norm_rel_ebd", "share_att_key", "conv_kernel_size", "conv_groups")
+"""Optional entries that a file may leave out, but not set to null."""
+
 Positions = tuple[Tensor | None, Tensor | None]
 """The table of relative positions, with a row for each, and the dropout keys of its rows"""
 
@@ -183,8 +186,16 @@ def _check(config: ModelConfig) -> None:
     for name, (found, accepted) in sizes.items():
         if found not in (None, accepted):
             raise InputError(f"config.json: {name}: found {found!r}; accepted: {accepted}")
-    if config.relative_attention and not position_kinds(config):
-        found = f"found {config.pos_att_type!r:.60} with relative_attention true"
+    for name in NOT_NULL:
+        if getattr(config, name) is None:
+            accepted = repr(config.family.optional[name])
+            raise InputError(f"config.json: {name}: found None; accepted: {accepted}, if unset")
+    kinds = config.pos_att_type
+    listed = kinds is None or isinstance(kinds, (str, list, tuple))
+    if not listed or (config.relative_attention and not position_kinds(config)):
+        found = (
+            f"found {kinds!r:.60} with relative_attention {str(config.relative_attention).lower()}"
+        )
         raise InputError(f"config.json: pos_att_type: {found}; accepted: {', '.join(KINDS)}")
     buckets, longest = config.position_buckets, distances(config).longest
     if (
@@ -196,9 +207,12 @@ def _check(config: ModelConfig) -> None:
             f"config.json: position_buckets: found {buckets} for distances up to {longest}; "
             "accepted: 4 or more, and fewer than twice the distances"
         )
-    width = config.conv_kernel_size
-    if width < 0 or (width > 0 and (width % 2 == 0 or size % config.conv_groups)):
+    width, groups = config.conv_kernel_size, config.conv_groups
+    if width < 0 or (width > 0 and width % 2 == 0):
         raise InputError(f"config.json: conv_kernel_size: found {width}; accepted: 0, or odd")
+    if width > 0 and (groups < 1 or size % groups):
+        accepted = f"a divisor of the hidden size {size}"
+        raise InputError(f"config.json: conv_groups: found {groups}; accepted: {accepted}")
 
 
 def _pooled_head(config: ModelConfig, num_labels: int | None = None) -> nn.Module:

@@ -40,7 +40,11 @@ def _rotated(config: ModelConfig) -> list[bool]:
                 f"config.json: no_rope_layer_interval: found {interval}; accepted: 1 or more"
             )
         return [bool((number + 1) % interval) for number in range(count)]
-    if not isinstance(given, list) or len(given) < count or not {0, 1} >= set(given):
+    if (
+        not isinstance(given, list)
+        or len(given) < count
+        or any(each not in (0, 1) for each in given)
+    ):
         accepted = f"0 or 1 for each of the {count} layers"
         raise InputError(f"config.json: no_rope_layers: found {given!r:.80}; accepted: {accepted}")
     return [bool(each) for each in given[:count]]

@@ -72,13 +72,14 @@ class MultiTaskModel(PretrainedModel):
     @staticmethod
     def check_config(config: ModelConfig) -> None:
         heads = config.task_heads
-        good = all(
+        good = isinstance(heads, Mapping) and all(
             isinstance(each, Mapping) and isinstance(each.get("head"), str)
             for each in heads.values()
         )
         if not heads or not good:
             raise InputError(f"model.config: task_heads: found {heads!r:.80}; {ACCEPTED}")
         for name, each in heads.items():
+            _check_task(name, each.get("config"))
             own = _head_of(config, name)
             if own.build(part_config(config, name)) is None:
                 found = f"{each['head']}, which has no layers"
@@ -138,12 +139,7 @@ class MultiTaskModel(PretrainedModel):
         if tasks is None:
             accepted = f"accepted: the task of each sequence, or model.part('{self.task_names[0]}')"
             raise InputError(f"sequence_tasks: nothing given; {accepted}")
-        if tasks.device.type != "cpu" or tasks.shape != encoding.layout.lengths.shape:
-            found = f"found {tuple(tasks.shape)} on {tasks.device}"
-            accepted = (
-                f"accepted: {tuple(encoding.layout.lengths.shape)} on the CPU, in a flat call"
-            )
-            raise InputError(f"sequence_tasks: {found}; {accepted}")
+        _check_sequence_tasks(tasks, encoding.layout.lengths, len(self.task_names))
         found_outputs = {}
         for number, name in enumerate(self.task_names):
             sequences = (tasks == number).nonzero().squeeze(1)
@@ -179,6 +175,28 @@ class MultiTaskModel(PretrainedModel):
 
     def _head(self, name: str) -> nn.Module:
         return self.head[self._kind(name)].get_submodule(HEAD_OF_TASK + name)  # type: ignore[no-any-return]
+
+
+def _check_task(name: str, config: object) -> None:
+    """Raise InputError for a name that no module can have, or a config that is not a mapping."""
+    where = "model.config: task_heads"
+    if not name or "." in name:
+        raise InputError(f"{where}: found the name '{name}'; accepted: names without dots")
+    if config is not None and not isinstance(config, Mapping):
+        found = f"found {type(config).__name__}"
+        raise InputError(f"{where}.{name}.config: {found}; accepted: a mapping")
+
+
+def _check_sequence_tasks(tasks: Tensor, lengths: Tensor, num_tasks: int) -> None:
+    """Raise InputError unless `tasks` [B] are indices of tasks, on the CPU."""
+    if tasks.device.type != "cpu" or tasks.shape != lengths.shape or tasks.is_floating_point():
+        found = f"found {tasks.dtype} {tuple(tasks.shape)} on {tasks.device}"
+        accepted = f"accepted: integers {tuple(lengths.shape)} on the CPU, in a flat call"
+        raise InputError(f"sequence_tasks: {found}; {accepted}")
+    outside = tasks[(tasks < 0) | (tasks >= num_tasks)]
+    if len(outside):
+        accepted = f"accepted: 0 to {num_tasks - 1}"
+        raise InputError(f"sequence_tasks: found {int(outside[0])}; {accepted}")
 
 
 def part_config(config: ModelConfig, name: str) -> ModelConfig:
