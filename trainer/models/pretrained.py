@@ -176,7 +176,7 @@ class PretrainedModel(KnownParts, ABC):
         hub_options, dtype = _options(config_overrides, options), _one_dtype(dtype, torch_dtype)
         if hub_options.state_dict is not None:
             refuse_quantization(quantization, "state_dict")
-            return cls._from_state_dict(path, hub_options, options, dtype)
+            return cls._from_state_dict(path, hub_options, options, dtype, new_head)
         path = one_path(path, hub_options.overrides)
         folder = _download(str(path), {**options, "subfolder": hub_options.subfolder}, from_tf)
         adapter = adapter_files.read_adapter(folder)
@@ -185,7 +185,8 @@ class PretrainedModel(KnownParts, ABC):
         config, entries = _config_of(home, adapter, hub_options)
         model = cls._on_meta(config)
         whole = set() if adapter is None or new_head else adapter.whole(model)
-        named = saved_labels(entries) if "id2label" in hub_options.overrides else None
+        relabelled = not {"id2label", "label2id"}.isdisjoint(hub_options.overrides)
+        named = saved_labels(entries) if relabelled else None
         model.pending = loading.pending_weights(
             model,
             home,
@@ -224,14 +225,18 @@ class PretrainedModel(KnownParts, ABC):
         if hub_options.overrides:
             name = next(iter(hub_options.overrides))
             raise InputError(f"from_config: found {name}; accepted: config.{name} = ... before")
+        for name in ("state_dict", "subfolder", "output_loading_info"):
+            if name in options and options[name]:
+                raise InputError(f"from_config: found {name}; accepted: it in from_pretrained")
         config = _own(config, {})
         if hub_options.attention is not None:
             config._attn_implementation = hub_options.attention
         model = cls._on_meta(config)
         named = _one_dtype(dtype, torch_dtype)
         wanted = None if named in (None, "auto") else loading.known_dtype(named)
-        if lazily:
-            model.pending = loading.Drawn()
+        if lazily and hub_options.device is None:
+            model.pending = loading.Drawn(wanted)
+            _set_dtype(model, wanted)
             return model
         model._draw()
         return model.to(hub_options.device, wanted)
@@ -473,7 +478,12 @@ class PretrainedModel(KnownParts, ABC):
 
     @classmethod
     def _from_state_dict(
-        cls, path: str | Path | None, hub_options: LoadOptions, options: Given, dtype: Any
+        cls,
+        path: str | Path | None,
+        hub_options: LoadOptions,
+        options: Given,
+        dtype: Any,
+        new_head: bool,
     ) -> Self:
         """The model with a state_dict's weights, and with the config of `path` or the given one."""
         given = hub_options.overrides.pop("pretrained_model_name_or_path", path)
@@ -481,12 +491,16 @@ class PretrainedModel(KnownParts, ABC):
             raise InputError(
                 "state_dict: accepted: together with a path or a config, but not with both"
             )
-        config = hub_options.config
-        if config is None:
-            config = ModelConfig.from_pretrained(given, **options, **hub_options.overrides)
+        if given is None:
+            config, settings = _overridden(hub_options), {}
+        else:
+            places = {**options, "subfolder": hub_options.subfolder, "weights": None}
+            home = hub.find(str(given), **places)
+            config, settings = _config_of(home, None, hub_options)[0], read_generation_config(home)
         model = cls._on_meta(config)
-        model.set_source(given or "", options["revision"])
-        info = loading.fill_from(model, hub_options.state_dict or {}, dtype)
+        model.set_source(given or "", options["revision"], subfolder=hub_options.subfolder)
+        model.generation_config = settings
+        info = loading.fill_from(model, hub_options.state_dict or {}, dtype, new_head)
         model.eval().to(hub_options.device)
         return (model, info) if hub_options.output_loading_info else model  # type: ignore[return-value]
 
@@ -539,6 +553,16 @@ def _config_of(
     return config, entries
 
 
+def _overridden(hub_options: LoadOptions) -> ModelConfig:
+    """The config that the user gave, with the entries that the user replaces."""
+    config: ModelConfig = hub_options.config
+    if hub_options.overrides:
+        config = ModelConfig(config.to_dict(), hub_options.overrides, where="config")
+    if hub_options.attention is not None:
+        config._attn_implementation = hub_options.attention
+    return config
+
+
 def _read_weights(
     model: PretrainedModel,
     lazily: bool,
@@ -556,13 +580,18 @@ def _read_weights(
         read_quantized(model, quantization)
     elif lazily:
         assert isinstance(model.pending, loading.Pending)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(model.pending.dtype)
+        _set_dtype(model, model.pending.dtype)
         model.pending.draw(model)
     else:
         model.fill(model)
     if adapter is not None:
         adapter.load_into(model, without_head=new_head)
+
+
+def _set_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Set the dtype of parameters on the meta device; None: it does not change."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def one_path(

@@ -11,6 +11,7 @@ from trainer.errors import InputError
 from trainer.models.auto import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
 )
@@ -189,6 +190,10 @@ def test_a_head_of_other_labels_is_refused_until_a_new_one_is_asked_for(folder, 
 def test_a_head_of_another_size_is_refused_until_a_new_one_is_asked_for(folder):
     refused(folder, "head was trained for other labels", "model.new_head=true", num_labels=3)
     assert Classifier.from_pretrained(folder, num_labels=3, new_head=True).config.num_labels == 3
+
+
+def test_labels_given_by_name_are_compared_too(folder):
+    refused(folder, "its head was trained for the labels bad, good", label2id={"no": 0, "yes": 1})
 
 
 def test_labels_without_names_may_be_named(folder):
@@ -412,3 +417,48 @@ def test_every_hub_name_is_in_the_file(folder):
     assert model.hub_name("body.layers.11.attention.query.bias") == (
         "bert.encoder.layer.11.attention.self.query.bias"
     )
+
+
+def test_weights_in_memory_take_all_options(tmp_path):
+    torch.manual_seed(0)
+    config = AutoConfig({**NAMED, "hidden_dropout_prob": 0.2})
+    model = Classifier.from_config(config)
+    model.save_pretrained(tmp_path / "inside")
+    weights = model.state_dict()
+    found = Classifier.from_pretrained(tmp_path, subfolder="inside", state_dict=weights)
+    assert same(found, model) and found.config.hidden_dropout_prob == 0.2
+    bare = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    given = {"config": config, "state_dict": bare}
+    found = Classifier.from_pretrained(**given, num_labels=5, attn_implementation="eager")
+    assert found.head.classifier.weight.shape == (5, 16) and config.num_labels == 2
+    assert found.config._attn_implementation == "eager"
+    other = Classifier.from_pretrained(config=config, state_dict=weights, new_head=True)
+    assert not torch.equal(other.head.classifier.weight, model.head.classifier.weight)
+    assert torch.equal(other.body.pooler.dense.weight, model.body.pooler.dense.weight)
+
+
+def test_weights_in_memory_come_with_the_folders_generation_config(tmp_path):
+    sizes = {**SIZES, "model_type": "llama", "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig(sizes))
+    model.generation_config["eos_token_id"] = [3, 4]
+    model.save_pretrained(tmp_path)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path, state_dict=model.state_dict())
+    assert found.generation_config["eos_token_id"] == [3, 4, 2]
+
+
+def test_new_weights_have_the_requested_type_also_if_drawn_later():
+    torch.manual_seed(3)
+    now = AutoModel.from_config(AutoConfig(SIZES), dtype="bfloat16")
+    torch.manual_seed(3)
+    later = AutoModel.from_config(AutoConfig(SIZES), dtype="bfloat16", lazily=True)
+    assert later.dtype == torch.bfloat16
+    later.fill(later)
+    assert later.dtype == torch.bfloat16 and same(now, later)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("state_dict", {"x": 1}), ("subfolder", "x"), ("output_loading_info", True)]
+)
+def test_options_that_need_files_are_refused_for_new_weights(name, value):
+    with pytest.raises(InputError, match=f"from_config: found {name}; accepted: it in from_pret"):
+        AutoModel.from_config(AutoConfig(SIZES), **{name: value})

@@ -106,9 +106,10 @@ class Drawn:
     that other draws do not change them. `generator` is the state of the copy after the last draw.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        """`dtype` is that of the weights; None: torch's default."""
         self.generator = torch.get_rng_state()
-        self._dtype = torch.get_default_dtype()
+        self._dtype = torch.get_default_dtype() if dtype is None else dtype
 
     def fill(self, model: FamilyModel, part: nn.Module) -> None:
         """Fill a part of the model, or the whole model; parts must come in parameter order."""
@@ -179,11 +180,15 @@ def pending_weights(
 
 
 def fill_from(
-    model: FamilyModel, tensors: Mapping[str, Tensor], dtype: torch.dtype | str | None
+    model: FamilyModel,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | str | None,
+    new_head: bool = False,
 ) -> dict[str, set[str] | list[str]]:
     """Fill a model on the meta device with copies of tensors, given by parameter or hub names.
 
-    Returns the loading info; a missing head is initialized at random. Raises InputError for any
+    Returns the loading info; a missing head is initialized at random, and with `new_head` any head.
+    Raises InputError for any
     other missing tensor, and for a wrong shape.
     """
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
@@ -194,7 +199,7 @@ def fill_from(
     filled: dict[str, Tensor] = {}
     missing: set[str] = set()
     for name, parameter in model.named_parameters():
-        if name in found:
+        if name in found and not (new_head and name.startswith(keys.HEAD)):
             _check_shape(name, parameter, tuple(found[name].shape), Path("state_dict"))
             filled[name] = found.pop(name).detach().to(kind, copy=True)
         elif _may_be_random(name):
