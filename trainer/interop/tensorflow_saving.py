@@ -17,6 +17,7 @@ from trainer.models.blocks.encoder import Encoder
 from trainer.models.family_model import FamilyModel
 from trainer.models.formats import saving
 from trainer.models.formats.keys import BODY
+from trainer.models.formats.weight_files import SHARDS
 from trainer.models.quantization.quantized_linear import quantization_of
 
 ATTRIBUTE_BYTES = 60_000
@@ -54,7 +55,8 @@ def save_model(model: FamilyModel, directory: Path, max_shard_size: int | str) -
         written = {SINGLE}
     else:
         written = _write_shards(directory, shards, name)
-    for old in sorted({*directory.glob("tf_model*.h5"), *directory.glob(INDEX)}):
+    patterns = (SINGLE, INDEX, f"tf_model{SHARDS}.h5")
+    for old in sorted(path for pattern in patterns for path in directory.glob(pattern)):
         if old.name not in written:
             files.remove_file(old)
 

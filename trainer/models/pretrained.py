@@ -267,6 +267,8 @@ class PretrainedModel(KnownParts, ABC):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
         if format == "tf" and self.lora is not None:
             raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
+        if format == "tf" and state_dict is not None:
+            raise InputError("state_dict: found one with format='tf'; accepted: safetensors")
         folder = local_folder(named)
         if state_dict is None and self.lora is not None and not merge:
             read_now(self, self.lora.whole)

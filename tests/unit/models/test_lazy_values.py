@@ -138,6 +138,19 @@ def test_a_lazy_model_may_be_saved(
     assert files
 
 
+def test_a_part_of_a_lazy_model_reads_its_weights(tmp_path: Path) -> None:
+    heads = {"a": {"head": "sequence_classification"}, "b": {"head": "token_classification"}}
+    sizes = {"model_type": "bert", **SIZES, "task_heads": heads}
+    TASKS["multi_task"].from_config(AutoConfig(sizes)).save_pretrained(tmp_path)
+    lazy, eager = (loaded(tmp_path, "multi_task", lazily) for lazily in (True, False))
+    part = lazy.part("b")
+    part.fill(part)
+    assert_equal(part, eager.part("b"))
+    assert all(parameter.is_meta for parameter in lazy.part("a").head.parameters())
+    lazy.part("a").save_pretrained(tmp_path / "a")
+    assert_equal(lazy, eager)
+
+
 def test_weights_read_for_a_moment_stay_tied(tmp_path: Path) -> None:
     config = AutoConfig({**DECODER, "tie_word_embeddings": True})
     TASKS["causal_lm"].from_config(config).save_pretrained(tmp_path)

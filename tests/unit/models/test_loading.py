@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.errors import InputError
+from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.auto import (
     AutoConfig,
     AutoModel,
@@ -379,6 +380,24 @@ def test_saving_over_shards_leaves_none(folder):
     model.save_pretrained(folder)
     assert [file.name for file in folder.glob("*safetensors*")] == ["model.safetensors"]
     assert same(Classifier.from_pretrained(folder), model)
+
+
+def test_saving_keeps_weights_with_other_names(folder):
+    names = ("model_best.safetensors", "model-1.safetensors", "modeling.safetensors")
+    for name in names:
+        (folder / name).write_bytes(b"mine")
+    model = Classifier.from_config(AutoConfig(NAMED))
+    model.save_pretrained(folder)
+    model.add_lora(LoRASettings(rank=2))
+    model.save_pretrained(folder)
+    assert all((folder / name).read_bytes() == b"mine" for name in names)
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_weights_that_no_format_takes_are_refused(folder):
+    model = Classifier.from_pretrained(folder)
+    with pytest.raises(InputError, match="state_dict: found one with format='tf'"):
+        model.save_pretrained(folder / "tf", format="tf", state_dict=model.state_dict())
 
 
 def test_shards_keep_their_size(folder):

@@ -32,7 +32,7 @@ from trainer.models.adapters.peft_layout import peft_names, split
 from trainer.models.adapters.token_rows import modules_with_rows
 from trainer.models.blocks.experts import GroupedLinear
 from trainer.models.formats.saving import config_entries
-from trainer.models.formats.weight_files import WeightFiles
+from trainer.models.formats.weight_files import saved_weights
 from trainer.models.model import Model
 from trainer.models.quantization.quantized_linear import quantization_of
 
@@ -73,9 +73,8 @@ def save_adapter(
     config = _config(model) if model.lora.kind == "lora" else _config_of_ia3(model)
     files.write_json(directory / CONFIG, config)
     files.write_tensors(directory / AdapterWeights.single, tensors, metadata)
-    whole_model = [directory / name for name in ("config.json", WeightFiles.index)]
-    whole_model += directory.glob(WeightFiles.pattern)
-    for old in sorted({path for path in whole_model if path.exists()}):
+    config_file = directory / "config.json"
+    for old in [*saved_weights(directory), *([config_file] if config_file.exists() else [])]:
         files.remove_file(old)
 
 

@@ -12,16 +12,14 @@ from trainer.errors import InputError
 from trainer.models.adapters.merging import merged_parameters
 from trainer.models.family_model import FamilyModel
 from trainer.models.formats.generation_config import FILE, generation_config
-from trainer.models.formats.weight_files import INDEX, SINGLE
+from trainer.models.formats.weight_files import INDEX, SINGLE, saved_weights
 from trainer.models.model import Model
 from trainer.redaction import without_environment
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 METADATA = {"format": "pt"}
-OLD = ("model*.safetensors", INDEX, "adapter_model.safetensors", "adapter_config.json") + (
-    "model_config.json",
-)
-"""Patterns of the files that an earlier save may have left."""
+OF_ADAPTERS = ("adapter_model.safetensors", "adapter_config.json", "model_config.json")
+"""The files that an earlier save of adapters may have left."""
 
 
 def save_model(
@@ -46,7 +44,8 @@ def save_model(
         written = {SINGLE}
     else:
         written = _write_shards(directory, shards)
-    for old in sorted(path for pattern in OLD for path in directory.glob(pattern)):
+    adapters = [directory / name for name in OF_ADAPTERS]
+    for old in [*saved_weights(directory), *filter(Path.exists, adapters)]:
         if old.name not in written:
             files.remove_file(old)
 

@@ -13,6 +13,9 @@ from trainer.foreign.json_values import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+NUMBER = "[0-9]" * 5
+SHARDS = f"-{NUMBER}-of-{NUMBER}"
+"""The pattern of the end of a shard's name, before its suffix."""
 
 
 class WeightFiles:
@@ -98,6 +101,12 @@ class WeightFiles:
             )
         accepted = f"{self.single}, or shards with {self.index}"
         return f"{self.folder}: has no weights; accepted: {accepted}"
+
+
+def saved_weights(folder: Path) -> list[Path]:
+    """The weights that an earlier save left in a folder; other files may be the user's own."""
+    patterns = (SINGLE, INDEX, f"model{SHARDS}.safetensors")
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def _open(file: Path) -> Any:

@@ -125,6 +125,7 @@ class MultiTaskModel(PretrainedModel):
             modules["body"] = _without_pooler(self.body)
         vars(model)["_modules"] = modules
         vars(model)["config"] = part_config(self.config, name)
+        vars(model)["pending"] = None if self.pending is None else _WeightsOfWhole(self)
         return model
 
     def part_weights(self, name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,6 +176,16 @@ class MultiTaskModel(PretrainedModel):
 
     def _head(self, name: str) -> nn.Module:
         return self.head[self._kind(name)].get_submodule(HEAD_OF_TASK + name)  # type: ignore[no-any-return]
+
+
+class _WeightsOfWhole:
+    """Fills modules that a part shares with a multi-task model, under that model's names."""
+
+    def __init__(self, whole: MultiTaskModel) -> None:
+        self._whole = whole
+
+    def fill(self, model: object, part: nn.Module) -> None:
+        self._whole.fill(part)
 
 
 def _check_task(name: str, config: object) -> None:
