@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -113,18 +113,38 @@ def _settings(
     kind: type["DataclassInstance"], entries: Mapping[str, Any], where: str
 ) -> "DataclassInstance":
     """The dataclass with these entries, each of which must have the type of its default."""
-    defaults = asdict(kind())
+    usual = kind()
+    known = [field.name for field in fields(kind)]
+    given: dict[str, Any] = {}
     for name, value in entries.items():
-        if name not in defaults:
-            known = [field.name for field in fields(kind)]
+        if name not in known:
             raise InputError(
                 f"{where}: no entry '{name}'; accepted: {', '.join(known)}{nearest(name, known)}"
             )
-        wanted = type(defaults[name])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
+        given[name] = _like(getattr(usual, name), value, f"{where}: {name}")
+    return kind(**given)
+
+
+def _like(default: object, value: Any, where: str) -> Any:
+    """Return `value` in the type of `default`; None: in any type.
+
+    As JSON has neither tuples nor dataclasses, lists and mappings are accepted for these.
+    """
+    wanted = type(default)
+    if is_dataclass(default) and isinstance(value, Mapping):
+        return _settings(wanted, value, where)
+    if wanted is tuple and isinstance(value, (list, tuple)):
+        return _in_tuples(value)
+    if default is not None and type(value) is not wanted:
+        if wanted is not float or type(value) is not int:
             found = f"found {str(value)[:40]!r}; accepted: {wanted.__name__}"
-            raise InputError(f"{where}: {name}: {found}")
-    return kind(**{name: type(defaults[name])(value) for name, value in entries.items()})
+            raise InputError(f"{where}: {found}")
+        return float(value)
+    return value
+
+
+def _in_tuples(value: Any) -> Any:
+    return tuple(map(_in_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _read_config(file: Path) -> dict[str, Any]:
