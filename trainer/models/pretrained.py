@@ -494,14 +494,13 @@ class PretrainedModel(KnownParts, ABC):
                 "state_dict: accepted: together with a path or a config, but not with both"
             )
         if given is None:
-            config, settings = _overridden(hub_options), {}
+            model = cls._on_meta(_overridden(hub_options))
         else:
             places = {**options, "subfolder": hub_options.subfolder, "weights": None}
             home = hub.find(str(given), **places)
-            config, settings = _config_of(home, None, hub_options)[0], read_generation_config(home)
-        model = cls._on_meta(config)
+            model = cls._on_meta(_config_of(home, None, hub_options)[0])
+            model.generation_config = read_generation_config(home)
         model.set_source(given or "", options["revision"], subfolder=hub_options.subfolder)
-        model.generation_config = settings
         info = loading.fill_from(model, hub_options.state_dict or {}, dtype, new_head)
         model.eval().to(hub_options.device)
         return (model, info) if hub_options.output_loading_info else model  # type: ignore[return-value]
