@@ -8,6 +8,7 @@ import torch
 from trainer.models.auto import AutoConfig, AutoModelForSequenceClassification
 from trainer.models.blocks.dropout import Dropout, number_sites
 from trainer.models.blocks.dropout_hash import head_keys, token_keys
+from trainer.models.blocks.fused_dropout import dropped
 
 SIZES = {
     "model_type": "bert",
@@ -224,6 +225,20 @@ def test_attention_dropout_scales_alike_when_the_probabilities_are_asked_for():
     outputs = model(**batch, output_attentions=True)
     torch.testing.assert_close(outputs.logits, model(**batch).logits, rtol=1e-10, atol=1e-12)
     assert (outputs.attentions[0][0, :, :7, :7] == 0).any()
+
+
+def test_kept_hashes_of_inference_serve_training_too():
+    """The fused kernels save their hashes for the backward pass, which inference tensors forbid."""
+    dropout, keys = Dropout(0.5).train(), torch.arange(3, dtype=torch.int32)
+    with torch.inference_mode():
+        before = dropped(torch.ones(3, 77), dropout.draws_for(keys, 77))
+        heads = dropout.head_hashes(2, keys.device)
+    x = torch.ones(3, 77, requires_grad=True)
+    after = dropped(x, dropout.draws_for(keys, 77))
+    after.sum().backward()
+    assert torch.equal(before, after) and torch.equal(x.grad, after)
+    again = dropout.head_hashes(2, keys.device)
+    assert torch.equal(heads, again) and not again.is_inference()
 
 
 def test_sites_are_numbered_in_the_order_of_the_modules():

@@ -228,6 +228,19 @@ def test_tasks_of_sequences_are_checked():
     )
 
 
+def test_the_fixed_bias_counts_however_it_was_set():
+    model = small("bart", "seq2seq_lm")
+    plain = model(IDS, labels=IDS).logits
+    weights = {**model.state_dict(), "head.bias": torch.ones(1, 20)}
+    model.load_state_dict(weights, assign=True)
+    torch.testing.assert_close(model(IDS, labels=IDS).logits, plain + 1)
+    with torch.inference_mode():
+        model = small("bart", "seq2seq_lm")
+        torch.testing.assert_close(model(IDS, labels=IDS).logits, plain)
+        model.head.bias += 1
+        torch.testing.assert_close(model(IDS, labels=IDS).logits, plain + 1)
+
+
 def test_roberta_counts_positions_after_the_pad_token():
     model = small("roberta", "base")
     ids = torch.arange(4, 11)[None]

@@ -61,8 +61,14 @@ def draw_bits(keys: Tensor, columns: Tensor, site: Tensor | int) -> Tensor:
 
 
 def is_stale(known: Tensor) -> bool:
-    """Whether a tensor has no values because it was created in a trace that has ended."""
-    return isinstance(known, FakeTensor) and known.fake_mode is not detect_fake_mode()
+    """Whether a kept tensor is of no use outside of the mode in which it was created.
+
+    A tensor that was created in a trace has no values after the trace, and one that was created in
+    torch.inference_mode cannot be saved for a backward pass.
+    """
+    if isinstance(known, FakeTensor):
+        return known.fake_mode is not detect_fake_mode()
+    return known.is_inference() and not torch.is_inference_mode_enabled()
 
 
 _columns: dict[tuple[int, torch.device], Tensor] = {}

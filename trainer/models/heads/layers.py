@@ -144,7 +144,7 @@ class Seq2SeqHead(nn.Module):
         self.weight = nn.Parameter(weight) if own_weight else None
         self.bias = nn.Parameter(fixed, requires_grad=False) if bias else None
         self.scale = scale
-        self._biased: tuple[int, bool] | None = None
+        self._biased: tuple[Tensor, int, bool] | None = None
 
     def forward(self, tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [T, D], weight [V, D] -> two matrices whose product is the logits [T, V].
@@ -160,8 +160,10 @@ class Seq2SeqHead(nn.Module):
 
     def _is_biased(self) -> bool:
         """Whether the bias is nonzero. Its values are read again only after it was changed."""
-        assert self.bias is not None
-        version = self.bias._version
-        if self._biased is None or self._biased[0] != version:
-            self._biased = version, bool(self.bias.detach().any())
-        return self._biased[1]
+        bias, known = self.bias, self._biased
+        assert bias is not None
+        if bias.is_inference():  # such a tensor does not count its changes
+            return bool(bias.any())
+        if known is None or known[0] is not bias or known[1] != bias._version:
+            known = self._biased = bias, bias._version, bool(bias.detach().any())
+        return known[2]
