@@ -90,8 +90,8 @@ class KeyValueCache:
         self.width += layout.width or 0
         self._set_lengths(self.lengths + layout.lengths)
 
-    def get_seq_length(self) -> int:
-        """The number of columns so far, under transformers' name."""
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """The number of columns so far, which all layers have, under transformers' name."""
         return self.width or int(self.lengths.max())
 
     def crop(self, max_length: int) -> None:

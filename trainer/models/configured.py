@@ -130,7 +130,7 @@ def _like(default: object, value: Any, where: str) -> Any:
 
     As JSON has neither tuples nor dataclasses, lists and mappings are accepted for these.
     """
-    wanted = type(default)
+    wanted: Any = type(default)
     if is_dataclass(default) and isinstance(value, Mapping):
         return _settings(wanted, value, where)
     if wanted is tuple and isinstance(value, (list, tuple)):

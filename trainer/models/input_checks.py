@@ -9,7 +9,7 @@ from torch import Tensor
 from trainer.errors import InputError
 from trainer.models.blocks.rope import read_rope
 from trainer.models.config import ModelConfig
-from trainer.models.inputs import FlatInputs
+from trainer.models.inputs import Call, FlatInputs
 
 UNLIMITED = 1 << 24
 """The maximum sequence length if the number of positions does not limit it."""
@@ -86,6 +86,21 @@ def check_values(
     _check_range("token_type_ids", inputs.token_type_ids, types)
 
 
+def check_shapes(call: Call, width: int, num_heads: int) -> None:
+    """Raise InputError for embeddings of another width than the model's, or a mask of other heads.
+
+    `width` is that of the token embeddings.
+    """
+    embeds, mask = call.inputs_embeds, call.attention_mask
+    dimensions = 2 if call.is_flat else 3
+    if embeds is not None and (embeds.dim() != dimensions or embeds.shape[-1] != width):
+        accepted = f"[T, {width}]" if call.is_flat else f"[batch, length, {width}]"
+        raise InputError(f"inputs_embeds: found shape {tuple(embeds.shape)}; accepted: {accepted}")
+    if mask is not None and mask.dim() == 4 and mask.shape[1] not in (1, num_heads):
+        found = f"found {mask.shape[1]} heads"
+        raise InputError(f"attention_mask: {found}; accepted: 1 or {num_heads}")
+
+
 def no_token_types(types: Tensor | None, config: ModelConfig) -> None:
     """Raise InputError if a call of a model without token types has nonzero token types."""
     if types is None or torch.compiler.is_compiling():
@@ -135,6 +150,8 @@ log_lengths.addFilter(_Once())
 
 def _check_range(name: str, ids: Tensor | None, size: int | None) -> None:
     """Raise InputError for an id below 0 or, unless `size` is None, not below `size`."""
+    if ids is not None and size is not None and ids.is_floating_point():
+        raise InputError(f"{name}: found {ids.dtype}; accepted: int64 or int32")
     if ids is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
         return
     lowest, highest = (int(bound) for bound in ids.aminmax())

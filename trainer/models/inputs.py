@@ -16,6 +16,9 @@ from trainer.models.packing import Layout
 from trainer.models.sequence_lengths import SequenceLengths, host_lengths, step_key
 
 
+INTEGERS = (torch.int64, torch.int32)
+
+
 class Arguments(TypedDict, total=False):
     """The optional arguments that every model accepts; heads add more."""
 
@@ -128,6 +131,7 @@ def flat_inputs(
     mask = _mask_of_new_tokens(call, ids)
     flat_mask = None if mask is None or mask.dim() == 4 else mask
     _check_padded(ids, {**per_token, "attention_mask": flat_mask})
+    _check_cache(call.cache, len(ids))
     layout = _padded_layout(ids, mask, keep_first, keep_gaps, only_ids, call.cache)
     types, keys = (None if grid is None else layout.pack(grid) for grid in per_token.values())
     before = 0 if call.cache is None else call.cache.width
@@ -181,6 +185,7 @@ def _inputs_of_flat_call(call: Call, lengths: Tensor, pad_token_id: int | None) 
     ids, types, keys = call.tokens, call.token_type_ids, call.dropout_keys
     per_token = {"token_type_ids": types, "dropout_keys": keys, "position_ids": call.position_ids}
     _check_flat(ids, lengths, per_token)
+    _check_cache(call.cache, len(lengths))
     if call.attention_mask is not None:
         raise InputError("attention_mask: found one beside sequence_lengths; accepted: one of them")
     layout = Layout(lengths, ids.device)
@@ -270,11 +275,13 @@ def _check_rows_seen(visible: Tensor) -> None:
 
 def _check_flat(input_ids: Tensor, lengths: Tensor, per_token: dict[str, Tensor | None]) -> None:
     _check_ids(input_ids, "[T], with sequence_lengths", dimensions=1)
-    if lengths.device.type != "cpu" or lengths.dim() != 1 or lengths.is_floating_point():
-        raise InputError(
-            f"sequence_lengths: found {lengths.dtype} {tuple(lengths.shape)} on {lengths.device}; "
-            "accepted: integers [B] on the CPU, in SequenceLengths under wrappers that move tensors"
-        )
+    accepted = "int64 or int32 [B] on the CPU, in SequenceLengths under wrappers that move tensors"
+    if not isinstance(lengths, Tensor):
+        found = type(lengths).__name__
+        raise InputError(f"sequence_lengths: found {found}; accepted: {accepted}")
+    if lengths.device.type != "cpu" or lengths.dim() != 1 or lengths.dtype not in INTEGERS:
+        found = f"{lengths.dtype} {tuple(lengths.shape)} on {lengths.device}"
+        raise InputError(f"sequence_lengths: found {found}; accepted: {accepted}")
     if lengths.numel() == 0 or int(lengths.min()) < 1 or int(lengths.sum()) != len(input_ids):
         raise InputError(
             f"sequence_lengths: found {lengths.numel()} lengths that sum to {int(lengths.sum())}; "
@@ -288,8 +295,14 @@ def _check_padded(input_ids: Tensor, per_token: dict[str, Tensor | None]) -> Non
     _check_same_shape(input_ids, per_token)
 
 
+def _check_cache(cache: KeyValueCache | None, number: int) -> None:
+    if cache is not None and len(cache.lengths) != number:
+        found = f"found a cache of {len(cache.lengths)} sequences"
+        raise InputError(f"past_key_values: {found}; accepted: one of {number}, as in the call")
+
+
 def _check_ids(input_ids: Tensor, shape: str, dimensions: int) -> None:
-    integer = input_ids.dtype in (torch.int64, torch.int32)
+    integer = input_ids.dtype in INTEGERS
     if input_ids.dim() != dimensions or not integer or input_ids.numel() == 0:
         raise InputError(
             f"input_ids: found {input_ids.dtype} {tuple(input_ids.shape)}; "

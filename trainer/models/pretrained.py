@@ -35,6 +35,7 @@ from trainer.models.formats.generation_config import read_generation_config
 from trainer.models.formats.weight_files import WeightFiles
 from trainer.models.hub_options import LoadOptions, check_save_options, load_options
 from trainer.models.input_checks import (
+    check_shapes,
     check_values,
     no_token_types,
     require_tensors,
@@ -435,6 +436,7 @@ class PretrainedModel(KnownParts, ABC):
         if not num_types:
             no_token_types(call.token_type_ids, config)
             call = replace(call, token_type_ids=None)
+        check_shapes(call, self.body.token_embeddings.embedding_dim, config.num_attention_heads)
         pools = self.reads_first_token or self.body.pooler is not None
         after_pad = config.family.positions_after_pad
         inputs = flat_inputs(

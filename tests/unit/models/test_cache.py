@@ -56,6 +56,11 @@ def test_calls_that_a_cache_cannot_be_in_are_refused():
     flat = {"input_ids": torch.tensor([1, 2]), "sequence_lengths": torch.tensor([2])}
     with pytest.raises(InputError, match="output_attentions: found True with a cache"):
         model(**flat, cache=KeyValueCache(1), output_attentions=True)
+    for call in (flat, {"input_ids": torch.tensor([[1, 2]])}):
+        name = "cache" if call is flat else "past_key_values"
+        with pytest.raises(InputError, match="found a cache of 3 sequences; accepted: one of 1,"):
+            model(**call, **{name: KeyValueCache(3)})
+    assert KeyValueCache(2).get_seq_length(layer_idx=0) == 0
     with pytest.raises(InputError, match="cache: found one in a padded call"):
         model(torch.tensor([[1, 2]]), cache=KeyValueCache(1))
 

@@ -132,6 +132,20 @@ WRONG = {
           "labels": torch.tensor([0])}, "num_choices: missing"),
         ({"input_ids": IDS[0], "sequence_lengths": torch.tensor([2, 1, 1]), "num_choices": 2},
          "num_choices: found 2; accepted: a divisor of the 3 sequences"),
+        ({"input_ids": IDS[0], "sequence_lengths": torch.tensor([2, 1, 1]), "num_choices": 3.0},
+         "num_choices: found 3.0; accepted: a divisor of the 3 sequences"),
+    ],
+    "sequence_classification": [
+        ({"input_ids": IDS[0], "sequence_lengths": [4]}, "sequence_lengths: found list; accepted:"),
+        ({"input_ids": IDS[0], "sequence_lengths": torch.tensor([4], dtype=torch.int8)},
+         "sequence_lengths: found torch.int8 (1,) on cpu; accepted: int64 or int32 [B]"),
+        ({"position_ids": torch.zeros(3, 4)}, "position_ids: found torch.float32; accepted: int64"),
+        ({"token_type_ids": torch.zeros(3, 4)}, "token_type_ids: found torch.float32; accepted:"),
+        ({"attention_mask": torch.ones(3, 5, 4, 4).bool()}, "found 5 heads; accepted: 1 or 2"),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(3, 4, 8)},
+         "inputs_embeds: found shape (3, 4, 8); accepted: [batch, length, 16]"),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(4, 16)},
+         "inputs_embeds: found shape (4, 16); accepted: [batch, length, 16]"),
     ],
 }  # fmt: skip
 
@@ -142,6 +156,14 @@ WRONG = {
 )
 def test_a_wrong_argument_is_named_in_one_line(models, task, inputs, message):
     refused(lambda: models[task](**{"input_ids": IDS, **inputs}), message)
+
+
+def test_a_decoders_inputs_are_tensors():
+    model = small("bart", "seq2seq_lm")
+    refused(
+        lambda: model(IDS, decoder_input_ids=IDS.tolist()),
+        "decoder_input_ids: found list; accepted: a tensor, as the tokenizer's",
+    )
 
 
 def test_configs_that_a_head_cannot_have():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from torch import Tensor, nn
 
 from trainer.errors import InputError
+from trainer.foreign.counts import whole
 from trainer.models.config import ModelConfig
 from trainer.models.encoding import Encoding
 from trainer.models.heads.layers import ClassificationHead, classifier_dropout
@@ -121,12 +122,12 @@ def _rows(x: Tensor | None) -> Tensor | None:
 
 def _by_question(logits: Tensor, num_choices: int) -> Tensor:
     """[S] -> [S / num_choices, num_choices]"""
-    sequences = logits.shape[0]
-    if num_choices < 1 or sequences % num_choices:
+    sequences, number = logits.shape[0], whole(num_choices) or 0
+    if number < 1 or sequences % number:
         raise InputError(
             f"num_choices: found {num_choices}; accepted: a divisor of the {sequences} sequences"
         )
-    return logits.view(-1, num_choices)
+    return logits.view(-1, number)
 
 
 HEAD = MultipleChoiceModel

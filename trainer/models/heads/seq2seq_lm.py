@@ -15,6 +15,7 @@ from trainer.models.encoding import Encoding
 from trainer.models.heads.layers import Seq2SeqHead
 from trainer.models.heads.losses import aligned_loss
 from trainer.models.heads.projection import LazyLogits, Projection
+from trainer.models.input_checks import require_tensors
 from trainer.models.inputs import Arguments, Call
 from trainer.models.outputs import ModelOutput
 from trainer.models.packing import IGNORED, to_device
@@ -115,6 +116,8 @@ class Seq2SeqLMModel(PretrainedModel):
         return {"lm_head.weight": names["lm_head.weight"]} if self.head.weight is not None else {}
 
     def arrange(self, call: Call, answers: Given) -> Call:
+        named = ("decoder_input_ids", "decoder_target_ids", "decoder_attention_mask")
+        require_tensors({name: answers.get(name) for name in named})
         cache = answers.get("cache")
         if cache is not None and cache.seen is not None:
             return replace(call, cache=cache)
