@@ -103,7 +103,7 @@ class KnownParts(FamilyModel):
         width = old.embedding_dim
         if not isinstance(value, nn.Embedding) or value.embedding_dim != width:
             raise InputError(f"value: found {value}; accepted: nn.Embedding(vocab_size, {width})")
-        if value.num_embeddings != old.num_embeddings and self.head is not None and self.vocabulary:
+        if value.num_embeddings != old.num_embeddings and self.output_parameters:
             raise InputError(
                 f"value: found {value.num_embeddings} tokens; accepted: {old.num_embeddings}, as "
                 "the head has (resize_token_embeddings changes both)"

@@ -30,23 +30,24 @@ def resize_vocabulary(
     embeddings.weight = _resized(embeddings.weight, size, None if near_mean else spread)
     embeddings.num_embeddings = size
     for name in model.output_parameters:
-        _resize_in_head(
-            model.head, name.removeprefix(keys.HEAD), size, None if near_mean else spread
-        )
+        in_layer = "." in model.plain_name(name).removeprefix(keys.HEAD)
+        _resize_in_head(model, name, size, None if near_mean else spread, in_layer)
     model.resized = model.resized or size != before
     return embeddings
 
 
-def _resize_in_head(head: nn.Module, name: str, size: int, spread: float | None) -> None:
+def _resize_in_head(
+    model: FamilyModel, name: str, size: int, spread: float | None, in_layer: bool
+) -> None:
     """Resize a parameter with a row per token; `spread` as in `_resized`.
 
-    A bias on tied output weights is extended with zeros, as in transformers. The bias of untied
+    `in_layer`: the head has a layer with output weights of its own. A bias on tied output weights is extended with zeros, as in transformers. The bias of untied
     output weights is drawn around its mean if `spread` is None, and otherwise extended with zeros.
     """
     parent, _, leaf = name.rpartition(".")
-    owner = head.get_submodule(parent)
+    owner = model.get_submodule(parent)
     old = getattr(owner, leaf)
-    draws_bias = bool(parent) and spread is None
+    draws_bias = in_layer and spread is None
     as_row = old.shape[0] == 1  # a bias [1, V]
     of_bias = None if draws_bias else 0.0
     new = _resized(old.T if as_row else old, size, of_bias if leaf == "bias" else spread)

@@ -5,7 +5,7 @@ import torch
 
 from trainer.errors import InputError
 from trainer.models.adapters.lora_settings import LoRASettings
-from trainer.models.auto import AutoConfig, AutoModelForMaskedLM
+from trainer.models.auto import TASKS, AutoConfig, AutoModelForMaskedLM
 
 SIZES = {
     "model_type": "roberta",
@@ -89,3 +89,29 @@ def test_a_refused_size_keeps_the_trained_rows(model):
         model.resize_token_embeddings(1)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
     assert any(name.endswith("token_rows") for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "entries"),
+    [
+        ("roberta", "masked_lm", {}),
+        ("roberta", "masked_lm", {"tie_word_embeddings": False}),
+        ("llama", "causal_lm", {}),
+    ],
+)
+def test_the_heads_of_several_tasks_follow(family, head, entries, tmp_path):
+    heads = {"a": {"head": "sequence_classification"}, "b": {"head": head}}
+    config = AutoConfig({**SIZES, "model_type": family, "task_heads": heads, **entries})
+    model = TASKS["multi_task"].from_config(config).eval()
+    alone, kept = model.part("b"), model.part("b").get_output_embeddings().weight.clone()
+    with pytest.raises(InputError, match="^value: found 33 tokens"):
+        model.set_input_embeddings(torch.nn.Embedding(33, 16))
+    torch.manual_seed(1)
+    model.resize_token_embeddings(33)
+    assert torch.equal(alone.get_output_embeddings().weight[:30], kept)
+    assert model.part("b")(IDS).logits.shape == (2, 4, 33)
+    if family == "roberta" and not entries:
+        assert not alone.head.bias.any()
+    model.save_pretrained(tmp_path)
+    again = TASKS["multi_task"].from_pretrained(tmp_path).part("b")
+    assert torch.equal(again(IDS).logits, model.part("b")(IDS).logits)

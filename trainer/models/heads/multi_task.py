@@ -106,6 +106,16 @@ class MultiTaskModel(PretrainedModel):
         """The tasks, in the order of `config.task_heads`."""
         return tuple(self.config.task_heads)
 
+    @property
+    def output_parameters(self) -> tuple[str, ...]:
+        known = dict(self.named_parameters())
+        names = []
+        for task in self.task_names:
+            head = cast(type[PretrainedModel], find_head(self._kind(task)))
+            place = f"head.{self._kind(task)}.{HEAD_OF_TASK}{task}"
+            names += [f"{place}.{parameter}" for parameter in head.vocabulary]
+        return tuple(name for name in names if name in known)
+
     def plain_name(self, name: str) -> str:
         parts = name.split(".", 3)  # head, its kind, its task, and the rest of the name
         return f"head.{parts[3]}" if parts[0] == "head" else name
