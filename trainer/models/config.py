@@ -388,6 +388,10 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
     if (taken := config.known("num_experts_per_tok")) and taken > config.num_experts:
         accepted = f"1 to {config.num_experts}, the number of experts"
         raise InputError(f"{where}: num_experts_per_tok: found {taken}; accepted: {accepted}")
+    _check_token_ids(config, where)
+
+
+def _check_token_ids(config: ModelConfig, where: str) -> None:
     pad = config.pad_token_id
     if pad is None and config.family.positions_after_pad:
         raise InputError(
@@ -396,6 +400,11 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         accepted = f"null, or an id below vocab_size ({config.vocab_size})"
         raise InputError(f"{where}: pad_token_id: found {pad!r}; accepted: {accepted}")
+    ends, start = config.eos_token_id, config.bos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    for name, ids in {"eos_token_id": ends, "bos_token_id": [start]}.items():
+        if wrong := [each for each in ids if each is not None and type(each) is not int]:
+            raise InputError(f"{where}: {name}: found {wrong[0]!r:.60}; accepted: an id, or null")
 
 
 def _check_heads(config: ModelConfig, where: str) -> None:
