@@ -411,11 +411,13 @@ def _check_heads(config: ModelConfig, where: str) -> None:
     heads, entries = config.num_attention_heads, config.family.defaults
     size_of_head = config.family.synonyms.get("head_dim", "head_dim")
     own_size = size_of_head in entries and config.head_dim is not None
-    if not own_size and config.hidden_size % heads:
-        raise InputError(
-            f"{where}: hidden size {config.hidden_size} is not divisible by the "
-            f"{heads} attention heads"
-        )
+    of_decoder = [config.decoder_attention_heads] if "decoder_attention_heads" in entries else []
+    for number in (heads, *of_decoder):
+        if not own_size and config.hidden_size % number:
+            raise InputError(
+                f"{where}: hidden size {config.hidden_size} is not divisible by the "
+                f"{number} attention heads"
+            )
     grouped = "num_key_value_heads" in entries and config.num_key_value_heads
     if grouped and heads % config.num_key_value_heads:
         raise InputError(

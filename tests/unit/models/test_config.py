@@ -9,6 +9,7 @@ from trainer.errors import InputError
 from trainer.models.config import ModelConfig, read_config
 
 BERT = {"model_type": "bert"}
+BART = {"model_type": "bart"}
 LLAMA = {"model_type": "llama"}
 DEBERTA = {"model_type": "deberta-v2"}
 DISTILBERT = {"model_type": "distilbert", "dim": 64, "n_heads": 4}
@@ -95,6 +96,7 @@ def test_setting_labels_keeps_them_agreeing():
         ({**BERT, "num_hidden_layers": 1001}, "num_hidden_layers: found 1001; accepted: 1 to 1000"),
         ({**BERT, "num_hidden_layers": 0}, "num_hidden_layers: found 0"),
         ({**BERT, "num_attention_heads": 7}, "hidden size 768 is not divisible by the 7"),
+        ({**BART, "decoder_attention_heads": 7}, "hidden size 1024 is not divisible by the 7"),
         ({**BERT, "hidden_size": -768}, "hidden_size: found -768"),
         ({**BERT, "hidden_size": "768"}, "hidden_size: found '768' (str); accepted: int"),
         ({**BERT, "hidden_size": True}, "found True (bool); accepted: int"),
