@@ -15,7 +15,6 @@ from trainer.models.grid_layout import GridLayout, layout_of_pairs
 from trainer.models.packing import Layout
 from trainer.models.sequence_lengths import SequenceLengths, host_lengths, step_key
 
-
 INTEGERS = (torch.int64, torch.int32)
 
 

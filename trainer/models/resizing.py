@@ -41,8 +41,9 @@ def _resize_in_head(
 ) -> None:
     """Resize a parameter with a row per token; `spread` as in `_resized`.
 
-    `in_layer`: the head has a layer with output weights of its own. A bias on tied output weights is extended with zeros, as in transformers. The bias of untied
-    output weights is drawn around its mean if `spread` is None, and otherwise extended with zeros.
+    `in_layer`: the head has a layer with output weights of its own. A bias on tied output weights
+    is extended with zeros, as in transformers. The bias of untied output weights is drawn around
+    its mean if `spread` is None, and otherwise extended with zeros.
     """
     parent, _, leaf = name.rpartition(".")
     owner = model.get_submodule(parent)
