@@ -92,7 +92,14 @@ class Waiting:
     def _wait_for_all(self, number: int) -> None:
         heartbeats: dict[int, int] = {}
         while not self._has_reached(f"arrived at {number}", self.world_size):
-            heartbeats = self._check_heartbeats(number, heartbeats)
+            absent = self._absent(number)
+            if not absent:  # a rank was killed after its text was stored, and before it was counted
+                return
+            heartbeats = self._check_heartbeats(absent, heartbeats)
+
+    def _absent(self, number: int) -> list[int]:
+        """The ranks that have not stored their text for an exchange."""
+        return [r for r in range(self.world_size) if not self.store.check([f"{number} of {r}"])]
 
     def _has_reached(self, key: str, count: int) -> bool:
         """Wait until a counter reaches `count`; return False after `timeout` seconds."""
@@ -105,14 +112,13 @@ class Waiting:
             pause = min(1.2 * pause, LONGEST + FOR_EACH_RANK * self.world_size)
         return True
 
-    def _check_heartbeats(self, number: int, before: dict[int, int]) -> dict[int, int]:
+    def _check_heartbeats(self, absent: list[int], before: dict[int, int]) -> dict[int, int]:
         """The counts of heartbeats of absent ranks. Raises LostRank if one has not grown since
         `before`.
 
         At the first check `before` is empty, so that a count from earlier work suffices. It may
         therefore take two timeouts to notice a lost rank.
         """
-        absent = [r for r in range(self.world_size) if not self.store.check([f"{number} of {r}"])]
         heartbeats = {rank: self.store.add(self._heartbeats(rank), 0) for rank in absent}
         if lost := [rank for rank in absent if heartbeats[rank] == before.get(rank, 0)]:
             names = ", ".join(f"rank {rank}" for rank in lost)

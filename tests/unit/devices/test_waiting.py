@@ -80,6 +80,21 @@ def test_a_rank_that_gives_no_sign_is_lost(last: Role | None) -> None:
         )
 
 
+def test_a_rank_that_is_killed_before_it_is_counted_is_not_waited_for_forever() -> None:
+    def killed(waiting: Waiting) -> list[bytes]:
+        number = waiting.store.add("meetings of 1", 1)
+        waiting.store.set(f"{number} of 1", "1: 0")
+        return []
+
+    def goes_on(waiting: Waiting) -> list[bytes]:
+        found = waiting.gather("0: 0")
+        with pytest.raises(LostRank, match=r"no heartbeat from rank 1 for 0\.3 s"):
+            waiting.gather("0: 1")
+        return found
+
+    assert outcomes({0: goes_on, 1: killed}, 2, timeout=0.3)[0] == [b"0: 0", b"1: 0"]
+
+
 def test_a_store_that_hangs_ends_the_wait() -> None:
     waiting = Waiting(HashStore(), 1, 2, timeout=0.3)
     # as if the process that holds the store was stopped
