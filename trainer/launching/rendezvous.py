@@ -167,6 +167,19 @@ def exchange(
     return [value.decode() for value in store.multi_get(names)]
 
 
+def all_reach(store: "SealedStore", key: str, number: int, patience: float) -> bool:
+    """Announce that this process has reached the point `key`, and wait until `number` have.
+
+    Returns whether they do within `patience` seconds; False if the store is gone. The process that
+    holds the store ends only after the others have reached the point at which they need it no more.
+    """
+    try:
+        store.add(key, 1)
+        return wait(lambda: store.add(key, 0) >= number, patience)
+    except RuntimeError:
+        return False
+
+
 @contextmanager
 def lost_store_reported(holder: str) -> Iterator[None]:
     """Context manager: raise a one-line LostRank if the store is gone or does not answer."""

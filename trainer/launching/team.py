@@ -23,8 +23,11 @@ logger = logging.getLogger("trainer")
 WHERE = "launch.rendezvous"
 HOLDER = "launch: node_rank 0"
 
-PATIENCE = 5.0
-"""Seconds to wait for the other machines at the end of a run."""
+PATIENCE = 10.0
+"""Seconds to wait for the other machines at the end of a run.
+
+After a failure on this machine, another one takes GRACE + LAST_GRACE seconds to end its ranks.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,16 @@ class Team:
         """The failure reports of all ranks; waits up to PATIENCE seconds for other machines."""
         ended = self._all_reach("ended", PATIENCE)
         reports = list(failure_report.read(self.store.within("failures"), self.world_size))
-        if ended:  # the machine with the store waits until all machines have read it
-            self._all_reach("read", PATIENCE if self.node_rank == 0 else 0)
+        # the machine with the store waits until all machines that have ended have read it
+        self._all_reach("read", PATIENCE if ended and self.node_rank == 0 else 0)
         return reports
 
     def _all_reach(self, key: str, patience: float) -> bool:
         """Announce that this machine has reached the point `key`, and wait for the other machines.
 
-        Returns whether all reach it within `patience` seconds; False if the store is gone.
+        Returns whether all reach it within `patience` seconds.
         """
-        try:
-            self.store.add(key, 1)
-            return rendezvous.wait(lambda: self.store.add(key, 0) >= self.num_nodes, patience)
-        except RuntimeError:
-            return False
+        return rendezvous.all_reach(self.store, key, self.num_nodes, patience)
 
 
 def assemble_team(launch: LaunchSettings, number: int) -> Team:

@@ -6,12 +6,13 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from trainer.errors import EnvironmentFault, InputError
-from trainer.launching import failure_report, launcher, rendezvous
+from trainer.launching import failure_report, launcher, rendezvous, team
 from trainer.launching.sealed_store import SECRET, SealedStore
 from trainer.launching.team import Team, assemble_team
 from trainer.runs.run import LaunchSettings
@@ -103,13 +104,28 @@ def test_a_machine_that_does_not_come(free: int) -> None:
         assemble_team(LaunchSettings(1, 2, 0, f"127.0.0.1:{free}", 0.3), 1)
 
 
+def test_reports_are_kept_until_other_machines_have_ended_their_ranks() -> None:
+    assert team.PATIENCE > launcher.GRACE + launcher.LAST_GRACE
+
+
+def test_a_machine_that_could_not_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = rendezvous.open_store("127.0.0.1", 0, 5, "here")
+    teams = [Team(2, node, node, 1, 2, "127.0.0.1", SealedStore(host), "") for node in (0, 1)]
+    monkeypatch.setattr(team, "PATIENCE", 0.1)
+    teams[1].failure_reports()  # machine 0 has not ended
+    monkeypatch.setattr(team, "PATIENCE", 60.0)
+    begin = time.monotonic()
+    teams[0].failure_reports()
+    assert time.monotonic() - begin < 30
+
+
 def test_reports_are_read_in_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
-    team = assemble_team(LaunchSettings(timeout=5), 2)
-    place = {"MASTER_ADDR": team.address, "MASTER_PORT": str(team.port), SECRET: team.secret}
+    alone = assemble_team(LaunchSettings(timeout=5), 2)
+    place = {"MASTER_ADDR": alone.address, "MASTER_PORT": str(alone.port), SECRET: alone.secret}
     for rank, line in ((1, "first"), (0, "second")):
         monkeypatch.setattr(os, "environ", {**os.environ, **place, "RANK": str(rank)})
         assert failure_report.send(line, 3, is_cause=True)
-    reports = team.failure_reports()
+    reports = alone.failure_reports()
     assert [(report.rank, report.line) for report in reports] == [(1, "first"), (0, "second")]
 
 
