@@ -214,6 +214,28 @@ def test_nobody_waits_for_a_machine_that_dies_as_it_prepares(bench: Bench) -> No
     finished(tasks[1])
 
 
+@pytest.mark.slow
+def test_each_machine_says_why_it_cannot_prepare(bench: Bench) -> None:
+    """Rank 0 holds the store, and has ended when rank 1 fails."""
+    (bench.folder / "wrong.py").write_text(
+        "import os, time\n"
+        "from dataclasses import dataclass\n"
+        "from trainer.data.rows import Files\n"
+        "from trainer.errors import InputError\n"
+        "@dataclass(frozen=True)\n"
+        "class Rows(Files):\n"
+        "    def load(self):\n"
+        "        time.sleep(8 * int(os.environ['RANK']))\n"
+        "        raise InputError('dataset: found ' + os.environ['RANK'])\n"
+    )
+    path = f"{bench.repository}{os.pathsep}{bench.folder}"
+    own = ("trusted_packages=[wrong]", "dataset._target_=wrong.Rows", "output_dir=wrongs")
+    alone = {"LOCALID": "0", "NNODES": "2", "TASKS_PER_NODE": "1(x2)"}
+    tasks = [srun(bench, *SHORT, *own, procid=n, path=path, **alone) for n in (0, 1)]
+    for rank, (code, _, err) in enumerate(map(finished, tasks)):
+        assert (code, err) == (2, f"error: dataset: found {rank}\n")
+
+
 # --- unplanned ends ---
 
 

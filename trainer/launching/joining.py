@@ -46,8 +46,7 @@ def joined(place: Place, run: Run, prepare: Job) -> Iterator[None]:
         store, answer = _find_store(place, run.launch.timeout)
         first_ranks = _meet(store, place, run, answer)
         if not is_worker():
-            own, timeout = f"rank {place.rank}", run.launch.timeout
-            prepare_together(store, first_ranks, own, lambda: prepare(run), timeout)
+            _prepare(store, place, first_ranks, lambda: prepare(run), run.launch.timeout)
         _warn_of_idle_ranks(place, run)
         warn_of_idle_devices(place)
         _open_group(store, place, run.launch.timeout)
@@ -91,12 +90,25 @@ def _meet(store: SealedStore, place: Place, run: Run, answer: Callable[[], None]
     other = next((rank for rank, (digest, _) in enumerate(found) if digest != found[0][0]), None)
     if other is not None:
         identities = [json.loads(store.get(f"identity {rank}")) for rank in (0, other)]
-        store.add("compared", 1)
-        if place.rank == 0:  # the store may be in this process, and other ranks still read it
-            rendezvous.wait(lambda: store.add("compared", 0) >= place.world_size, PATIENCE)
+        _let_all_read(store, place, "compared")
         accepted = "accepted: one command and one version on all ranks"
         raise InputError(f"launch: on rank {other} {difference(*identities)}; {accepted}")
     return [name for name, (_, local_rank) in zip(names, found, strict=True) if local_rank == 0]
+
+
+def _prepare(
+    store: SealedStore, place: Place, names: list[str], job: Callable[[], bool], timeout: float
+) -> None:
+    try:
+        prepare_together(store, names, f"rank {place.rank}", job, timeout)
+    finally:  # if it fails, rank 0 ends at once
+        _let_all_read(store, place, "prepared")
+
+
+def _let_all_read(store: SealedStore, place: Place, point: str) -> None:
+    """Wait on rank 0, which may hold the store, until all ranks have reached this point."""
+    patience = PATIENCE if place.rank == 0 else 0
+    rendezvous.all_reach(store, point, place.world_size, patience)
 
 
 def _warn_of_idle_ranks(place: Place, run: Run) -> None:

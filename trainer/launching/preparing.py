@@ -1,6 +1,7 @@
 """Preparing: one process per machine prepares the data, while the others wait without a limit."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trainer.devices.waiting import HEARTBEATS, sending_heartbeats
@@ -27,7 +28,8 @@ def prepare_together(
             with sending_heartbeats(store, f"signs of {own}", timeout / HEARTBEATS):
                 left = job()
         except BaseException:
-            store.set("failed", own)
+            with suppress(RuntimeError):  # whoever holds the store may have failed, too, and ended
+                store.set("failed", own)
             raise
         store.set(f"left {own}", str(left))
         store.add("prepared", 1)

@@ -2,12 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
+from torch.distributed import DistNetworkError
 
 from trainer.errors import EnvironmentFault, InputError, LostRank
-from trainer.launching import rendezvous
+from trainer.launching import joining, rendezvous
+from trainer.launching.place import Place
 from trainer.launching.preparing import prepare_together
 from trainer.launching.sealed_store import SealedStore
 from trainer.launching.team import assemble_team
@@ -89,3 +92,43 @@ def test_a_machine_alone_prepares_and_waits_for_nobody() -> None:
     assert team.prepare(long, 0.1) and not team.prepare(nothing, 0.1)
     with pytest.raises(InputError, match=r"a\.csv"):
         team.prepare(fails, 0.1)
+
+
+def test_one_that_fails_after_the_store_is_gone_says_why() -> None:
+    def gone(*_: object) -> None:
+        raise DistNetworkError("Connection reset by peer")
+
+    store = SealedStore(SimpleNamespace(add=gone, set=gone), "")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"a\.csv: no such file"):
+        prepare_together(store, NAMES, "rank 2", fails, 5)
+
+
+def test_the_rank_with_the_store_ends_after_the_others_have_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = rendezvous.open_store("127.0.0.1", 0, 5, "here")
+    read, have_read = SealedStore.multi_get, []
+
+    def take_long(store: SealedStore, keys: Sequence[str]) -> list[bytes]:
+        found = read(store, keys)
+        if threading.current_thread().name == "1":
+            time.sleep(0.5)
+            have_read.append(1)
+        return found
+
+    def take_part(rank: int, job: Callable[[], bool]) -> None:
+        place = Place(rank, 2, 0, "127.0.0.1", host.port)
+        with pytest.raises(InputError, match="rank 0 found a finished run in it"):
+            joining._prepare(SealedStore(host, ""), place, ["rank 0", "rank 1"], job, 5)
+        have_read.append(rank)
+
+    monkeypatch.setattr(SealedStore, "multi_get", take_long)
+    threads = [
+        threading.Thread(target=take_part, args=(rank, job), name=str(rank))
+        for rank, job in enumerate([nothing, anything])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert have_read[0] == 1 and sorted(have_read) == [0, 1, 1]
