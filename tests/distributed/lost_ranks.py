@@ -18,9 +18,9 @@ from trainer.checkpoint import files
 from trainer.metrics.classification import Accuracy
 
 SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
-TIMEOUT = 4.0
+TIMEOUT = 8.0
 """Seconds that a rank waits for another."""
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds after which a rank that should have ended counts as hanging."""
 SETTINGS = {"save_steps": 2, "logging_steps": 1, "num_epochs": 2}
 

@@ -262,7 +262,7 @@ def test_on_two_processes(yard: Path) -> None:
             cases[f"README: {command}"] = replaced(command, replacements, f"two/readme-{number}")
     (yard / "cases.json").write_text(json.dumps(cases))
     program = str(Path(__file__).with_name("two_ranks.py"))
-    done = started(yard, program, "cases.json", timeout=900)  # may take minutes on a busy machine
+    done = started(yard, program, "cases.json", timeout=1800)  # may take minutes on a busy machine
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == {name: [0, 0] for name in cases}, done.stderr[-5000:]
@@ -292,7 +292,7 @@ def end_of(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def started(folder: Path, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def started(folder: Path, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(launch.__file__).parent)}
     return subprocess.run(
         [sys.executable, *command],

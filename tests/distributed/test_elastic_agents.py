@@ -120,7 +120,7 @@ def test_a_node_that_leaves_and_comes_back(
         with paused(first):  # on a fast machine it would end before the other agent has started
             second = cluster.agent("c")
             cluster.wait_for_connection(second)
-        assert (first.wait(240), second.wait(60)) == (0, 0), cluster.logs()
+        assert (first.wait(600), second.wait(300)) == (0, 0), cluster.logs()
     finally:
         for agent in (first, second):
             if agent.poll() is None:

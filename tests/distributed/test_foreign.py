@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the results of 2 processes and of 1."""
     folder = tmp_path_factory.mktemp("foreign")
     save_all(folder)
-    run_ranks("foreign", folder, (2, 1), timeout=600)
+    run_ranks("foreign", folder, (2, 1), timeout=900)
     return folder
 
 

@@ -13,7 +13,7 @@ from tests.distributed.forked import run_ranks
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """The results of each number of processes."""
     folder = tmp_path_factory.mktemp("layouts")
-    run_ranks("layouts", folder, (1, 2, 3), timeout=600)
+    run_ranks("layouts", folder, (1, 2, 3), timeout=900)
     return {n: json.loads((folder / f"{n}.json").read_text()) for n in (1, 2, 3)}
 
 

@@ -18,7 +18,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("memory")
-    return results("loading_memory", folder, (2,), timeout=300)[2]
+    return results("loading_memory", folder, (2,), timeout=900)[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

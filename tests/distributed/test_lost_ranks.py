@@ -38,7 +38,7 @@ def found(folder: Path, repository: Path) -> Any:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -13,7 +13,7 @@ from tests.distributed.mixed import SIZES
 
 @pytest.mark.slow
 def test_handed_from_2_to_1_to_4_to_2_processes_with_kills(tmp_path: Path) -> None:
-    run_ranks("mixed", tmp_path, [processes for processes, _, _ in LEGS], timeout=300)
+    run_ranks("mixed", tmp_path, [processes for processes, _, _ in LEGS], timeout=900)
     alone = mixed.run(tmp_path, "alone")
     alone.fit()
     planned = [alone.session.plan.global_batch(step).tolist() for step in range(STEPS)]

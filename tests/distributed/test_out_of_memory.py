@@ -15,7 +15,7 @@ def found(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("memory")
-    printed = run_ranks("out_of_memory", folder, [request.param], timeout=600)
+    printed = run_ranks("out_of_memory", folder, [request.param], timeout=900)
     assert "out of memory; micro batches: <= " in printed
     return {
         "processes": request.param,

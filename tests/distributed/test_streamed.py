@@ -31,7 +31,7 @@ def test_handed_from_2_to_1_to_4_to_2_processes_with_kills(
     """Of jsonl shards each process reads all rows, of parquet shards only those of its windows."""
     monkeypatch.setattr(pieces_file, "PIECE_ROWS", streamed.PIECE)
     write(tmp_path / "shards", ending)
-    run_ranks("streamed", tmp_path, [processes for processes, _, _ in LEGS], timeout=300)
+    run_ranks("streamed", tmp_path, [processes for processes, _, _ in LEGS], timeout=900)
     order = planned_rows(tmp_path)
     assert sorted(order[: sum(SIZES)]) == list(range(sum(SIZES)))
     planned = [order[n * BATCH :][:BATCH] for n in range(STEPS)]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from trainer.checkpoint import background, files
 from trainer.checkpoint.publish import published
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, Interrupted, NumericsError
+from trainer.launching.rendezvous import wait
 from trainer.models.adapters.lora_settings import LoRASettings
 
 SETTINGS = {"save_steps": 1, "logging_steps": 1, "eval_steps": 0, "ema_decay": 0.9}
@@ -56,8 +57,13 @@ def trainer(folder: Path, act: Any = None, **settings: Any) -> tuple[Any, Watch]
 
 
 @contextmanager
-def slow_disk(seconds: float = 0.3) -> Iterator[list[str]]:
-    """Delay every checkpoint before its manifest; returns the names of the writing threads."""
+def slow_disk(
+    seconds: float = 0.3, until: Callable[[], bool] = lambda: True
+) -> Iterator[list[str]]:
+    """Delay every checkpoint before its manifest, at least `until` something has happened.
+
+    Returns the names of the writing threads.
+    """
     writers: list[str] = []
     at_once = 0
 
@@ -68,6 +74,7 @@ def slow_disk(seconds: float = 0.3) -> Iterator[list[str]]:
             assert at_once == 1, "two saves at once"
             writers.append(threading.current_thread().name)
             time.sleep(seconds)
+            assert wait(until, 60), "waited in vain"
             at_once -= 1
 
     files.hook = hook
@@ -83,8 +90,8 @@ def contents(run: Path) -> dict[str, bytes]:
 def test_they_hold_what_was_there_at_their_step(folder: Path) -> None:
     """The next steps change the weights in place while copies are written to a slow disk."""
     trainer(folder / "at once", async_save=False)[0].fit()
-    with slow_disk() as writers:
-        run, watch = trainer(folder / "behind", save_steps=3, num_epochs=2)
+    run, watch = trainer(folder / "behind", save_steps=3, num_epochs=2)
+    with slow_disk(until=lambda: "step 4" in watch.told) as writers:
         run.fit()
     assert all(name.startswith("checkpoint") for name in writers[:-1]), "a thread wrote them"
     assert watch.told.index("step 4") < watch.told.index("checkpoint-3"), "training went on"
@@ -107,8 +114,12 @@ def test_a_save_that_comes_too_early_waits(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_failure_ends_the_run_at_the_next_step(folder: Path, number: int) -> None:
+    def waits(step: int) -> None:
+        if step == 5:
+            run.checkpoints.background.wait()  # the checkpoint of step 4
+
     output = folder / "run"
-    run, watch = trainer(output, act=lambda step: time.sleep(0.2) if step == 5 else None)
+    run, watch = trainer(output, act=waits)
 
     def hook(moment: str, operation: str, *paths: Path) -> None:
         if operation == "write" and ".tmp-checkpoint-4" in str(paths[0]):
