@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from recipes.causal_lm import CausalLM
 from trainer.config.command import parse
 from trainer.config.composing import compose_run
 from trainer.config.sweeps import task
@@ -327,6 +329,34 @@ def test_evaluations_are_read_while_they_are_written() -> None:
     Path("metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 4, "eval_')
     assert evaluations(Path(), Objective("accuracy", True)) == [(1, 0.5), (3, 0.75)]
     assert evaluations(Path("nowhere"), Objective("accuracy", True)) == []
+
+
+def test_a_result_is_not_taken_for_one_whose_name_it_ends() -> None:
+    row = {"step": 1, "eval_tag_accuracy": 0.9, "eval_accuracy": 1, "eval_b_f1": 0.3}
+    Path("metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert evaluations(Path(), Objective("accuracy", True)) == [(1, 1.0)]
+    assert evaluations(Path(), Objective("f1", True)) == [(1, 0.3)]  # of the set b
+    results = {"metrics": {name: value for name, value in row.items() if name != "step"}}
+    tracked = {"best": {"metric": "eval_tag_accuracy", "value": 0.9, "step": 1}}
+    Path("results.json").write_text(json.dumps(results | tracked))
+    run: Any = SimpleNamespace(output_dir=Path(), job="train", metrics={}, recipe=None)
+    found = measured(run, Objective("accuracy", True))
+    assert (found["metric"], found["value"]) == ("eval_accuracy", 1.0)
+    found = measured(run, Objective("tag_accuracy", True))
+    assert (found["metric"], found["step"]) == ("eval_tag_accuracy", 1)
+
+
+def test_the_direction_of_what_a_recipe_measures_is_known() -> None:
+    Path("results.json").write_text(
+        json.dumps({"best": {"metric": "eval_perplexity", "value": 2.5, "step": 1}, "metrics": {}})
+    )
+    run: Any = SimpleNamespace(output_dir=Path(), job="train", metrics={}, recipe=CausalLM())
+    assert measured(run, None) == {
+        "metric": "eval_perplexity",
+        "value": 2.5,
+        "step": 1,
+        "greater_is_better": False,
+    }
 
 
 def test_statuses() -> None:

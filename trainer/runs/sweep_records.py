@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import files
+from trainer.foreign.numbers import is_number
 
 logger = logging.getLogger("trainer")
 
@@ -142,8 +143,8 @@ def evaluations(output_dir: Path, objective: Objective) -> list[tuple[int, float
     found: dict[int, float] = {}
     for row in filter(None, map(_row, lines)):
         key = objective.key_of(row)
-        if key is not None and isinstance(row[key], float):
-            found.setdefault(row["step"], row[key])
+        if key is not None and is_number(row[key]):
+            found.setdefault(row["step"], float(row[key]))
     return sorted(found.items())
 
 

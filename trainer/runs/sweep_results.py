@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.checkpoint import files
 from trainer.metrics.direction import directions
+from trainer.metrics.functions import greater_is_better
 from trainer.runs.run import Run
 from trainer.runs.sweep_records import JobRecord, Objective
 
@@ -81,11 +82,12 @@ def _chosen(
     run: Run, found: Mapping[str, Any], objective: Objective | None
 ) -> Mapping[str, str | float | int | None]:
     tracked = found.get("best")
-    if tracked and (objective is None or objective.is_meant(str(tracked["metric"]))):
-        return dict(tracked)
     metrics = found["metrics"]
+    tracked_name = str(tracked["metric"]) if tracked else ""
+    name = None if objective is None else objective.key_of([tracked_name, *metrics])
+    if tracked and (objective is None or name == tracked_name):
+        return dict(tracked)
     if objective is not None:
-        name = objective.key_of(metrics)
         return {"metric": name, "value": metrics[name] if name else None}
     default = f"eval_{run.recipe.metric_for_best_model}" if run.recipe else "eval_loss"
     name = default if default in metrics else "eval_loss"
@@ -95,6 +97,11 @@ def _chosen(
 def _greater(run: Run, chosen: Mapping[str, object], objective: Objective | None) -> bool:
     if objective is not None:
         return objective.greater_is_better
-    known = {**directions(run.metrics), **(run.recipe.measures if run.recipe else {})}
-    name = f"_{chosen['metric']}"
-    return known[max((r for r in known if name.endswith(f"_{r}")), key=len)]
+    known, name = known_results(run), str(chosen["metric"])
+    ends = [result for result in known if name.endswith(f"_{result}")]
+    return known[max(ends, key=len)] if ends else greater_is_better(name)
+
+
+def known_results(run: Run) -> dict[str, bool]:
+    """Whether a greater value is better, for every result of the run's evaluations."""
+    return {**directions(run.metrics), **(run.recipe.measures if run.recipe else {})}

@@ -2,10 +2,10 @@
 
 from trainer.config.saved_recipe import WITH_SAVED_RECIPE, with_saved_recipe
 from trainer.errors import InputError
-from trainer.metrics.direction import directions
 from trainer.redaction import redacted
 from trainer.runs.run import Run
 from trainer.runs.sweep_records import Objective
+from trainer.runs.sweep_results import known_results
 from trainer.runs.sweep_settings import SweepSettings
 
 
@@ -19,7 +19,7 @@ def objective_of(run: Run, settings: SweepSettings) -> Objective:
         raise InputError(f"job: found {run.job} in a search; {accepted}")
     if run.job in WITH_SAVED_RECIPE:
         run = with_saved_recipe(run)
-    known = _results(run)
+    known = known_results(run)
     name = settings.objective or run.trainer.metric_for_best_model
     if name is None:
         own = run.recipe.metric_for_best_model if run.recipe else "loss"
@@ -31,7 +31,3 @@ def objective_of(run: Run, settings: SweepSettings) -> Objective:
         raise InputError(f"sweep.objective: found '{found}'; accepted: {', '.join(known)}")
     longer = [result for result in known if result.endswith(f"_{name}")]
     return Objective(name, known[max(ends, key=len)], tuple(longer))
-
-
-def _results(run: Run) -> dict[str, bool]:
-    return {**directions(run.metrics), **(run.recipe.measures if run.recipe else {})}
