@@ -230,7 +230,7 @@ class RunStore:
     def _set_aside(self) -> None:
         """Move the files of the working copy, which belong to another run, to a separate folder."""
         place = files.unused(self.stage / ".aside")
-        names = [path for path in self.stage.iterdir() if not path.name.startswith(".")]
+        names = [p for p in self.stage.iterdir() if not p.name.startswith(".") or _is_bad(p.name)]
         if not names:
             return
         files.make_folder(place, private=True)
@@ -341,6 +341,11 @@ def _is_other(name: str) -> bool:
     """Whether a run's file is neither hidden nor in a checkpoint or the model's folder."""
     first = name.partition("/")[0]
     return not first.startswith((".", "checkpoint-")) and first != MODEL
+
+
+def _is_bad(name: str) -> bool:
+    """Whether a folder is a damaged checkpoint, which keeps a run from starting over."""
+    return name.startswith(".bad-checkpoint-")
 
 
 def _other_files(stage: Path) -> set[str]:

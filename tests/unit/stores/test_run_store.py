@@ -13,7 +13,7 @@ from trainer.devices.ranks import Ranks
 from trainer.errors import EnvironmentFault, InputError
 from trainer.runs.folder import RunFolder
 from trainer.settings import TrainSettings
-from trainer.stores import lease, store
+from trainer.stores import lease, run_store, store
 from trainer.stores.run_store import RunStore, run_files
 from trainer.training.arguments import check_run_facts
 
@@ -140,6 +140,49 @@ def test_a_run_that_was_removed_from_the_store_starts_over(on, caplog) -> None:
     assert (folder.path / ".aside" / "checkpoint-1").is_dir()
 
 
+def test_damaged_checkpoints_of_a_removed_run_are_set_aside_too(on) -> None:
+    folder = on("one")
+
+    def work() -> None:
+        save(folder, 1, "one 1")
+        files.make_folder(folder.path / ".bad-checkpoint-0")
+        stop()
+
+    with pytest.raises(Stopped):
+        begin(folder, then=work)
+    fsspec.filesystem("memory").store.clear()
+    assert begin(on("one")) == "nothing"
+    assert (folder.path / ".aside" / ".bad-checkpoint-0").is_dir()
+
+
+def test_links_and_vanished_files_of_trackers_are_left_out(
+    on: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B links its latest run, and removes files at any time."""
+    folder = on("one")
+    listed = run_store._other_files
+
+    def work() -> None:
+        logs = folder.trackers / "wandb" / "run-1"
+        files.make_folder(logs)
+        files.write_text(logs / "a.wandb", "a")
+        (logs.parent / "latest-run").symlink_to("run-1")
+        (logs.parent / "debug.log").symlink_to(logs / "a.wandb")
+        save(folder, 1, "one 1")
+
+    monkeypatch.setattr(run_store, "_other_files", lambda stage: {*listed(stage), "gone.txt"})
+    begin(folder, then=work)
+    names = fsspec.filesystem("memory").find("/bucket/runs/a/trackers")
+    assert names == ["/bucket/runs/a/trackers/wandb/run-1/a.wandb"]
+
+
+def test_only_steps_as_this_program_writes_them_are_checkpoints(on) -> None:
+    fsspec.filesystem("memory").pipe_file("/bucket/runs/a/checkpoint-007/manifest.json", b"{}")
+    folder = on("one")
+    assert begin(folder, then=lambda: save(folder, 1, "one 1")) == "nothing"
+    assert begin(on("two")) == "one 1"
+
+
 def test_no_whole_checkpoint_is_no_new_beginning(on: Callable[[str], RunFolder]) -> None:
     folder = on("one")
     begin(folder, then=lambda: save(folder, 1, "one 1"))
@@ -211,6 +254,14 @@ def test_a_finished_run_is_known_elsewhere(on: Callable[[str], RunFolder]) -> No
         ),
     )
     assert on("two").completed(settings, "c") == results
+    fsspec.filesystem("memory").pipe_file("/bucket/runs/a/results.json", b"")
+    other = on("two")
+    other.make()
+    files.write_json(other.path / "results.json", results)
+    assert other.completed(settings, "c") is None  # a file of the copy does not count
+    fsspec.filesystem("memory").pipe_file(
+        "/bucket/runs/a/results.json", json.dumps(results).encode()
+    )
     assert on("two").completed(settings, "another") is None
 
 
