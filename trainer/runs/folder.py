@@ -41,6 +41,8 @@ from trainer.terminal.plain_text import short_path
 logger = logging.getLogger("trainer")
 
 
+NOT_OURS = (TypeError, AttributeError, RecursionError)
+"""Raised for values in a file that this program does not write."""
 RESUME_WORDS = ("auto", "never", "must")
 """Values of trainer.resume that are not the path of a checkpoint."""
 
@@ -114,7 +116,9 @@ class RunFolder:
         if self.store is not None and content is None:
             return None
         try:
-            results = json.loads(content or files.read_bytes(self.path / "results.json"))
+            if content is None:
+                content = files.read_bytes(self.path / "results.json")
+            results = json.loads(content)
             num_samples = results["train_samples"]
             per_epoch = None if num_samples is None else settings.steps_per_epoch(num_samples)
             is_over = results["steps"] >= settings.total_steps(per_epoch)
@@ -125,7 +129,7 @@ class RunFolder:
             return results if is_over and results["config"] == config_digest else None
         except FileNotFoundError:
             return None
-        except (EnvironmentFault, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (EnvironmentFault, ValueError, LookupError, *NOT_OURS) as error:
             place = self.shown(self.path / "results.json")
             logger.warning("%s: not readable (%s); ignored", place, error)
             return None
@@ -204,10 +208,11 @@ class RunFolder:
         elif checkpoint.resolve().parent == self.path.resolve():
             self.origin = origin_of(checkpoint)
         else:
-            self.origin = str(checkpoint.resolve())
-            rows = checkpoint.parent / self.metrics.path.name
+            origin = checkpoint.resolve()  # the user may have typed a link to it
+            self.origin = str(origin)
+            rows = origin.parent / self.metrics.path.name
             files.write_bytes(self.metrics.path, files.read_bytes(rows) if rows.exists() else b"")
-            self.dropped.continue_from(checkpoint.parent)
+            self.dropped.continue_from(origin.parent)
 
     def write_config(self, config: Mapping[str, object]) -> None:
         """Write config.yaml, which `from=` reads; YAML rather than JSON, since people read it."""

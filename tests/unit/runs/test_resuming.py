@@ -181,3 +181,13 @@ def test_skipped_steps_leave_running_statistics_alone() -> None:
     before = [buffer.clone() for buffer in model.buffers()]
     assert not stepper.step([(Rows(bad), True)], 1, 0.1).finite
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+
+
+def test_a_link_to_a_checkpoint_brings_the_log_of_its_run_along(tmp_path: Path) -> None:
+    killed(tmp_path / "a", 8, save_steps=3)
+    (tmp_path / "latest").symlink_to(tmp_path / "a" / "checkpoint-6")
+    for name, checkpoint in (("b", "a/checkpoint-6"), ("c", "latest")):
+        trainer(tmp_path / name, save_steps=3, resume=str(tmp_path / checkpoint)).fit()
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("b", "c")]
+    rows = [without_speed([json.loads(line) for line in log]) for log in logs]
+    assert rows[0] == rows[1] and rows[0][0]["step"] == 1
