@@ -23,7 +23,8 @@ Result = TypeVar("Result")
 
 LEFTOVER = re.compile(
     r"\.(tmp|del|old)-(\.(tmp|old)-)?((checkpoint-[0-9]+|model)(-[0-9]+)?"
-    r"|(config\.yaml|metrics\.jsonl|results\.json|predictions(-[\w.-]+)?\.jsonl)(-[0-9a-f]{8})?)"
+    r"|(config\.yaml|(metrics|dropped|samples)\.jsonl|(results|facts)\.json"
+    r"|predictions(-[\w.-]+)?\.jsonl)(-[0-9a-f]{8})?)"
 )
 """The names that a crash of this program may leave in a run's folder."""
 FAULTS = {kind.exit_code: kind for kind in (InputError, EnvironmentFault, NumericsError)}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.errors import NumericsError
+from trainer.errors import InputError, NumericsError
 
 # safetensors.torch.save_file is not used: its I/O errors have no errno, its files are only
 # readable by their owner, and a test could not interrupt it half way.
@@ -18,7 +18,12 @@ DTYPES = {
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.complex64: "C64",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
@@ -33,7 +38,8 @@ def pieces(
 ) -> tuple[int, Iterator[bytes | memoryview]]:
     """The size of a safetensors file, and its bytes in pieces.
 
-    Tensors are ordered as by the safetensors library: those with the widest dtype first.
+    Tensors are ordered as by the safetensors library: those with the widest dtype first. Raises
+    InputError for a dtype that such a file cannot have.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -41,12 +47,19 @@ def pieces(
     for name in names:
         tensor = tensors[name]
         start, end = end, end + tensor.numel() * tensor.element_size()
-        kind = DTYPES[tensor.dtype]
+        kind = _name_of(tensor.dtype, name)
         entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
     return len(head) + end, _stream(head, [tensors[name] for name in names])
+
+
+def _name_of(dtype: torch.dtype, tensor: str) -> str:
+    if dtype not in DTYPES:
+        accepted = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
+        raise InputError(f"{tensor}: found {dtype}, which cannot be saved; accepted: {accepted}")
+    return DTYPES[dtype]
 
 
 def host_copies(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Callable[[], None]]:

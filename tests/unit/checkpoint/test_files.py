@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from trainer.checkpoint import files
-from trainer.errors import EnvironmentFault
+from trainer.errors import EnvironmentFault, InputError
 
 TENSORS = {
     "b.weight": torch.randn(3, 4),
@@ -25,6 +25,9 @@ TENSORS = {
     "bytes": torch.arange(5, dtype=torch.uint8),
     "complex": torch.randn(2, dtype=torch.complex64),
     "eight": torch.randn(3).to(torch.float8_e4m3fn),
+    "words": torch.arange(3).to(torch.uint16),
+    "counts": torch.arange(3).to(torch.uint32),
+    "hashes": torch.tensor([2**63 + 1, 5], dtype=torch.uint64),
     "strided": torch.randn(10)[::3],
     "grad": torch.randn(2, requires_grad=True),
 }
@@ -51,6 +54,13 @@ def test_floating_tensors_are_the_librarys_bytes_exactly(tmp_path):
     files.write_tensors(tmp_path / "y", load_file(tmp_path / "x"), {"format": "pt"})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     assert (tmp_path / "x").read_bytes() == save(tensors, {"format": "pt"})
+
+
+def test_a_dtype_that_no_file_can_have_is_named(tmp_path):
+    said = r"phases: found torch.complex128, which cannot be saved; accepted: float64, float32,"
+    with pytest.raises(InputError, match=said):
+        files.write_tensors(tmp_path / "x", {"phases": torch.zeros(2, dtype=torch.complex128)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_tensors(tmp_path):

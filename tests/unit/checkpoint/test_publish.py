@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from trainer.checkpoint import files
-from trainer.checkpoint.publish import checkpoint_path, publish, published
+from trainer.checkpoint.publish import checkpoint_path, publish, published, repair
 from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.runs.folder import RunFolder
@@ -140,6 +140,19 @@ def test_a_fill_that_links_out_is_refused(tmp_path):
     with pytest.raises(EnvironmentFault, match="a symbolic link to /etc/hostname"):
         publish(tmp_path / "m", lambda s: os.symlink("/etc/hostname", s / "x"), facts={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_kill_leaves_of_any_of_a_runs_files_is_removed(tmp_path):
+    """Files that other programs are writing stay, as those of another job do."""
+    logs = ("metrics.jsonl", "dropped.jsonl", "samples.jsonl", "predictions-a.jsonl")
+    mine = [
+        f".tmp-{name}-0123abcd" for name in ("config.yaml", "results.json", "facts.json", *logs)
+    ]
+    others = [".tmp-evaluation.json-0123abcd", ".tmp-notes.txt", "metrics.jsonl"]
+    for name in (*mine, *others):
+        (tmp_path / name).write_text("")
+    repair(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
 
 
 def test_published_ones_are_in_the_order_of_their_steps(tmp_path):
