@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from trainer.errors import InputError
+
+LONGEST_TIMEOUT = 1e8
+"""Seconds, some three years; torch cannot wait for much longer."""
+
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -21,7 +26,18 @@ class DeviceOptions:
     tensor_parallel: int = 1
     """How many consecutive ranks split each layer (trainer/devices/tensor_parallel.py)."""
 
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            check_timeout("timeout", self.timeout)
+
     @property
     def effective_strategy(self) -> str:
         """The strategy; with tensor parallelism, auto means fsdp, since ddp does not support it."""
         return "fsdp" if self.strategy == "auto" and self.tensor_parallel > 1 else self.strategy
+
+
+def check_timeout(where: str, seconds: float) -> None:
+    """Raise InputError, whose message begins with `where`, unless ranks can wait for so long."""
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        accepted = f"accepted: seconds above 0, up to {LONGEST_TIMEOUT:g}"
+        raise InputError(f"{where}: found {seconds}; {accepted}")

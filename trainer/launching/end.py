@@ -64,7 +64,8 @@ def _reported(report: FailureReport) -> End:
 def _died(rank: int, code: int) -> End:
     if code > 0:
         return End(f"rank {rank}: ended with exit code {code}", code, rank_to_show=rank)
-    name = signal.Signals(-code).name
+    named = {number.value for number in signal.Signals}  # real-time signals have no names
+    name = signal.Signals(-code).name if -code in named else f"signal {-code}"
     reason = " (out of memory?)" if name == "SIGKILL" else ""
     return End(f"rank {rank}: killed by {name}{reason}", FAILED, rank_to_show=rank)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.errors import InputError
 from trainer.launching.cpu_threads import openmp_of_rank, usable_cores
-from trainer.runs.run import LaunchSettings
+from trainer.runs.run import LaunchSettings, is_host
 
 WORKER = "TEMPERING_RUN"
 """The environment variable in which our own launcher passes the config to a rank."""
@@ -50,7 +50,7 @@ def find_place(launch: LaunchSettings) -> Place | None:
         _check_numbers(launch, world_size)
     if world_size == 1:
         return Place(0, 1, 0, "", 0)
-    address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
+    address, port = _meeting_point_found()
     if not is_worker() and launch.rendezvous and launch.meeting_point != (address, port):
         found = f"found {launch.rendezvous}, but the launcher has set {address}:{port}"
         raise InputError(f"launch.rendezvous: {found}; accepted: null")
@@ -105,6 +105,15 @@ def _text(name: str) -> str:
         found = f"not set, though WORLD_SIZE is {os.environ['WORLD_SIZE']}"
         raise InputError(f"{name}: {found}; accepted: what torchrun sets")
     return value
+
+
+def _meeting_point_found() -> tuple[str, int]:
+    address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
+    if not is_host(address):
+        raise InputError(f"MASTER_ADDR: found {address!r:.80}; accepted: a host or an address")
+    if not 0 < port < 2**16:
+        raise InputError(f"MASTER_PORT: found {port}; accepted: 1 to 65535")
+    return address, port
 
 
 def _number(name: str) -> int:

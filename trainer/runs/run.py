@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from trainer.callbacks.callback import Callback
 from trainer.data.output_format import output_format, refuse_own_input
-from trainer.devices.options import DeviceOptions
+from trainer.devices.options import DeviceOptions, check_timeout
 from trainer.errors import InputError
 from trainer.generation.settings import GenerationSettings
 from trainer.hub import is_remote
@@ -134,8 +134,7 @@ class LaunchSettings:
         for name in ("context_parallel", "tensor_parallel"):
             if (number := getattr(self, name)) < 1:
                 raise InputError(f"launch.{name}: found {number}; accepted: 1 or more")
-        if self.timeout <= 0:
-            raise InputError(f"launch.timeout: found {self.timeout}; accepted: seconds above 0")
+        check_timeout("launch.timeout", self.timeout)
         if self.cpu_offload and self.strategy != "fsdp":
             found = f"found true with launch.strategy={self.strategy}"
             raise InputError(
@@ -163,10 +162,19 @@ class LaunchSettings:
     def meeting_point(self) -> tuple[str, int]:
         """Host and port of the rendezvous."""
         host, _, port = (self.rendezvous or "").rpartition(":")
-        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16
+        if not is_host(host) or not is_port:
             found = f"found '{self.rendezvous}'"
             raise InputError(f"launch.rendezvous: {found}; accepted: HOST:PORT, port 1 to 65535")
         return host.strip("[]"), int(port)
+
+
+def is_host(text: str) -> bool:
+    """Whether a text can be the name or the address of a host."""
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:  # "a..b", or a part of more than 63 characters
+        return False
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ felt = FailureReport(0, LOST, 3, is_cause=False)
             [],
             End("rank 1: did not answer within launch.timeout, and was killed", 3),
         ),
+        ({0: -40, 1: 0}, [], [], End("rank 0: killed by signal 40", 3, rank_to_show=0)),
         ({0: -6, 1: -11}, [], [], End("rank 1: killed by SIGSEGV", 3, rank_to_show=1)),
         ({0: 3}, [felt], [], End(f"{LOST}; no heartbeat from rank 1", 3)),
         # asked to stop

@@ -114,6 +114,8 @@ def test_first_host(nodes: str, host: str) -> None:
         ({**TORCHRUN, "RANK": "8"}, "RANK: found 8; accepted: 0 to 7"),
         ({**TORCHRUN, "RANK": "x"}, "RANK: found 'x'; accepted: a whole number"),
         ({**TORCHRUN, "MASTER_ADDR": ""}, "MASTER_ADDR: not set, though WORLD_SIZE is 8"),
+        ({**TORCHRUN, "MASTER_ADDR": "gpu..x"}, "MASTER_ADDR: found 'gpu..x'; accepted: a host or"),
+        ({**TORCHRUN, "MASTER_PORT": "123456"}, "MASTER_PORT: found 123456; accepted: 1 to 65535"),
         ({**TORCHRUN, "LOCAL_RANK": ""}, "LOCAL_RANK: not set"),
         ({**SRUN, "SLURM_JOB_NODELIST": ""}, "SLURM_JOB_NODELIST: not set"),
     ],
