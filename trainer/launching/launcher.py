@@ -61,8 +61,9 @@ def num_processes(run: Run) -> int:
     if devices and number > devices:
         accepted = f"auto, or 1 to {devices}, the GPUs of this machine"
         raise InputError(f"launch.num_processes: found {number}; accepted: {accepted}")
-    if typed and number > 1 and run.input.text == "-":
-        raise InputError("input.text: found -, for several processes; accepted: input.file")
+    for name in ("text", "text_pair") if typed and number > 1 else ():
+        if getattr(run.input, name) == "-":  # each rank would read a part of the lines
+            raise InputError(f"input.{name}: found -, for several processes; accepted: input.file")
     return number
 
 

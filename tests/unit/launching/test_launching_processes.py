@@ -42,6 +42,9 @@ def test_as_many_as_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_processes(composed(*typed, "input.file=x.jsonl")) == 2
     with pytest.raises(InputError, match="input.text: found -"):
         num_processes(composed(*typed, "input.text=-", "launch.num_processes=2"))
+    pair = ("input.text=hello", "input.text_pair=-")
+    with pytest.raises(InputError, match=r"input\.text_pair: found -, for several processes"):
+        num_processes(composed(*typed, *pair, "launch.num_processes=2"))
 
 
 @pytest.mark.parametrize(
