@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from trainer.checkpoint.shards import Share, read_tensors, write_part
 from trainer.checkpoint.verify import CorruptCheckpoint
@@ -52,4 +53,20 @@ def test_a_part_of_another_rank_is_told(tmp_path: Path) -> None:
         read_tensors(tmp_path, "optimizer", {})
     parts[1].write_bytes(parts[0].read_bytes()[:50])
     with pytest.raises(CorruptCheckpoint, match="00003-of-00004.*not a whole safetensors file"):
+        read_tensors(tmp_path, "optimizer", {})
+
+
+def test_columns_of_a_tensor_without_columns_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "optimizer-00001-of-00001.safetensors"
+    save_file({"w/exp_avg": torch.zeros(11)}, path, {"rows": '{"w/exp_avg": [0, 11, 0, 4]}'})
+    with pytest.raises(CorruptCheckpoint, match="the parts of w/exp_avg do not make a whole"):
+        read_tensors(tmp_path, "optimizer", {})
+
+
+def test_parts_of_other_widths_are_told(tmp_path: Path) -> None:
+    for number, (start, width) in enumerate(((0, 2), (5, 3)), start=1):
+        path = tmp_path / f"optimizer-{number:05d}-of-00002.safetensors"
+        rows = f'{{"w/exp_avg": [{start}, 11]}}'
+        save_file({"w/exp_avg": torch.zeros(5 + number - 1, width)}, path, {"rows": rows})
+    with pytest.raises(CorruptCheckpoint, match="the parts of w/exp_avg do not make a whole"):
         read_tensors(tmp_path, "optimizer", {})
