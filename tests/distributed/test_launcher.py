@@ -146,6 +146,10 @@ def test_srun_gives_the_same(bench: Bench) -> None:
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert ends[0][1:] == ("", "")  # rank 1 prints nothing
     check_same_as_two(bench, "srun")
+    tasks = [srun(bench, *SHORT, "output_dir=srun", procid=procid) for procid in (1, 0)]
+    ends = [finished(task) for task in tasks]
+    assert ends[0] == (0, "", "") and ends[1][::2] == (0, ""), ends
+    assert ends[1][1].count("complete at step 18; nothing to do") == 1
 
 
 def check_same_as_two(bench: Bench, run: str) -> None:

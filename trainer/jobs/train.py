@@ -23,7 +23,8 @@ logger = logging.getLogger("trainer")
 def prepare(run: Run) -> bool:
     """Download the model and fill the token cache once, before several processes start.
 
-    Returns False, after showing the summary, if the run is already complete.
+    Returns False if the run is already complete. The summary is then shown, unless this process is
+    a rank of another launcher, on which `run` follows.
     """
     from trainer.jobs.parts.data import load_data, warnings_hidden
     from trainer.jobs.parts.model import fetch_model
@@ -32,7 +33,8 @@ def prepare(run: Run) -> bool:
     from trainer.training.tracking import check_trackers
 
     if (done := _results_if_complete(run)) is not None:
-        _show_complete(run, done)
+        if "RANK" not in os.environ:
+            _show_complete(run, done)
         return False
     check_output_folder(run)
     check_installed(find_optimizer(run.trainer.optimizer))
