@@ -114,6 +114,14 @@ def without_speed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def test_a_second_training_begins_at_the_full_rate() -> None:
+    run = trainer(None, **VARIANTS["reduce on plateau"])
+    for _ in range(2):
+        run.fit()
+        rates = [row["learning_rate"] for row in run.state.log_history if "loss" in row]
+        assert rates[0] == 3e-2 > rates[-1]
+
+
 def test_a_plateau_lowers_the_rate_of_the_steps_that_follow(tmp_path: Path) -> None:
     trainer(tmp_path, **VARIANTS["reduce on plateau"]).fit()
     rates, wanted = [row["learning_rate"] for row in rows(tmp_path) if "loss" in row], 3e-2

@@ -20,8 +20,7 @@ class EarlyStopping(Callback):
     """The run's metric for the best model, such as eval_accuracy; required with a threshold."""
 
     def __post_init__(self) -> None:
-        self._waited = 0
-        self._best: float | None = None
+        self.restart()
         if self.patience < 1:
             raise InputError(f"early stopping: found patience {self.patience}; accepted: 1 or more")
         if self.threshold < 0:
@@ -29,6 +28,11 @@ class EarlyStopping(Callback):
             raise InputError(f"early stopping: {found}; accepted: 0 or more")
         if self.threshold and not self.metric:
             raise InputError("early stopping: a threshold needs the name of the metric")
+
+    def restart(self) -> None:
+        """Forget the evaluations so far."""
+        self._waited = 0
+        self._best: float | None = None
 
     def on_evaluate(self, step: int, metrics: Mapping[str, float], improved: bool) -> Ask | None:
         better = improved and self._exceeds_threshold(metrics)
@@ -45,8 +49,11 @@ class EarlyStopping(Callback):
 
     def state(self) -> dict[str, Any]:
         best = {} if self._best is None else {"best": self._best}
-        return {"evaluations_waited": self._waited, **best}
+        metric = {"metric": self.metric} if self.metric else {}
+        return {"evaluations_waited": self._waited, **best, **metric}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._waited = int(state["evaluations_waited"])
         self._best = None if state.get("best") is None else float(state["best"])
+        if self.metric and state.get("metric", self.metric) != self.metric:
+            self.restart()  # counts and values of another metric say nothing about this one

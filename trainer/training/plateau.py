@@ -37,6 +37,13 @@ def plateau_scale(callbacks: Sequence[Callback]) -> float:
     return math.prod(each.scale for each in callbacks if isinstance(each, ReduceOnPlateau))
 
 
+def restart(callbacks: Sequence[Callback]) -> None:
+    """Let the callbacks that count evaluations forget those of an earlier training."""
+    for each in callbacks:
+        if isinstance(each, (EarlyStopping, ReduceOnPlateau)):
+            each.restart()
+
+
 @dataclass
 class ReduceOnPlateau(Callback):
     """Multiplies `scale` by `factor` after more than `patience` evaluations without a better value.
@@ -56,19 +63,24 @@ class ReduceOnPlateau(Callback):
     """The number of evaluations to ignore after each reduction."""
 
     def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Return to the full learning rate, and forget the evaluations so far."""
+        self._begin_count()
         self.scale = 1.0
         """The current factor of the peak learning rate."""
+
+    def _begin_count(self) -> None:
         self._best: float | None = None
         self._waited = 0
         self._cooling = 0
 
     def on_evaluate(self, step: int, metrics: Mapping[str, float], improved: bool) -> Ask | None:
-        value = metrics[self.metric]
-        # only a new best value (`improved`) can be better than `_best` by the threshold
-        if improved and (
-            self._best is None or abs(value - self._best) > self.threshold * abs(self._best)
-        ):
-            self._best, self._waited = value, 0
+        # only a new best value (`improved`) can be better than `_best` by the threshold; an
+        # evaluation that is not finite may lack the metric
+        if improved and self._exceeds_threshold(metrics[self.metric]):
+            self._best, self._waited = metrics[self.metric], 0
         else:
             self._waited += 1
         if self._cooling:
@@ -78,12 +90,17 @@ class ReduceOnPlateau(Callback):
             self._cooling, self._waited = int(self.cooldown), 0
         return None
 
+    def _exceeds_threshold(self, value: float) -> bool:
+        best = self._best
+        return best is None or abs(value - best) > self.threshold * abs(best)
+
     def state(self) -> dict[str, Any]:
         return {
             "scale": self.scale,
             "best": self._best,
             "waited": self._waited,
             "cooling": self._cooling,
+            "metric": self.metric,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -92,3 +109,5 @@ class ReduceOnPlateau(Callback):
             raise ValueError(f"scale is {scale}")
         self.scale, self._best = scale, None if best is None else float(best)
         self._waited, self._cooling = int(state["waited"]), int(state["cooling"])
+        if state.get("metric", self.metric) != self.metric:
+            self._begin_count()  # values of another metric say nothing about this one

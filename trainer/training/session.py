@@ -26,7 +26,7 @@ from trainer.training.freezing import trainable
 from trainer.training.moving_average import ExponentialMovingAverage
 from trainer.training.optim import build_optimizer, check_device
 from trainer.training.own_loss_check import check_own_loss
-from trainer.training.plateau import plateau_scale
+from trainer.training.plateau import plateau_scale, restart
 from trainer.training.process_state import use_deterministic_kernels
 from trainer.training.schedules import learning_rate
 from trainer.training.setup import Setup
@@ -111,6 +111,7 @@ def prepare(setup: Setup) -> Session:
     if isinstance(setup.train, StreamSamples):
         setup.train.rewind()
     _check(setup)
+    restart(setup.callbacks)
     keep_freed_memory()
     if settings.deterministic:
         use_deterministic_kernels()

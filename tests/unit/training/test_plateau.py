@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
+from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.settings import TrainSettings
-from trainer.training.plateau import ReduceOnPlateau, plateau_scale, watchers
+from trainer.training.plateau import ReduceOnPlateau, plateau_scale, restart, watchers
 from trainer.training.schedules import learning_rate
 
 NAME = "eval_loss"
@@ -47,6 +48,40 @@ def test_the_floor_holds_and_warm_up_comes_first() -> None:
     assert plateau_scale([]) == plateau_scale([rule]) == 1.0
     assert [learning_rate(step, 9, settings, 0.5) for step in (0, 1, 8)] == [0.5, 0.5, 0.5]
     assert learning_rate(8, 9, settings, 0.1) == 0.2
+
+
+def test_counts_start_anew_for_another_metric_at_the_reduced_rate() -> None:
+    before = ReduceOnPlateau(NAME, 0.5, 1, 0.0, 4)
+    for step, value in enumerate((1.0, 2.0, 3.0, 4.0)):
+        before.on_evaluate(step, {NAME: value}, step == 0)
+    state = before.state()
+    assert state == {"scale": 0.5, "best": 1.0, "waited": 0, "cooling": 3, "metric": NAME}
+    earlier = {name: value for name, value in state.items() if name != "metric"}
+    for saved in (state, earlier):
+        same = ReduceOnPlateau(NAME, 0.5, 1, 0.0, 4)
+        same.load_state(saved)
+        assert same.state() == state
+    other = ReduceOnPlateau("eval_accuracy", 0.5, 1, 0.0, 4)
+    other.load_state(state)
+    anew = {"best": None, "waited": 0, "cooling": 0, "metric": "eval_accuracy"}
+    assert other.state() == {"scale": 0.5, **anew}
+
+
+def test_a_second_training_counts_anew() -> None:
+    callbacks = [ReduceOnPlateau(NAME, 0.5, 0, 0.0, 0), EarlyStopping(2, 0.5, NAME)]
+    fresh = [each.state() for each in callbacks]
+    for each in callbacks:
+        each.on_evaluate(1, {NAME: 1.0}, True)
+        each.on_evaluate(2, {NAME: 2.0}, False)
+    assert [each.state() for each in callbacks] != fresh
+    restart(callbacks)
+    assert [each.state() for each in callbacks] == fresh
+
+
+def test_an_evaluation_without_the_metric_is_no_better() -> None:
+    rule = ReduceOnPlateau(NAME, 0.5, 0, 0.0, 0)
+    rule.on_evaluate(1, {}, False)  # some metrics are not computed from logits that are not finite
+    assert rule.scale == 0.5
 
 
 def test_a_value_that_is_not_finite_is_no_better() -> None:
