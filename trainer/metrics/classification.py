@@ -81,7 +81,11 @@ class _Averaged(Score):
         counted = self.average == "binary" or references.ndim == 2
         if counted and not (predictions.any() or references.any()):
             return math.nan
-        return function(references, predictions, average=self.average, zero_division=0)
+        average = self.average
+        if references.ndim == 2 and references.shape[1] == 1:
+            # scikit-learn takes one column for two classes, and would average over 0 and 1
+            average, predictions, references = "binary", predictions[:, 0], references[:, 0]
+        return function(references, predictions, average=average, zero_division=0)
 
     def _check_binary(self, predictions: "np.ndarray", references: "np.ndarray") -> None:
         highest = max(predictions.max(), references.max())

@@ -39,6 +39,20 @@ def test_averages_agree_with_scikit_learn(metric, average, shape, classes):
     assert found == {f"{metric.name}_{average}": pytest.approx(expected, abs=1e-15)}
 
 
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+@pytest.mark.parametrize("metric", FUNCTIONS)
+def test_sets_of_one_label_score_that_label_alone(metric, average):
+    predictions, references = _pairs(2, (57, 1))
+    expected = FUNCTIONS[metric](references[:, 0], predictions[:, 0])
+    scored = metric(average=average)
+    assert list(scored.compute(predictions, references).values()) == [expected]
+    twice = [np.hstack([each, each]) for each in (predictions, references)]
+    assert list(scored.compute(*twice).values()) == [pytest.approx(expected)]
+    nothing = np.zeros_like(references)
+    assert list(scored.compute(predictions, nothing).values()) == [0.0]
+    assert math.isnan(next(iter(scored.compute(nothing, nothing).values())))
+
+
 def test_hand_counts():
     predictions, references = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
     # class 0: tp 1 fp 1 fn 1, class 1: tp 2 fp 0 fn 1, class 2: tp 0 fp 1 fn 0
