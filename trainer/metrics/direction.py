@@ -71,6 +71,7 @@ def metric_for_best_model(
     results = {*directions(metrics), *recipe.measures}
     named = {f"{each}_{result}" for each in sets if each for result in results}
     of_a_set = any(bare.startswith(f"{each}_") for each in sets if each)
-    if sets and "" not in sets and bare not in named and not of_a_set:
+    is_named = bare in named or (of_a_set and bare not in results)
+    if sets and "" not in sets and not is_named:
         bare = f"{sets[0]}_{bare}"
     return f"eval_{bare}", greater

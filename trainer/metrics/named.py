@@ -42,7 +42,8 @@ def metrics_of(given: object) -> dict[str, Metric]:
 
     A metric may also be a function of (predictions, references).
 
-    Raises InputError for other values.
+    Raises InputError for other values, and for different metrics in a list whose first results have
+    the same name.
     """
     if given is None:
         return {}
@@ -51,8 +52,13 @@ def metrics_of(given: object) -> dict[str, Metric]:
     several = [given] if isinstance(given, (str, Metric, type)) else given
     if not isinstance(several, Iterable):
         raise _refusal(given)
-    found = [_metric(each) for each in several]
-    return {metric.names()[0]: metric for metric in found}
+    found: dict[str, Metric] = {}
+    for metric in map(_metric, several):
+        name = metric.names()[0]
+        if found.setdefault(name, metric) != metric:
+            accepted = "a different name for each result, such as {name: function}"
+            raise InputError(f"metrics: found '{name}' twice; accepted: {accepted}")
+    return found
 
 
 def own_metrics() -> dict[str, str]:

@@ -157,13 +157,10 @@ def _total(
     if wanted.settles and finite and columns:
         recipe = recipe.settle(columns, rows)
     comparison = _comparison(recipe, columns, rows, kept, wanted) if finite else None
-    found |= _compared(comparison, recipe, wanted.metrics)
+    found = _compared(comparison, recipe, wanted.metrics, found)
     if kept is not None and finite:
         computed = wanted.functions.measured(kept.prediction(_means(sums)))
-        if duplicates := computed.keys() & found.keys():
-            returned = f"'{min(duplicates)}', which the evaluation has already"
-            raise InputError(f"compute_metrics: returned {returned}; accepted: another name")
-        found |= computed
+        found = _joined(found, computed, "compute_metrics")
     if finite:
         for part in [*recipe.parts(columns, rows), *slices_of(recipe, columns, rows)]:
             found |= _of_part(part, wanted.metrics, sums, found)
@@ -190,15 +187,26 @@ def _comparison(
 
 
 def _compared(
-    comparison: Comparison | None, recipe: Recipe, metrics: Mapping[str, Metric]
+    comparison: Comparison | None,
+    recipe: Recipe,
+    metrics: Mapping[str, Metric],
+    found: dict[str, float],
 ) -> dict[str, float]:
-    """The results of all metrics; none if there is nothing to compare."""
-    found: dict[str, float] = {}
+    """`found`, and the results of all metrics if there is something to compare."""
     if comparison is not None:
         check_metrics(recipe, metrics, comparison.kind)
-        for metric in metrics.values():
-            found |= metric.compute(comparison.predictions, comparison.references)
+        for key, metric in metrics.items():
+            computed = metric.compute(comparison.predictions, comparison.references)
+            found = _joined(found, computed, f"metrics.{key}")
     return found
+
+
+def _joined(found: dict[str, float], more: Mapping[str, float], where: str) -> dict[str, float]:
+    """All results. Raises InputError, which begins with `where`, for a name that occurs twice."""
+    if duplicates := more.keys() & found.keys():
+        returned = f"'{min(duplicates)}', which the evaluation has already"
+        raise InputError(f"{where}: returned {returned}; accepted: another name")
+    return {**found, **more}
 
 
 def _of_part(
@@ -217,7 +225,7 @@ def _of_part(
         found |= part.recipe.measure(found["loss"], part.columns)
     comparison = part.recipe.comparison(part.columns, part.rows) if part.columns else None
     chosen = metrics if part.metrics is None else part.metrics
-    found |= _compared(comparison, part.recipe, chosen)
+    found = _compared(comparison, part.recipe, chosen, found)
     named = {f"{part.name}_{name}": value for name, value in found.items()}
     if duplicates := named.keys() & known.keys():
         raise InputError(

@@ -13,6 +13,7 @@ from trainer.callbacks.progress import Progress
 from trainer.errors import InputError
 from trainer.metrics.classification import F1, Accuracy
 from trainer.metrics.named import known_metrics, metrics_of
+from trainer.metrics.question_answering import Squad
 from trainer.models.auto import AutoModelForMaskedLM
 from trainer.settings import TrainSettings
 from trainer.tokenizer import Tokenizer
@@ -58,6 +59,10 @@ def test_metrics_by_name() -> None:
     assert metrics_of("accuracy") == {"accuracy": Accuracy()}
     assert metrics_of(["f1", Accuracy]) == {"f1_macro": F1(), "accuracy": Accuracy()}
     assert metrics_of({"mine": "f1_weighted"}) == {"mine": F1("weighted")}
+    assert metrics_of(["f1", F1()]) == {"f1_macro": F1()}
+    for alike in ([lambda a, b: 1.0, lambda a, b: 2.0], [Squad(), "exact_texts"]):
+        with pytest.raises(InputError, match="^metrics: found '.*' twice; accepted: a different"):
+            metrics_of(alike)
     names = {"accuracy", "matthews", "precision", "recall", "f1", "pearson", "spearman", "mse"}
     assert names < known_metrics().keys() and "recall_binary" in known_metrics()
 

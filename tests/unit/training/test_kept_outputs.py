@@ -115,6 +115,15 @@ def test_results_that_are_none(results: dict[str, Any], message: str) -> None:
         trainer(None, eval_dataset=rows(), compute_metrics=Seen(**results)).evaluate()
 
 
+@pytest.mark.parametrize("name", ["loss", "first"])
+def test_functions_replace_no_results(name: str) -> None:
+    metrics = {"a": lambda found, wanted: {"first": 1.0}, "b": lambda found, wanted: {name: 2.0}}
+    one = trainer(None, eval_dataset=rows(), metrics=metrics)
+    twice = f"^metrics.b: returned '{name}', which the evaluation has already; accepted: another"
+    with pytest.raises(InputError, match=twice):
+        one.evaluate()
+
+
 def test_results_may_be_tensors_and_arrays_with_one_entry() -> None:
     given = {"a": torch.tensor(2.0), "b": np.float32(3), "c": np.array([4]), "d": torch.ones(1)}
     found = trainer(None, eval_dataset=rows(), compute_metrics=Seen(**given)).evaluate()
