@@ -26,13 +26,25 @@ class Bleu(Metric):
         return ("bleu",)
 
     def prepare(self) -> None:
-        sacrebleu()
+        self._metric()
 
     def compute(self, predictions: Any, references: Any) -> dict[str, float]:
         if not len(predictions):
             return {"bleu": math.nan}
-        metric = sacrebleu().BLEU(tokenize=self.tokenize, lowercase=self.lowercase)
-        return {"bleu": metric.corpus_score(list(predictions), streams(references)).score}
+        score = self._metric().corpus_score(list(predictions), streams(references)).score
+        return {"bleu": score}
+
+    def _metric(self) -> Any:
+        """sacrebleu's metric. Raises InputError for a tokenization that it cannot load."""
+        kind = sacrebleu().BLEU
+        if self.tokenize not in kind.TOKENIZERS:
+            accepted = ", ".join(kind.TOKENIZERS)
+            raise InputError(f"metrics.tokenize: found '{self.tokenize}'; accepted: {accepted}")
+        try:
+            return kind(tokenize=self.tokenize, lowercase=self.lowercase)
+        except (RuntimeError, ImportError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"metrics.tokenize: '{self.tokenize}': {reason}") from error
 
 
 @dataclass(frozen=True)

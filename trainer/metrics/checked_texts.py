@@ -4,11 +4,13 @@ import importlib
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer import registry
 from trainer.errors import InputError
+from trainer.metrics.functions import single
 from trainer.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ class RegexAnswer(Metric):
     """The share of texts whose answer, as a pattern extracts it, equals the reference's answer.
 
     The answer is the pattern's first group, or the whole match if it has no group. Answers that are
-    numbers are compared as numbers, so that 1,000 equals 1000.0; others are compared as texts,
-    without surrounding spaces.
+    finite numbers are compared as numbers, so that 1,000 equals 1000.0; others are compared as
+    texts, without surrounding spaces.
     """
 
     pattern: str = r"(-?[0-9][0-9,]*\.?[0-9]*)"
@@ -59,17 +61,24 @@ class RegexAnswer(Metric):
             right += self.answer(text) in answers
         return {"regex_answer": right / len(predictions) if len(predictions) else math.nan}
 
-    def answer(self, text: str) -> float | str | None:
+    def answer(self, text: str) -> int | float | str | None:
         """The answer in a text; None if there is none."""
         found = list(re.finditer(self.pattern, text))
         if not found:
             return None
         match = found[0 if self.take == "first" else -1]
         answer = (match[1] if match.re.groups else match[0]) or ""
-        try:
-            return float(answer.replace(",", "").strip().rstrip("."))
-        except ValueError:
-            return answer.strip()
+        number = _number(answer.replace(",", "").strip().rstrip("."))
+        return answer.strip() if number is None else number
+
+
+def _number(text: str) -> int | float | None:
+    """The finite number that a text is; None for other texts, also for nan and infinity."""
+    with suppress(ValueError):
+        return int(text)  # exact: as floats, neighbouring large numbers would be equal
+    with suppress(ValueError):
+        return number if math.isfinite(number := float(text)) else None
+    return None
 
 
 @dataclass
@@ -98,7 +107,7 @@ class PassRate(Metric):
         function, total = self._found(), 0.0
         for number, (text, wanted) in enumerate(zip(predictions, references, strict=True)):
             try:
-                passed = function(text, wanted)
+                passed = single(function(text, wanted))
             except Exception as error:
                 what = f"raised {type(error).__name__} ({error}) for text {number}"
                 raise InputError(f"metrics.function: {' '.join(what.split())}") from error

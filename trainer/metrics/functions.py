@@ -100,7 +100,7 @@ def numbers_of(found: object, where: str) -> dict[str, float]:
         raise InputError(f"{where}: returned {type(found).__name__}; {accepted}")
     numbers = {}
     for name, value in found.items():
-        number = value.item() if _is_single(value) else value
+        number = single(value)
         if number is None:
             number = math.nan
         if not isinstance(number, Real):
@@ -110,7 +110,7 @@ def numbers_of(found: object, where: str) -> dict[str, float]:
     return numbers
 
 
-def _is_single(value: object) -> bool:
-    """Whether a value is an array or a tensor with one entry."""
+def single(value: Any) -> Any:
+    """The entry of an array or a tensor that has only one; other values are returned unchanged."""
     size = value.numel() if hasattr(value, "numel") else getattr(value, "size", 1)
-    return hasattr(value, "item") and bool(size == 1)
+    return value.item() if hasattr(value, "item") and bool(size == 1) else value

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.errors import InputError
+from trainer.metrics.functions import numbers_of
 from trainer.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class HubMetric(Metric):
                 f"metrics: '{self.name}' gives no '{missing[0]}'; "
                 f"accepted in results: {', '.join(found)}"
             )
-        return {name: float(found[name]) for name in self.names()}
+        kept = {name: found[name] for name in self.names()}
+        numbers = numbers_of(kept, f"metrics: '{self.name}'")
+        return dict(zip(kept, numbers.values(), strict=True))
 
     @cached_property
     def _module(self) -> Any:

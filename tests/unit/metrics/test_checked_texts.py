@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from trainer.errors import InputError
 from trainer.metrics.checked_texts import PassRate, RegexAnswer
@@ -16,10 +18,25 @@ from trainer.metrics.checked_texts import PassRate, RegexAnswer
         ("13 then 12", "13", False),
         ("none", "13", False),
         ("-4.50", "so -4.5.", True),
+        ("12345678901234567890", "12345678901234567891", False),
+        ("1" * 400, "1" * 400, True),
     ],
 )
 def test_numbers_are_compared_as_numbers(text: str, reference: str, right: bool) -> None:
     assert RegexAnswer().compute([text], [reference]) == {"regex_answer": float(right)}
+
+
+@pytest.mark.parametrize("word", ["Nan", "nan", "infinity", "inf"])
+def test_words_that_read_as_numbers_are_texts(word: str) -> None:
+    metric = RegexAnswer(pattern=r"name: (\w+)")
+    found = metric.compute([f"name: {word}", "name: NAN"], [f"name: {word}"] * 2)
+    assert found == {"regex_answer": 0.5}
+
+
+def test_functions_may_return_numbers_of_numpy_and_torch() -> None:
+    results = iter([np.isclose(1.0, 1.0), np.float32(0.5), torch.tensor(True), False])
+    found = PassRate(lambda text, wanted: next(results)).compute([""] * 4, [""] * 4)
+    assert found == {"pass_rate": 2.5 / 4}
 
 
 def test_patterns_have_groups_and_references_several_answers() -> None:

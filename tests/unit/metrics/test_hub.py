@@ -18,7 +18,7 @@ class Distance(evaluate.Metric):
 
     def _compute(self, predictions, references, power=1):
         differences = [abs(p - r) ** power for p, r in zip(predictions, references)]
-        return {"distance": sum(differences), "worst": max(differences)}
+        return {"distance": sum(differences), "worst": max(differences), "each": differences}
 """
 
 
@@ -57,8 +57,16 @@ def test_a_trusted_metric_gives_the_results_that_are_kept(script):
 
 def test_a_result_that_it_does_not_give_is_refused(script):
     metric = HubMetric(script, True, results=["best"], trust_remote_code=True)
-    with pytest.raises(InputError, match="gives no 'best'; accepted in results: distance, worst"):
+    with pytest.raises(
+        InputError, match="gives no 'best'; accepted in results: distance, worst, each"
+    ):
         metric.compute(np.array([1.0]), np.array([1.0]))
+
+
+def test_a_result_that_is_no_number_is_refused(script):
+    metric = HubMetric(script, True, results=["each"], trust_remote_code=True)
+    with pytest.raises(InputError, match="distance': returned 'each' as list; accepted: a dict of"):
+        metric.compute(np.array([1.0, 2.0]), np.array([1.0, 1.0]))
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Sequence to sequence: texts in order, label smoothing, refusals, metrics."""
 
+import importlib.util
 import math
 from functools import cache
 from typing import Any
@@ -143,6 +144,21 @@ def test_long_texts_are_cut_and_keep_their_end() -> None:
     assert [len(ids) for ids in made["input_ids"][0]] == [5, 4]
     assert {ids[-1] for ids in made["input_ids"][0]} == {tokenizer().eos_token_id}
     assert made["num_truncated_tokens"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("13b", "metrics.tokenize: found '13b'; accepted: none, zh, 13a, intl, char, "),
+        ("ja-mecab", "metrics.tokenize: 'ja-mecab': Japanese tokenization requires extra"),
+    ],
+)
+def test_a_tokenization_is_loaded_before_the_run(name: str, message: str) -> None:
+    pytest.importorskip("sacrebleu")
+    if name == "ja-mecab" and importlib.util.find_spec("MeCab"):
+        pytest.skip("MeCab is installed")
+    with pytest.raises(InputError, match=message):
+        Bleu(tokenize=name).prepare()
 
 
 def test_metrics_are_those_of_sacrebleu_and_rouge_score() -> None:
