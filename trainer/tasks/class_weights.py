@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from trainer.data import labels as cells
 from trainer.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -38,25 +40,38 @@ def learnt_weights(given: Any, column: "LabelColumn", rows: "Dataset") -> dict[s
         counts = column.counts(column.values(rows))
         mean = sum(counts) / len(labels)
         return {name: mean / max(1, counts[i]) for i, name in enumerate(labels)}
-    for name in given:
-        if str(name) not in labels:
-            hint = nearest(str(name), labels)
-            raise InputError(f"recipe.class_weights: no label '{name}'{hint}")
-    for name, weight in given.items():
-        if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+    return _all_weights(given, labels)
+
+
+def weight_tensor(weights: Any, labels: list[str] | None, like: "Tensor") -> "Tensor | None":
+    """[C], the weights of C classes by id, in the dtype and on the device of `like`.
+
+    `weights` may be as the user gave them, since nothing is learnt from streams and rows of ids.
+    Raises InputError for balanced weights, which need counts.
+    """
+    if weights is None:
+        return None
+    labels = labels or []
+    if weights == BALANCED:
+        found = "found balanced, and the labels of streams and rows of ids are not counted"
+        raise InputError(f"recipe.class_weights: {found}; accepted: {{label: weight}}, or null")
+    known = weights if list(weights) == labels else _all_weights(weights, labels)
+    return like.new_tensor([known[name] for name in labels])
+
+
+def _all_weights(given: Mapping[Any, Any], labels: list[str]) -> dict[str, float]:
+    """Class name -> weight, in the order of `labels`; see `learnt_weights`."""
+    weights: dict[str, float] = {}
+    for key, weight in given.items():
+        name = str(key) if str(key) in labels else cells.name_of(key, "recipe.class_weights")
+        if name not in labels:
+            raise InputError(f"recipe.class_weights: no label '{name}'{nearest(name, labels)}")
+        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight < math.inf:
             found = f"found {name}: {weight!r}"
             raise InputError(f"recipe.class_weights: {found}; accepted: 0 or more")
-    weights = {str(name): float(weight) for name, weight in given.items()}
+        weights[name] = float(weight)
     found_weights = {name: weights.get(name, 1.0) for name in labels}
     if not any(found_weights.values()):
         raise InputError("recipe.class_weights: found 0 for every label; at least one must be more")
     return found_weights
-
-
-def weight_tensor(
-    weights: Mapping[str, float] | None, labels: list[str] | None, like: "Tensor"
-) -> "Tensor | None":
-    """[C], the weights of C classes by id, in the dtype and on the device of `like`."""
-    if weights is None:
-        return None
-    return like.new_tensor([weights[name] for name in labels or ()])

@@ -37,7 +37,8 @@ def label_answers(
             answer["probabilities"] = dict(zip(labels or (), row, strict=True))
     if "references" in columns:
         for answer, value in zip(found, columns["references"].tolist(), strict=True):
-            answer["reference"] = next(iter(_named(problem, labels, value).values()))
+            if problem != "single_label" or value >= 0:  # rows of ids may have no label: -100
+                answer["reference"] = next(iter(_named(problem, labels, value).values()))
     return found
 
 

@@ -1,6 +1,7 @@
 """LabelRecipe: the classes, losses and answers of recipes with a label column."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.tasks import label_config, label_predictions
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from trainer.data.batch import Batch, Samples
     from trainer.data.sample_rows import SampleRows
     from trainer.tasks.columns import Columns
+    from trainer.tasks.comparison import Comparison
 
 KINDS = {"single_label": "classes", "multi_label": "label_sets", "regression": "numbers"}
 """The kind of comparison for metrics, by problem."""
@@ -95,6 +97,14 @@ class LabelRecipe(Recipe):
             sets = self.problem == "multi_label"
             found["references"] = batch["labels"].long() if sets else batch["labels"]
         return found
+
+    def comparison(self, columns: "Columns", rows: "SampleRows") -> "Comparison | None":
+        found = super().comparison(columns, rows)
+        if found is None or self.problem != "single_label":
+            return found
+        known = columns["references"].values >= 0  # rows of ids may have no label: -100
+        sides = columns["predictions"].values[known], columns["references"].values[known]
+        return replace(found, predictions=sides[0], references=sides[1])
 
     def answers(self, columns: "Columns", rows: "SampleRows") -> list[dict[str, Any]]:
         return label_predictions.label_answers(self.problem, self.labels, columns)

@@ -354,9 +354,9 @@ def _check_classes(logits: Tensor, labels: Tensor, class_weights: Tensor | None)
         found = tuple(class_weights.shape)
         raise InputError(f"class_weights: found shape {found}; accepted: ({classes},)")
     if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
-        most = int(labels.max())
-        if most >= classes:
+        wrong = labels[(labels >= classes) | ((labels < 0) & (labels != IGNORED))]
+        if len(wrong):
             raise InputError(
-                f"labels: found {most}; accepted: 0 to {classes - 1}, as the head has {classes} "
-                "outputs"
+                f"labels: found {int(wrong[0])}; accepted: 0 to {classes - 1}, as the head has "
+                f"{classes} outputs, and {IGNORED} for no label"
             )

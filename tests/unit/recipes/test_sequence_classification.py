@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from recipes.sequence_classification import SequenceClassification
 from trainer.data.sample_rows import SampleRows
 from trainer.errors import InputError, RowError
+from trainer.metrics.classification import Accuracy
 from trainer.tasks.columns import Column
 from trainer.tokenizer import Tokenizer
 
@@ -123,6 +125,38 @@ def test_balanced_class_weights() -> None:
     recipe = learnt(["a", "a", "a", "b"], class_weights="balanced")
     assert recipe.class_weights == {"a": 2 / 3, "b": 2.0}
     assert learnt(["a", "b"], class_weights={"b": 3}).class_weights == {"a": 1.0, "b": 3.0}
+    numbers = {"a": np.float32(0.5), "b": np.float64(2.0)}
+    assert learnt(["a", "b"], class_weights=numbers).class_weights == {"a": 0.5, "b": 2.0}
+    truths = learnt([True, False, True], class_weights={True: 3})
+    assert truths.class_weights == {"false": 1.0, "true": 3.0}
+    with pytest.raises(InputError, match="recipe.class_weights: found a: True; accepted: 0 or"):
+        learnt(["a", "b"], class_weights={"a": True})
+
+
+def test_class_weights_without_learning_from_rows() -> None:
+    recipe = SequenceClassification(problem="single_label", labels=["a", "b", "c"])
+    logits, labels = torch.zeros(3, 3), torch.tensor([0, 1, 2])
+    some = dataclasses.replace(recipe, class_weights={"b": 3})
+    assert some.label_loss(logits, labels)[1].tolist() == [1.0, 3.0, 1.0]
+    assert some.label_loss.counts(labels).tolist() == [1.0, 3.0, 1.0]
+    wrong = {"found balanced, and the labels": "balanced", "no label 'd'": {"d": 1}}
+    for said, weights in wrong.items():
+        with pytest.raises(InputError, match=f"recipe.class_weights: {said}"):
+            dataclasses.replace(recipe, class_weights=weights).label_loss(logits, labels)
+
+
+def test_rows_without_a_label_are_not_compared() -> None:
+    recipe = SequenceClassification(problem="single_label", labels=["a", "b"])
+    columns = {
+        "predictions": Column(np.array([0, 1, 1])),
+        "references": Column(np.array([0, -100, 0])),
+    }
+    rows = SampleRows(None, 3)
+    compared = recipe.comparison(columns, rows)
+    assert compared is not None and compared.names == ["a", "b"]
+    assert Accuracy().compute(compared.predictions, compared.references) == {"accuracy": 0.5}
+    answers = recipe.answers(columns, rows)
+    assert [answer.get("reference") for answer in answers] == ["a", None, "a"]
 
 
 def test_answers_in_words() -> None:

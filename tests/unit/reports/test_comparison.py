@@ -54,6 +54,12 @@ def test_rows_are_paired_by_number_and_only_equal_ones(tmp_path: Path) -> None:
     assert twice.size == 0 and twice.losses() is None and twice.comparisons([]) is None
 
 
+def test_rows_without_a_reference_are_not_compared(tmp_path: Path) -> None:
+    lines = [{"row": row, "loss": 1.0, "label": "a", "input": {}} for row in range(2)]
+    lines[0]["reference"] = "a"
+    assert compared(tmp_path, lines, lines).comparisons(LABELS) is None
+
+
 ANSWERS: dict[str, Any] = {
     "classes": (Accuracy(), {"label": "a", "reference": "a"}),
     "label_sets": (F1(), {"labels": ["a"], "reference": ["a"]}),

@@ -206,5 +206,7 @@ def test_a_head_of_another_width_is_refused(
 def test_classes_beyond_a_head_are_refused() -> None:
     with pytest.raises(InputError, match="labels: found 3; accepted: 0 to 2, as the head has 3"):
         cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]))
+    with pytest.raises(InputError, match="labels: found -1; accepted: 0 to 2, .* and -100 for no"):
+        cross_entropy(torch.zeros(3, 3), torch.tensor([0, -100, -1]))
     with pytest.raises(InputError, match=r"class_weights: found shape \(2,\); accepted: \(3,\)"):
         cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), class_weights=torch.ones(2))

@@ -88,7 +88,7 @@ def _comparison(
         return _paired("rankings", lines, lambda line: (line["scores"], line["references"]))
     if "answer" in first:
         return _answers(lines)
-    if "reference" not in first:
+    if any("reference" not in line for line in lines):
         return None
     if "entities" in first:
         return _paired(
