@@ -107,7 +107,7 @@ class Evaluator:
         with self.shipped_weights(), calls_outside_training(setup.model), evaluation_memory(tokens):
             try:
                 found = evaluate(
-                    self._forward,
+                    lambda batch: self._forward(recipe, batch),
                     recipe,
                     samples,
                     wanted,
@@ -141,11 +141,11 @@ class Evaluator:
         """Context manager: the model has the weights to save (the average, if there is one)."""
         return shipped_weights(self.ema, self.optimizer)
 
-    def _forward(self, batch: Batch) -> object:
+    def _forward(self, recipe: Recipe, batch: Batch) -> object:
         setup = self.setup
         with autocast(setup.placement.precision, setup.ranks.device):
             outputs = setup.model(**batch.inputs())  # DDP's wrapper might wait for other ranks
-            return setup.recipe.evaluated(setup.model, outputs, batch)
+            return recipe.evaluated(setup.model, outputs, batch)
 
     def _remove_bars(self) -> None:
         """Remove the progress bar, which a failed evaluation would leave behind."""

@@ -193,8 +193,12 @@ def set_up(
         chosen_strategy, devices.effective_strategy, devices.cpu_offload, model, settings
     )
     placement = place(model, settings, devices, choose)
+    own_recipes = _set_recipes(given, context)
     if is_sharded(placement.model):
         check_sharding(given.recipe, trains=given.train is not None)
+        for name, recipe in own_recipes.items():
+            with naming_set(set_key(name)):
+                check_sharding(recipe, trains=False)
     sets = list(given.evaluation)
     trackers = trackers_of(given.settings.trackers, given.callbacks)
     settings_callbacks = watchers(
@@ -217,7 +221,7 @@ def set_up(
         seed=seed,
         context=context,
         seams=given.seams,
-        set_recipes=_set_recipes(given, context),
+        set_recipes=own_recipes,
         unread=_unread(given, placement.ranks),
         model_path=context.description.model_path or given.model_path,
         bad_rows=context.data.bad_rows or BadRows(),

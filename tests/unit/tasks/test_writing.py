@@ -14,6 +14,9 @@ from trainer.generation.text import generate
 from trainer.metrics.checked_texts import PassRate
 from trainer.metrics.exact_texts import ExactTexts
 from trainer.metrics.rouge import Rouge
+from trainer.runs.context import DataOptions, RunContext
+from trainer.settings import TrainSettings
+from trainer.trainer import Trainer
 
 PROMPTS = [
     {"prompt": row["prompt"], "completion": row["chosen"], "kind": n % 2}
@@ -84,6 +87,24 @@ def test_blocks_go_on_with_their_beginnings() -> None:
     start = min(5, length // 2)
     ids = batch.input_ids.tolist()[start : min(length, start + 4)]
     assert answers[1]["reference"] == trainer.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_set_writes_with_its_own_options() -> None:
+    case = Case(dataclasses.replace(WRITES, slices=None), PROMPTS, LLAMA)
+    options = {"short": {"max_new_tokens": 2}, "none": {"evaluate_texts": False}, "usual": {}}
+    trainer = Trainer(
+        case.model(),
+        dataclasses.replace(case.recipe, evaluate_texts=True),
+        TrainSettings(precision="fp32"),
+        tokenizer=case.tokenizer,
+        eval_dataset=dict.fromkeys(options, PROMPTS),
+        progress=False,
+        context=RunContext(data=DataOptions(set_recipes=options)),
+    )
+    trainer.evaluate()
+    found = {name: each.predictions.get("written") for name, each in trainer.evaluations.items()}
+    assert found["none"] is None
+    assert found["short"].values.shape == (13, 2) and found["usual"].values.shape == (13, 6)
 
 
 def test_a_text_without_a_prompt_is_refused() -> None:
