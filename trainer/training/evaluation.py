@@ -19,7 +19,7 @@ from trainer.models.outputs import Outputs
 from trainer.tasks.agreement import check_metrics
 from trainer.tasks.columns import Columns
 from trainer.tasks.comparison import Comparison
-from trainer.tasks.plain_recipes import PlainRecipe
+from trainer.tasks.plain_recipes import OwnLoss, PlainRecipe
 from trainer.tasks.recipe import Part, Recipe
 from trainer.tasks.slices import slices_of
 from trainer.training.finiteness import non_finite_samples
@@ -182,7 +182,8 @@ def _comparison(
 ) -> Comparison | None:
     """The input of the metrics; for a plain recipe, the outputs and labels."""
     if isinstance(recipe, PlainRecipe):
-        return kept.comparison() if kept is not None and wanted.metrics else None
+        shifted = isinstance(recipe, OwnLoss) and recipe.shifted
+        return kept.comparison(shifted) if kept is not None and wanted.metrics else None
     return recipe.comparison(columns, rows) if columns else None
 
 

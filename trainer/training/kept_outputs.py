@@ -40,11 +40,12 @@ class KeptOutputs:
         labels = _one_or_tuple(list(self.labels.values())) if self.labels else None
         return EvalPrediction(_one_or_tuple(list(self.outputs.values())), labels, losses=losses)
 
-    def comparison(self) -> Comparison | None:
+    def comparison(self, shifted: bool = False) -> Comparison | None:
         """The first output paired with the labels; None if there are no outputs or no labels.
 
         Integer labels are classes. If the output has one more axis than the labels, it holds
-        scores, and their argmax is compared. Entries with the label -100 are left out.
+        scores, and their argmax is compared. Entries with the label -100 are left out. With
+        `shifted`, an entry predicts the label of the entry after it.
         """
         if not self.labels or not self.outputs:
             return None
@@ -60,6 +61,8 @@ class KeptOutputs:
             return Comparison(
                 "numbers", _without_last_axis(found), _without_last_axis(wanted).astype(np.float64)
             )
+        if shifted and wanted.ndim > 1:
+            found, wanted = found[:, :-1], wanted[:, 1:]
         counted = wanted != PAD
         return Comparison("classes", found[counted], wanted[counted])
 

@@ -115,6 +115,29 @@ def test_results_that_are_none(results: dict[str, Any], message: str) -> None:
         trainer(None, eval_dataset=rows(), compute_metrics=Seen(**results)).evaluate()
 
 
+class Successors(torch.nn.Module):
+    """Predicts the number after each number, as a causal language model of transformers."""
+
+    loss_type = "ForCausalLM"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(9.0))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = torch.nn.functional.one_hot(input_ids + 1, 9) * self.scale
+        pairs = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return {"loss": torch.nn.functional.cross_entropy(*pairs), "logits": logits}
+
+
+def test_next_tokens_are_compared_with_the_labels_after_them() -> None:
+    ids = [[1, 2, 3, 4], [2, 3, 5, 6]]
+    tokens = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ids]
+    tokens[1]["labels"][3] = -100
+    found = Trainer(Successors(), eval_dataset=tokens, metrics="accuracy", progress=False)
+    assert found.evaluate()["eval_accuracy"] == 4 / 5
+
+
 @pytest.mark.parametrize("name", ["loss", "first"])
 def test_functions_replace_no_results(name: str) -> None:
     metrics = {"a": lambda found, wanted: {"first": 1.0}, "b": lambda found, wanted: {name: 2.0}}
