@@ -127,6 +127,13 @@ def test_values_of_another_type_are_refused(name: str, value: Any, accepted: str
     assert str(caught.value) == f"trainer.{name}: found {value!r}; accepted: {accepted}"
 
 
+def test_a_part_of_a_checkpoint_is_not_kept() -> None:
+    with pytest.raises(
+        InputError, match="trainer.save_total_limit: found 2.5; accepted: 2 or more"
+    ):
+        TrainSettings(save_total_limit=2.5)  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_may_be_a_path() -> None:
     assert TrainSettings(resume=Path("runs/a")).resume == "runs/a"  # type: ignore[arg-type]
 
@@ -144,6 +151,11 @@ def test_a_checkpoint_may_be_a_path() -> None:
         ("greater_is_better", np.False_, False),
         ("compile", 1, True),
         ("global_batch_size", np.int64(4), 4),
+        ("global_batch_size", 8.0, 8),
+        ("max_steps", np.float32(2), 2),
+        ("micro_batch_size", 4.0, 4),
+        ("save_total_limit", 3.0, 3),
+        ("warmup_steps", 2.0, 2.0),
         ("learning_rate", torch.tensor(0.5), 0.5),
         ("max_steps", 100.0, 100),
         ("micro_batch_size", np.float64(8), 8),
