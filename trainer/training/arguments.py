@@ -328,11 +328,15 @@ def _callbacks(callbacks: Any) -> list[Callback]:
     if callbacks is None:
         return []
     one = isinstance(callbacks, (Callback, type)) or not isinstance(callbacks, Iterable)
-    found = [_instance(each, Callback, "callbacks") for each in ([callbacks] if one else callbacks)]
-    for callback in found:
-        if not isinstance(callback, Callback):
-            accepted = "accepted: trainer.callbacks.callback.Callback objects"
-            raise InputError(f"callbacks: found {_type_name(callback)}; {accepted}")
+    return [one_callback(each) for each in ([callbacks] if one else callbacks)]
+
+
+def one_callback(given: object) -> Callback:
+    """A callback, or an instance of a class of callbacks. Raises InputError for other values."""
+    found = _instance(given, Callback, "callbacks")
+    if not isinstance(found, Callback):
+        accepted = "accepted: trainer.callbacks.callback.Callback objects"
+        raise InputError(f"callbacks: found {_type_name(found)}; {accepted}")
     return found
 
 

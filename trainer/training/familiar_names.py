@@ -7,6 +7,7 @@ from typing import Any
 
 from trainer.callbacks.callback import Callback
 from trainer.errors import InputError, nearest
+from trainer.training.arguments import one_callback
 
 ARGUMENTS = {
     "args": "settings=TrainSettings(...)",
@@ -81,11 +82,7 @@ class FamiliarNames(ABC):
 
     def add_callback(self, callback: Callback | type[Callback]) -> None:
         """Add a callback; a class is instantiated first."""
-        added = callback() if isinstance(callback, type) else callback
-        if not isinstance(added, Callback):
-            accepted = "accepted: trainer.callbacks.callback.Callback objects"
-            raise InputError(f"callbacks: found {type(added).__name__}; {accepted}")
-        self.callbacks.append(added)
+        self.callbacks.append(one_callback(callback))
 
     def pop_callback(self, callback: Callback | type[Callback]) -> Callback | None:
         """Remove and return a callback, or the first one of a class; None if there is none."""

@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.training.plain_runs import rows, trainer
 from trainer.callbacks.callback import Callback
+from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.callbacks.progress import Progress
 from trainer.errors import InputError
 from trainer.peer_names import PEER_NAMES
@@ -46,6 +47,8 @@ def test_callbacks_come_and_go() -> None:
     assert run.callbacks == [] and run.pop_callback(Own) is None
     with pytest.raises(InputError, match="^callbacks: found int; accepted"):
         run.add_callback(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="found the class EarlyStopping; accepted: EarlyS"):
+        run.add_callback(EarlyStopping)
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
