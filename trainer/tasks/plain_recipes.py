@@ -40,6 +40,8 @@ class LossOnly(PlainRecipe):
     def loss(
         self, outputs: Outputs, batch: "Batch", *, label_smoothing: float = 0.0
     ) -> tuple["Tensor", "Tensor"]:
+        from torch import Tensor
+
         from trainer.devices.precision import in_fp32
 
         if label_smoothing:
@@ -51,6 +53,10 @@ class LossOnly(PlainRecipe):
                 "(sum, count), so that the total sum can be divided by the total count of the "
                 "global batch; or omit loss= if the model returns its own loss"
             )
+            raise InputError(f"loss: the function returned {what}; accepted: {accepted}")
+        if not isinstance(found[0], Tensor):
+            what = f"{type(found[0]).__name__} as the sum"
+            accepted = "a tensor, from which gradients can be computed"
             raise InputError(f"loss: the function returned {what}; accepted: {accepted}")
         return found[0], found[1]
 

@@ -141,7 +141,7 @@ class Stepper:
         fits = True
         size = 2 + 2 * (len(self.recipe.step_figures) + len(self.sources))
         totals = torch.zeros(size, dtype=self.ranks.widest, device=self.ranks.device)
-        self._before = [buffer.clone() for buffer in self._running_statistics()]
+        self._remember_statistics()
         num_passes = num_micro_batches * (2 if self._perturbs else 1)
         for number, (batch, is_counted, perturbed) in enumerate(self._passes(micro_batches)):
             # a placeholder must not change the running statistics of BatchNorm
@@ -270,6 +270,9 @@ class Stepper:
             self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _remember_statistics(self) -> None:
+        self._before = [buffer.clone() for buffer in self._running_statistics()]
+
     def _restore_statistics(self) -> None:
         for buffer, before in zip(self._running_statistics(), self._before, strict=True):
             buffer.copy_(before)
@@ -285,6 +288,7 @@ class Stepper:
         It has no lasting effect. All ranks must call it if the model is sharded.
         """
         found = True
+        self._remember_statistics()
         self.reduction.begin()
         try:
             reserved = room(extra_bytes, self.ranks.device)
@@ -296,7 +300,7 @@ class Stepper:
             found = False
         if not found and is_sharded(self.model):
             self._run_missing_collectives(placeholder, 1)
-        self.model.zero_grad(set_to_none=True)
+        self.forget()
         return found
 
     @property

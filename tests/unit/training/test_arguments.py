@@ -186,6 +186,9 @@ def test_a_loss_that_returns_a_mean_is_refused() -> None:
     run = Trainer(Line(3, 1), loss=lambda o, b: (o - b["y"]).square().mean(), train_dataset=rows)
     with pytest.raises(InputError, match=r"loss: .* returned Tensor.*accepted: \(sum, count\)"):
         run.fit()
+    number = Trainer(Line(3, 1), loss=lambda o, b: (o.sum().item(), len(o)), train_dataset=rows)
+    with pytest.raises(InputError, match=r"loss: .* returned float as the sum; accepted: a tensor"):
+        number.fit()
 
 
 def test_a_model_with_the_head_of_another_task_is_refused(minilm: Path) -> None:

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from trainer.data.arrays import ArraySamples
+from trainer.devices.ranks import Ranks
 from trainer.errors import InputError
 from trainer.settings import TrainSettings
+from trainer.tasks.plain_recipes import LossOnly
 from trainer.trainer import Trainer
+from trainer.training.step import Stepper
 
 
 class Normed(torch.nn.Module):
@@ -72,6 +75,16 @@ def test_micro_batches_of_one_row_are_refused_too() -> None:
         InputError, match="accepted: another size, or a micro_batch_size of 2 or more"
     ):
         build(Normed(), global_batch_size=33, micro_batch_size=1).fit()
+
+
+def test_the_search_for_a_batch_that_fits_keeps_the_statistics() -> None:
+    model = Normed().train()
+    samples = ArraySamples({"x": np.ones((8, 3), np.float32)}, ["x"])
+    recipe = LossOnly(lambda outputs, batch: (outputs.square().sum(), len(outputs)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    stepper = Stepper(model, recipe, optimizer, ranks=Ranks(), global_batch_size=8)
+    assert stepper.fits(samples.collate(range(8)), samples.placeholder)
+    assert not model.norm.running_mean.any() and model.norm.num_batches_tracked == 0
 
 
 def test_one_row_with_several_values_a_channel_is_fine() -> None:
