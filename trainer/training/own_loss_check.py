@@ -7,6 +7,7 @@ import torch
 from trainer.data.batch import Samples
 from trainer.data.row_seeds import preserve_rng_state
 from trainer.devices.precision import autocast
+from trainer.devices.sharding import calls_outside_training
 from trainer.tasks.plain_recipes import OwnLoss
 from trainer.training.setup import Setup
 
@@ -21,11 +22,11 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 def check_own_loss(setup: Setup, samples: Samples) -> None:
     """Warn unless the loss of a batch is the mean of its halves' losses, weighted by label counts.
 
-    Otherwise the gradient of a global batch depends on how it is split. Raises InputError if the
-    model returns no loss.
+    Otherwise the gradient of a global batch depends on how it is split. Every rank calls it, since
+    a sharded model runs on all of them. Raises InputError if the model returns no loss.
     """
     recipe = setup.recipe
-    if not isinstance(recipe, OwnLoss) or not setup.ranks.is_main:
+    if not isinstance(recipe, OwnLoss):
         return
     kinds = getattr(samples, "kinds", None)
     number = min(NUM_SAMPLES, len(samples))
@@ -33,7 +34,7 @@ def check_own_loss(setup: Setup, samples: Samples) -> None:
     whole = _mean(setup, recipe, samples, [ids])
     halves = [part for part in (ids[::2], ids[1::2]) if part]
     split = _mean(setup, recipe, samples, halves)
-    if whole is None or split is None:
+    if whole is None or split is None or not setup.ranks.is_main:
         return
     if abs(whole - split) > TOLERANCE[setup.placement.precision] * max(abs(whole), 1e-6):
         log.warning(
@@ -53,7 +54,7 @@ def _mean(setup: Setup, recipe: OwnLoss, samples: Samples, parts: list[list[int]
     setup.model.eval()
     try:
         for ids in parts:
-            with preserve_rng_state(), torch.no_grad():
+            with preserve_rng_state(), torch.no_grad(), calls_outside_training(setup.model):
                 batch = samples.collate(ids).to(setup.ranks.device)
                 with autocast(setup.placement.precision, setup.ranks.device):
                     outputs = setup.model(**batch.inputs())
