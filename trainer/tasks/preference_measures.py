@@ -3,6 +3,7 @@
 N is the number of pairs, or of single completions.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,15 +25,11 @@ def of_good_and_bad(
     """Measures of single completions.
 
     `good` [N] says which completions are good, `right` [N] which the model judges correctly.
-    `values` [N] are averaged over the good and over the bad completions, if there are any, as
-    good_<name> and bad_<name>. The margin is computed from the value "reward".
+    `values` [N] are averaged over the good and over the bad completions, as good_<name> and
+    bad_<name>; nan if there are none. The margin is computed from the value "reward".
     """
     found = {"preference_accuracy": float(right.mean())}
     for kind, members in (("good", good), ("bad", ~good)):
-        if members.any():
-            found |= {
-                f"{kind}_{name}": float(each[members].mean()) for name, each in values.items()
-            }
-    if good.any() and not good.all():
-        found["margin"] = found["good_reward"] - found["bad_reward"]
-    return found
+        for name, each in values.items():
+            found[f"{kind}_{name}"] = float(each[members].mean()) if members.any() else math.nan
+    return {**found, "margin": found["good_reward"] - found["bad_reward"]}

@@ -231,6 +231,18 @@ def test_the_figures_are_those_of_the_rewards() -> None:
     assert found.keys() == Preference.measures.keys()
 
 
+@pytest.mark.parametrize("good", [0, 1])
+def test_measures_of_completions_of_one_kind_are_nan(good: int) -> None:
+    names = ("rewards", "log_probs", "kl")
+    columns = {name: Column(np.array([0.5, 0.25])) for name in names}
+    found = UnpairedPreference().measure(0.5, {**columns, "good": Column(np.full(2, good))})
+    assert found.keys() == UnpairedPreference.measures.keys()
+    there, missing = ("good", "bad") if good else ("bad", "good")
+    assert found[f"{there}_reward"] == 0.375
+    undefined = {name for name, value in found.items() if math.isnan(value)}
+    assert undefined == {f"{missing}_reward", f"{missing}_log_prob", "margin"}
+
+
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "kto"])
 def test_a_few_steps_prefer_the_chosen_completions(objective: str) -> None:
     recipe = (
