@@ -56,7 +56,7 @@ def _members(rows: "SampleRows", column: str) -> dict[str, np.ndarray]:
     names: dict[str, str] = {}
     members: dict[str, list[int]] = {}
     for number, cell in enumerate(rows.column(column)):
-        name, text = slice_name(cell), str(cell)
+        name, text = slice_name(cell), "" if cell is None else str(cell)
         if names.setdefault(name, text) != text:
             found = f"'{column}' has {names[name]!r:.60} and {text!r:.60}, both named {name}"
             raise InputError(f"recipe.slices: {found}; accepted: cells with different names")

@@ -94,6 +94,19 @@ def test_masked_blocks_have_slices() -> None:
     assert {"eval_kind_0_perplexity", "eval_kind_1_token_accuracy"} <= found.keys()
 
 
+def test_empty_cells_of_both_kinds_are_one_slice() -> None:
+    trainer, rows = sliced(CASES["choices, bert"], [])
+    for number, row in enumerate(rows):
+        row["kind"] = [None, "", "a"][number % 3]
+    found = trainer.evaluate(rows)
+    assert (found["eval_none_samples"], found["eval_a_samples"]) == (8, 4)
+    rows[0]["kind"] = "none"
+    with pytest.raises(
+        InputError, match="recipe.slices: 'kind' has 'none' and '', both named none"
+    ):
+        trainer.evaluate(rows)
+
+
 def test_a_column_that_rows_lack_is_refused() -> None:
     trainer, _ = sliced(CASES["choices, bert"], [])
     rows = list(CASES["choices, bert"].rows)
