@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from trainer.data.answered_rows import AnsweredRows
-from trainer.errors import InputError
+from trainer.errors import AnswerError, InputError
 from trainer.metrics.question_answering import f1_threshold
 from trainer.tasks.answer_choice import AnswerChoice
 from trainer.tasks.recipe import Axis, Head, Recipe
@@ -159,7 +159,10 @@ class QuestionAnswering(Recipe):
         if self.answer not in rows.column_names:
             return None
         contexts, cells = rows.column(self.context), rows.column(self.answer)
-        return self._choice.comparison(columns, contexts, cells, self.answer)
+        try:
+            return self._choice.comparison(columns, contexts, cells, self.answer)
+        except AnswerError:  # rows for prediction may have answers that cannot be used
+            return None
 
     @property
     def _choice(self) -> AnswerChoice:

@@ -159,6 +159,13 @@ def test_there_is_no_answer_above_the_threshold() -> None:
     assert found == {"answer": "Nile", "start": 4, "end": 8, "score": pytest.approx(np.exp(-7.0))}
 
 
+def test_rows_for_prediction_may_have_answers_that_cannot_be_used() -> None:
+    columns = spans([(4, 8, 2.0)])
+    rows = [row("Where?", "Nile"), {**row("Where?", "Nile"), "answers": {"text": ["Danube"]}}]
+    both = [QuestionAnswering().comparison(columns, sample_rows([each])) for each in rows]
+    assert both[0] is not None and both[0].references == [["Nile"]] and both[1] is None
+
+
 @pytest.mark.parametrize(
     ("cell", "found"),
     [
