@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainer.data import document_lists, text_groups
 from trainer.data.rows import text_column
+from trainer.errors import AnswerError
 from trainer.tasks.recipe import Axis, Head, Recipe
 from trainer.tasks.setting_checks import check_choices, check_least, check_score_range
 from trainer.tasks.text_pairs import encoded_groups
@@ -99,10 +100,19 @@ class Reranking(Recipe):
             least=1 if self.objective == "pointwise" else 2,
         )  # fmt: skip
         lists, relevances = columns.read(rows)
+        if self.objective == "lambda":
+            self._check_gains(relevances or ())
         found = encoded_groups(lists, tokenizer, self.max_length, first=queries)
         numbers = map(text_groups.text_hash, queries)
         found["queries"] = [[n] * len(texts) for n, texts in zip(numbers, lists, strict=True)]
         return found if relevances is None else {**found, "relevances": relevances}
+
+    def _check_gains(self, relevances: Sequence[Sequence[float]]) -> None:
+        """Raise AnswerError for a negative relevance, whose gain in nDCG would be negative."""
+        for row, values in enumerate(relevances):
+            if (least := min(values)) < 0:
+                accepted = "accepted: 0 or more with recipe.objective=lambda"
+                raise AnswerError(row, f"'{self.label}' is {least:g}; {accepted}")
 
     def loss(
         self, outputs: "SequenceClassifierOutput", batch: "Batch", *, label_smoothing: float = 0.0

@@ -156,6 +156,11 @@ def test_a_cross_encoders_folder_names_the_task(tokens: Tokenizer, tmp_path: Pat
             {"text_pair": "a", "label": 1},
             "'text_pair' is a list of 1; accepted: 2 or more, to be compared",
         ),
+        (
+            {"objective": "lambda"},
+            {"text_pair": ["a", "b"], "label": [-1, 0]},
+            "'label' is -1; accepted: 0 or more with recipe.objective=lambda",
+        ),
     ],
 )
 def test_rows_are_refused_in_one_line(
