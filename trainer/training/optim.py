@@ -51,7 +51,7 @@ def build_optimizer(
         return kind.build(NamedParameters(parameters, model), settings)
     except InputError:
         raise
-    except TypeError as error:
+    except (TypeError, LookupError) as error:
         raise InputError(f"trainer.optimizer_options: {settings.optimizer}: {error}") from error
     except (ValueError, RuntimeError) as error:
         raise InputError(f"trainer.optimizer: {settings.optimizer}: {error}") from error

@@ -22,6 +22,8 @@ def test_any_torch_optimizer_by_name() -> None:
     for closed in ("Optimizer", "LBFGS", "SparseAdam"):
         with pytest.raises(InputError, match="accepted"):
             build_optimizer(parameters, TrainSettings(optimizer=closed))
+    with pytest.raises(InputError, match="optimizer_options: adamw: list index out of range"):
+        build_optimizer(parameters, TrainSettings(optimizer_options={"betas": [0.9]}))
     with pytest.raises(InputError, match="optimizer_options.*momentumm"):
         build_optimizer(
             parameters, TrainSettings(optimizer="sgd", optimizer_options={"momentumm": 1})
