@@ -50,9 +50,10 @@ class TextColumns:
     def scores(self, rows: Mapping[str, Sequence[Any]]) -> list[float] | None:
         """The score of each row, scaled to 0 to 1; None if there is no column of scores.
 
-        Raises AnswerError for values that are not numbers or out of range.
+        A score belongs to a pair, so the result is also None without a column of positives. Raises
+        AnswerError for values that are not numbers or out of range.
         """
-        if self.score is None or self.score not in rows:
+        if self.score is None or not {self.score, self.positive} <= rows.keys():
             return None
         least, most = self.score_range
         found = []

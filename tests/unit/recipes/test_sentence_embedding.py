@@ -175,7 +175,8 @@ def test_every_objective_lowers_its_loss_and_is_evaluated(
     after = trainer.fit()["metrics"]
     assert after["eval_loss"] < 0.9 * before["eval_loss"]
     assert set(after) == set(before)
-    answers = trainer.answers([{"text": "question 1"}, {"text": "question 2"}])
+    texts = [{"text": f"question {n}", "label": 0.5} for n in (1, 2)]  # the score of no pair
+    answers = trainer.answers(texts)
     assert [list(answer) for answer in answers] == [["embedding"]] * 2
     assert np.linalg.norm(answers[0]["embedding"]) == pytest.approx(1, abs=1e-6)
 
