@@ -90,7 +90,10 @@ def sets_of_known_size(session: Session) -> dict[str, Samples]:
     """The data sets whose number of samples is known, by name."""
     is_stream = session.plan.steps_per_epoch is None
     found = {} if is_stream else {"train": session.samples}
-    return found | {name or "validation": s for name, s in session.setup.evaluation.items()}
+    evaluation = session.setup.evaluation.items()
+    # an evaluation set may also have the name train
+    shown = {"": "validation", "train": "validation train"}
+    return found | {shown.get(name, name): samples for name, samples in evaluation}
 
 
 def _num_truncated(session: Session) -> dict[str, int]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_exactness import RECIPES, ragged_table, tiny_model
 from tests.unit.test_trainer import trainer
 from tests.unit.text_runs import CASES
 from trainer.callbacks.callback import Callback
 from trainer.errors import EnvironmentFault, InputError
 from trainer.reports import run_report
+from trainer.trainer import Trainer
 from trainer.training import report_writing
 from trainer.training.report_writing import ReportWriting
 
@@ -115,3 +117,19 @@ def test_during_a_run_it_is_written_where_that_is_cheap(
     now[0] += 499
     writing.evaluated()
     assert len(written) == 15
+
+
+def test_an_evaluation_set_named_train_is_not_the_training_set(tmp_path: Path) -> None:
+    run = Trainer(
+        tiny_model().float(),
+        RECIPES["single_label"],
+        {"max_steps": 1, "precision": "fp32"},
+        train_dataset=ragged_table(45),
+        eval_dataset={"train": ragged_table(20), "other": ragged_table(10)},
+        output_dir=tmp_path,
+        progress=False,
+    )
+    run.fit()
+    lengths = json.loads((tmp_path / "facts.json").read_text())["lengths"]
+    sizes = {name: sum(found["counts"]) for name, found in lengths.items()}
+    assert sizes == {"train": 45, "validation train": 20, "other": 10}
