@@ -1,6 +1,6 @@
 """Gathering: combines all ranks' measurements of batches into arrays in the data set's order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -137,7 +137,7 @@ class Parts:
         self._move()
         names = dict.fromkeys(name for part in self._parts for name in part)
         joined = {
-            name: torch.cat([part[name] for part in self._parts if name in part]).numpy()
+            name: _joined(name, [part[name] for part in self._parts if name in part])
             for name in names
         }
         joined["batch"] = np.asarray(self._numbers, dtype=np.int64)
@@ -149,6 +149,16 @@ class Parts:
         for number in range(self._num_moved, len(self._parts)):
             self._parts[number] = {n: _on_host(t) for n, t in self._parts[number].items()}
         self._num_moved, self._bytes = len(self._parts), 0
+
+
+def _joined(name: str, tensors: Sequence[Tensor]) -> np.ndarray:
+    """The entries of all batches. Raises InputError if their shapes differ."""
+    shapes = list(dict.fromkeys(tuple(tensor.shape[1:]) for tensor in tensors))
+    if len(shapes) > 1:
+        found = f"'{name.rpartition('.')[2]}' has entries of shape {shapes[0]} and {shapes[1]}"
+        accepted = "equal shapes; preprocess_logits_for_metrics can change those of outputs"
+        raise InputError(f"predictions: {found}; accepted: {accepted}")
+    return torch.cat(list(tensors)).numpy()
 
 
 def in_batch_order(gathered: Gathered, name: str) -> list[np.ndarray]:

@@ -115,6 +115,20 @@ def test_results_that_are_none(results: dict[str, Any], message: str) -> None:
         trainer(None, eval_dataset=rows(), compute_metrics=Seen(**results)).evaluate()
 
 
+class Squares(Line):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).unsqueeze(1) * x.unsqueeze(2)
+
+
+def test_outputs_of_different_shapes_are_refused_in_a_line() -> None:
+    inputs = [{"x": row["x"]} for row in ragged()]
+    run = Trainer(Squares(), progress=False)
+    with pytest.raises(
+        InputError, match=r"^predictions: 'outputs' has entries of shape \(\d,\) and"
+    ):
+        run.predict(inputs)
+
+
 class Successors(torch.nn.Module):
     """Predicts the number after each number, as a causal language model of transformers."""
 
