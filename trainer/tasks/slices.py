@@ -1,5 +1,6 @@
 """Slices: groups of a data set's samples that an evaluation measures separately."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,12 +77,17 @@ def slice_name(cell: object) -> str:
 
 def check_slices(recipe: Recipe, rows: object, where: str) -> None:
     """Raise InputError if the rows of an evaluation lack the column of `recipe.slices`."""
-    column = recipe.sliced_by
-    if column is None:
-        return
+    tasks: Mapping[str, Recipe] = getattr(recipe, "tasks", {})
+    options = {"recipe": recipe, **{f"recipe.tasks.{name}": each for name, each in tasks.items()}}
+    for option, reader in options.items():
+        if isinstance(reader, Recipe) and (column := reader.sliced_by) is not None:
+            _check_column(f"{option}.slices", column, rows, where)
+
+
+def _check_column(option: str, column: str, rows: object, where: str) -> None:
     names = getattr(rows, "column_names", None)
     if names is None:
-        raise InputError(f"recipe.slices: {where} has no columns; accepted: rows, or null")
+        raise InputError(f"{option}: {where} has no columns; accepted: rows, or null")
     if column not in names:
         known = ", ".join(names)
-        raise InputError(f"recipe.slices: {where} has no column '{column}'; there are: {known}")
+        raise InputError(f"{option}: {where} has no column '{column}'; there are: {known}")

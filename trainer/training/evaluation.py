@@ -162,7 +162,7 @@ def _total(
         computed = wanted.functions.measured(kept.prediction(_means(sums)))
         found = _joined(found, computed, "compute_metrics")
     if finite:
-        for part in [*recipe.parts(columns, rows), *slices_of(recipe, columns, rows)]:
+        for part in _parts(recipe, columns, rows):
             found |= _of_part(part, wanted.metrics, sums, found)
     if not finite:
         if found and recipe.compares is not None:
@@ -208,6 +208,31 @@ def _joined(found: dict[str, float], more: Mapping[str, float], where: str) -> d
         returned = f"'{min(duplicates)}', which the evaluation has already"
         raise InputError(f"{where}: returned {returned}; accepted: another name")
     return {**found, **more}
+
+
+def _parts(recipe: Recipe, columns: Columns, rows: SampleRows) -> list[Part]:
+    """The recipe's parts, each with the slices of its own recipe, and the recipe's slices."""
+    found: list[Part] = []
+    for part in recipe.parts(columns, rows):
+        found.append(part)
+        if part.recipe is not recipe:
+            slices = slices_of(part.recipe, part.columns, part.rows)
+            found += [_slice_of(part, each) for each in slices]
+    return [*found, *slices_of(recipe, columns, rows)]
+
+
+def _slice_of(part: Part, own: Part) -> Part:
+    """A slice of a part, whose samples are numbered within the part, as a part of the data set."""
+    losses = part.losses
+    if losses is not None:
+        losses = losses[0][own.samples], losses[1][own.samples]
+    return replace(
+        own,
+        name=f"{part.name}_{own.name}",
+        samples=part.samples[own.samples],
+        metrics=part.metrics,
+        losses=losses,
+    )
 
 
 def _of_part(

@@ -107,6 +107,25 @@ def test_empty_cells_of_both_kinds_are_one_slice() -> None:
         trainer.evaluate(rows)
 
 
+def test_a_task_of_several_has_slices_of_its_own() -> None:
+    case = CASES["tasks, bert"]
+    tasks = {**case.recipe.tasks}  # type: ignore[attr-defined]
+    tasks["kind"] = dataclasses.replace(tasks["kind"], slices="group")
+    case = dataclasses.replace(case, recipe=dataclasses.replace(case.recipe, tasks=tasks))
+    rows = [{**row, "group": "ab"[n % 3 == 0]} for n, row in enumerate(case.rows)]
+    trainer = dataclasses.replace(case, rows=rows).trainer(evaluated=False)
+    whole = trainer.evaluate(rows)
+    sizes = [whole[f"eval_kind_{name}_samples"] for name in "ab"]
+    assert sum(sizes) == whole["eval_kind_samples"] and min(sizes) > 0
+    for name in "ab":
+        alone = trainer.evaluate([row for row in rows if row["group"] == name])
+        for figure in ("loss", "accuracy", "f1_macro", "samples"):
+            found = whole[f"eval_kind_{name}_{figure}"]
+            assert found == pytest.approx(alone[f"eval_kind_{figure}"], rel=1e-9)
+    with pytest.raises(InputError, match="recipe.tasks.kind.slices: dataset has no column 'group'"):
+        trainer.evaluate(list(CASES["tasks, bert"].rows))
+
+
 def test_a_column_that_rows_lack_is_refused() -> None:
     trainer, _ = sliced(CASES["choices, bert"], [])
     rows = list(CASES["choices, bert"].rows)
