@@ -88,9 +88,19 @@ class OwnOptimizer:
             while len(self._rates) <= step:
                 for group, rate in zip(groups, self._rates[-1], strict=True):
                     group["lr"] = rate  # chained schedules compute each rate from the previous one
-                self.scheduler.step()
+                self._step_scheduler()
                 self._rates.append([float(group["lr"]) for group in groups])
         return self._rates[step]
+
+    def _step_scheduler(self) -> None:
+        """Raise InputError for a schedule that is shorter than the run, such as OneCycleLR's."""
+        try:
+            self.scheduler.step()
+        except ValueError as error:
+            where = (
+                f"optimizers: {type(self.scheduler).__name__} before step {len(self._rates) + 1}"
+            )
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
     def learning_rate(self, step: int) -> float:
         """The maximum rate of a step; a group's `lr_scale` is relative to it."""
@@ -124,4 +134,8 @@ def own_optimizer(given: object) -> OwnOptimizer | None:
         )
     if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
         raise InputError(f"optimizers: found a scheduler of another optimizer; {ACCEPTED}")
+    methods = ("step", "state_dict", "load_state_dict")
+    if scheduler is not None and not all(hasattr(scheduler, name) for name in methods):
+        found = f"found {type(scheduler).__name__} second, without {', '.join(methods)}"
+        raise InputError(f"optimizers: {found}; {ACCEPTED}")
     return OwnOptimizer(optimizer, scheduler)

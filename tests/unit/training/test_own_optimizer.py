@@ -1,6 +1,7 @@
 """A user's optimizer and schedule: used, resumed, and refused if they would train nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_a_run_is_not_continued_with_another_optimizer(tmp_path: Path) -> None:
         run.fit()
 
 
+def test_a_schedule_that_is_shorter_than_the_run_ends_it_in_a_line(tmp_path: Path) -> None:
+    def short(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)
+
+    assert own(tmp_path / "a", short, max_steps=3).fit()["steps"] == 3
+    with pytest.raises(InputError, match="^optimizers: OneCycleLR before step 5: Tried to step 4"):
+        own(tmp_path / "b", short, max_steps=5).fit()
+
+
 def test_what_is_refused() -> None:
     model = Line()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -105,6 +115,7 @@ def test_what_is_refused() -> None:
         ((sgd, plateau), "found ReduceLROnPlateau, which depends on metrics; accepted: None, with"),
         ((sgd, SCHEDULES["chained"](part)), "found a scheduler of another optimizer"),
         ((None, SCHEDULES["chained"](sgd)), "optimizers: found NoneType first"),
+        ((sgd, SimpleNamespace(optimizer=sgd)), "found SimpleNamespace second, without step, "),
         (3, "optimizers: found int; accepted"),
     ):
         with pytest.raises(InputError, match=message):
