@@ -63,19 +63,23 @@ class EmbeddingChanges:
         self._perturbed = False
         self._probe: Tensor | None = None
         self._inputs: FlatInputs | None = None
-        model.body.register_forward_pre_hook(self._record_inputs)
-        table = model.body.embed.token
-        assert isinstance(table, nn.Module)
-        table.register_forward_hook(self._change)
+        self._body, self._table = model.body, model.body.embed.token
 
     @contextmanager
     def applied(self, batch: Batch, perturbed: bool) -> Iterator[None]:
         """Context manager for one pass over a batch; `perturbed` marks FGM's second pass."""
         assert isinstance(batch, FlatBatch), "only models of text have embeddings to change"
+        assert isinstance(self._table, nn.Module)
         self._batch, self._perturbed = batch, perturbed
+        hooks = (
+            self._body.register_forward_pre_hook(self._record_inputs),
+            self._table.register_forward_hook(self._change),
+        )
         try:
             yield
         finally:
+            for hook in hooks:  # those that stayed would keep the last inputs in memory
+                hook.remove()
             self._batch = self._inputs = None
             if perturbed:
                 self._probe = None

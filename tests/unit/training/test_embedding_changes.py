@@ -46,6 +46,15 @@ def test_the_noise_of_a_token_is_the_same_in_any_batch_and_new_in_each_step() ->
         assert not torch.allclose(later, alone)
 
 
+def test_nothing_stays_at_the_model_after_a_pass() -> None:
+    model = tiny_model().train()
+    changes = EmbeddingChanges(model, 5.0, 1.0)
+    with pytest.raises(KeyError), changes.applied(TABLE.collate([0]), False):
+        assert len(model.body.embed.token._forward_hooks) == 1
+        raise KeyError
+    assert not model.body.embed.token._forward_hooks and not model.body._forward_pre_hooks
+
+
 def test_the_noise_is_distributed_as_that_of_trl() -> None:
     """The range of transformers' hook, which trl installs: uniform up to alpha / sqrt(L * D)."""
     alpha, ids = 5.0, [max(range(12), key=lambda n: TABLE.lengths[n])]
