@@ -21,6 +21,8 @@ from trainer.tasks.completions import summed_over_tokens
 Divergence = Literal["forward", "reverse", "js"]
 CHUNK = 1 << 24
 """The maximum number of logits in memory at a time."""
+NEVER = -100.0
+"""A log-probability whose contribution to a divergence rounds to 0."""
 
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -103,7 +105,8 @@ def token_divergence(
 
     The teacher's `ids` [T, k] and `log_probs` [T, k] are from `top_log_probs`. For both models all
     other tokens count as one event. So the divergence is exact if k is the vocabulary's size, and
-    otherwise a lower bound (the data processing inequality, Cover and Thomas). forward is
+    otherwise a lower bound (the data processing inequality, Cover and Thomas). A teacher may have
+    more rows of output weights than the model, as padding; these also count as other. forward is
     KL(teacher || model), reverse KL(model || teacher), js the Jensen-Shannon divergence. Logits are
     computed in chunks, and recomputed in the backward pass.
     """
@@ -113,8 +116,9 @@ def token_divergence(
 
     def of_rows(hidden: Tensor, weight: Tensor, chosen: Tensor, wanted: Tensor) -> Tensor:
         scores = _log_probs(hidden, weight, temperature, projection.cap)
-        own = scores.gather(1, chosen)
-        wanted = wanted.to(own)
+        known = chosen < scores.shape[1]
+        own = scores.gather(1, chosen.clamp(max=scores.shape[1] - 1)).where(known, NEVER)
+        wanted = wanted.to(own).where(known, NEVER)
         if not whole:
             own, wanted = _with_rest(own), _with_rest(wanted)
         return compared(own, wanted) * temperature**2

@@ -80,6 +80,23 @@ def test_fewer_tokens_give_less_and_never_a_negative_divergence(kind: str) -> No
     assert (found[0] >= 0).all() and (np.diff(np.stack(found), axis=0) >= -1e-6).all()
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
+def test_a_teacher_may_have_more_rows_than_the_model(kind: str) -> None:
+    """Models of one family pad their vocabulary to different sizes."""
+    teacher, student = projection(1, 5), projection(2, 3)
+    student = replace(student, weight=student.weight[:-3])
+    with torch.no_grad():
+        ids, log_probs = top_log_probs(teacher, VOCABULARY, 1.0)
+    found = token_divergence(
+        student, ids, log_probs, torch.arange(7), kind=kind, temperature=1.0  # type: ignore[arg-type]
+    )  # fmt: skip
+    wanted = F.softmax(teacher.rows(), -1).detach()
+    wanted = torch.cat([wanted[:, :-3], wanted[:, -3:].sum(1, keepdim=True)], 1)
+    own = F.pad(F.softmax(student.rows(), -1), (0, 1), value=1e-7)
+    expected = formula(kind, own.log(), wanted.log())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_soft_targets_are_hintons() -> None:
     generator = torch.Generator().manual_seed(0)
     own, wanted = (torch.randn(4, 3, dtype=torch.float64, generator=generator) for _ in range(2))
