@@ -27,8 +27,12 @@ def trackers_of(names: Sequence[str], callbacks: Sequence[Callback]) -> list[Tra
 
     Raises InputError if the package of any tracker is not installed.
     """
-    present = {type(each) for each in callbacks}
-    added = [TRACKERS[name]() for name in dict.fromkeys(names) if TRACKERS[name] not in present]
+    missing = [
+        name
+        for name in dict.fromkeys(names)
+        if not any(isinstance(each, TRACKERS[name]) for each in callbacks)
+    ]
+    added = [TRACKERS[name]() for name in missing]
     check_trackers([*callbacks, *added])
     return added
 

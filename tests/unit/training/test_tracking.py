@@ -184,6 +184,11 @@ def test_the_setting_and_the_callback_are_one_tracker() -> None:
     own = TensorBoard(project="mine")
     assert trackers_of(["tensorboard", "tensorboard"], [own]) == []
     assert trackers_of(["tensorboard"], []) == [TensorBoard()]
+
+    class Quiet(TensorBoard):
+        """A user's own kind of the tracker."""
+
+    assert trackers_of(["tensorboard"], [Quiet()]) == []
     assert TRACKERS.keys() == settings_trackers.keys()
     for name, kind in TRACKERS.items():
         assert kind.package == settings_trackers[name]
