@@ -96,8 +96,9 @@ def check_installed(kind: OptimizerKind) -> None:
 def check_device(name: str, device: torch.device) -> None:
     """Raise InputError for an optimizer that cannot train on this device."""
     if device.type == "cpu" and find_optimizer(name).needs_accelerator:
-        plain = name.removeprefix("paged_")
-        accepted = f"accepted: a GPU, or trainer.optimizer={plain}"
+        plain = name.lower().removeprefix("paged_")
+        other = f", or trainer.optimizer={plain}" if plain != name.lower() else ""
+        accepted = f"accepted: a GPU{other}"
         raise InputError(f"trainer.optimizer: {name} needs a GPU, and this is a CPU; {accepted}")
 
 

@@ -1,11 +1,14 @@
 """Optimizers by name: their groups, their memory, and errors."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from trainer.errors import InputError
 from trainer.settings import TrainSettings
+from trainer.training import optim
 from trainer.training.freezing import trainable
 from trainer.training.optim import build_optimizer, bytes_of_state, moments_per_weight
 
@@ -28,6 +31,22 @@ def test_any_torch_optimizer_by_name() -> None:
         build_optimizer(
             parameters, TrainSettings(optimizer="sgd", optimizer_options={"momentumm": 1})
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [("mine", "accepted: a GPU"), ("Paged_Mine", "accepted: a GPU, or trainer.optimizer=mine")],
+)
+def test_an_optimizer_that_needs_a_gpu_is_not_its_own_replacement(
+    name: str, accepted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(parameters: Any, settings: Any) -> Any:
+        raise AssertionError("not built")
+
+    kind = optim.OptimizerKind(name, build, needs_accelerator=True)
+    monkeypatch.setattr(optim, "find_optimizer", lambda name: kind)
+    with pytest.raises(InputError, match=f"{name} needs a GPU, and this is a CPU; {accepted}$"):
+        optim.check_device(name, torch.device("cpu"))
 
 
 KEPT = [
