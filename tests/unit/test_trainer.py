@@ -491,6 +491,16 @@ class StopAt(Callback):
         return Ask(stop=True, reason="enough") if step == self.step else None
 
 
+@pytest.mark.parametrize(("interval", "steps"), [(2, [2, 3]), (10, [3]), (0, [])])
+def test_the_last_steps_before_a_stop_are_logged(
+    tmp_path: Path, interval: int, steps: list[int]
+) -> None:
+    run = trainer(tmp_path, logging_steps=interval, eval_steps=0)
+    run.callbacks.append(StopAt(3))
+    run.fit()
+    assert [row["step"] for row in run.state.log_history if "loss" in row] == steps
+
+
 def test_a_stop_between_evaluations_is_measured_before_the_best_is_chosen(tmp_path: Path) -> None:
     """The loss falls at each step, so the last model is the best and is saved."""
     settings = {"eval_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"}

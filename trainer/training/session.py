@@ -83,6 +83,11 @@ class Session:
         stops = bool(self.state.stopped) and self.setup.settings.eval_steps != 0
         return self.due("eval_steps") or stops
 
+    def logging_due(self) -> bool:
+        """Whether to log a row now; the last steps before a callback stops the run are logged."""
+        stops = bool(self.state.stopped) and self.setup.settings.logging_steps != 0
+        return self.due("logging_steps") or stops
+
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         custom = self.setup.seams.optimizer

@@ -82,7 +82,7 @@ class Steps:
         """Read the last step's facts and log them if due; return False if it must be repeated."""
         if self._unread is not None and not self._read_facts():
             return False
-        if self._unlogged is not None and self.session.due("logging_steps"):
+        if self._unlogged is not None and self.session.logging_due():
             self.reporter.log_training(self._unlogged)
         self._unlogged = None
         return True
