@@ -1,7 +1,7 @@
 """BLEU (Papineni et al., 2002) and chrF (Popović, 2015) through sacrebleu."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,25 +26,25 @@ class Bleu(Metric):
         return ("bleu",)
 
     def prepare(self) -> None:
-        self._metric()
+        self._scorer()
 
     def compute(self, predictions: Any, references: Any) -> dict[str, float]:
         if not len(predictions):
             return {"bleu": math.nan}
-        score = self._metric().corpus_score(list(predictions), streams(references)).score
-        return {"bleu": score}
+        return {"bleu": self._scorer()(list(predictions), streams(references)).score}
 
-    def _metric(self) -> Any:
-        """sacrebleu's metric. Raises InputError for a tokenization that it cannot load."""
+    def _scorer(self) -> Callable[..., Any]:
+        """sacrebleu's `corpus_score`. Raises InputError for a tokenization that it cannot load."""
         kind = sacrebleu().BLEU
         if self.tokenize not in kind.TOKENIZERS:
             accepted = ", ".join(kind.TOKENIZERS)
             raise InputError(f"metrics.tokenize: found '{self.tokenize}'; accepted: {accepted}")
         try:
-            return kind(tokenize=self.tokenize, lowercase=self.lowercase)
+            found = kind(tokenize=self.tokenize, lowercase=self.lowercase)
         except (RuntimeError, ImportError, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"metrics.tokenize: '{self.tokenize}': {reason}") from error
+        return found.corpus_score  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

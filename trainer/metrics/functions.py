@@ -110,7 +110,8 @@ def numbers_of(found: object, where: str) -> dict[str, float]:
     return numbers
 
 
-def single(value: Any) -> Any:
+def single(value: object) -> object:
     """The entry of an array or a tensor that has only one; other values are returned unchanged."""
     size = value.numel() if hasattr(value, "numel") else getattr(value, "size", 1)
-    return value.item() if hasattr(value, "item") and bool(size == 1) else value
+    item = getattr(value, "item", None)
+    return value if item is None or size != 1 else item()

@@ -43,7 +43,9 @@ def learnt_weights(given: Any, column: "LabelColumn", rows: "Dataset") -> dict[s
     return _all_weights(given, labels)
 
 
-def weight_tensor(weights: Any, labels: list[str] | None, like: "Tensor") -> "Tensor | None":
+def weight_tensor(
+    weights: Mapping[str, float] | str | None, labels: list[str] | None, like: "Tensor"
+) -> "Tensor | None":
     """[C], the weights of C classes by id, in the dtype and on the device of `like`.
 
     `weights` may be as the user gave them, since nothing is learnt from streams and rows of ids.
@@ -52,7 +54,7 @@ def weight_tensor(weights: Any, labels: list[str] | None, like: "Tensor") -> "Te
     if weights is None:
         return None
     labels = labels or []
-    if weights == BALANCED:
+    if isinstance(weights, str):
         found = "found balanced, and the labels of streams and rows of ids are not counted"
         raise InputError(f"recipe.class_weights: {found}; accepted: {{label: weight}}, or null")
     known = weights if list(weights) == labels else _all_weights(weights, labels)

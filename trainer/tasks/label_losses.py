@@ -1,5 +1,6 @@
 """Label losses: losses of single labels, label sets and numbers, with focal loss and R-Drop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ class LabelLoss:
     problem: str
     """single_label, multi_label or regression."""
     labels: list[str] | None
-    class_weights: Any
+    class_weights: Mapping[str, float] | str | None
     """Class name -> weight, or None; as the user gave them if nothing was learnt from rows."""
     focal_gamma: float = 0.0
     """The exponent of focal loss (Lin et al. 2017); 0 for plain cross-entropy."""
