@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import files
 from trainer.errors import InputError
-from trainer.models.formats.saving import OLD
+from trainer.models.formats.saving import remove_earlier_save
 
 PIECE = 64 << 20
 """The number of bytes that are copied at a time."""
@@ -55,11 +55,9 @@ def write_self_saving(
                 target = directory / file.relative_to(folder)
                 files.make_folder(target.parent)
                 files.write_pieces(target, _pieces(file))
-                written.add(target)
+                written.add(target.name)
     if isinstance(saved, nn.Module) and is_of_transformers(saved):
-        for old in sorted(path for pattern in OLD for path in directory.glob(pattern)):
-            if old not in written:
-                files.remove_file(old)
+        remove_earlier_save(directory, written)
 
 
 def read_self_saving(directory: Path, model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Saves a model in the hub's format: config.json and safetensors, in shards if it is large."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ def save_model(
         written = {SINGLE}
     else:
         written = _write_shards(directory, shards)
+    remove_earlier_save(directory, written)
+
+
+def remove_earlier_save(directory: Path, written: Collection[str]) -> None:
+    """Remove the weights and adapters that an earlier save left, except the files just written."""
     adapters = [directory / name for name in OF_ADAPTERS]
     for old in [*saved_weights(directory), *filter(Path.exists, adapters)]:
         if old.name not in written:
