@@ -166,9 +166,9 @@ def test_files_are_saved_and_read_both_ways(pair, tmp_path):
     single = AutoModelForSeq2SeqLM.from_pretrained(folder)
     in_fp32 = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     inputs = batch(MASKS["right"])
-    torch.testing.assert_close(
-        single(**inputs).logits, in_fp32(**inputs).logits, rtol=1e-5, atol=2e-5
-    )
+    found, wanted = single(**inputs).logits, in_fp32(**inputs).logits
+    # the error of a single entry depends on the CPU's instructions
+    assert (found - wanted).norm() <= 5e-6 * wanted.norm()
 
 
 def test_dropout_is_a_function_of_keys_and_recomputing_changes_nothing(pair):

@@ -130,7 +130,7 @@ def flat_inputs(
     mask = _mask_of_new_tokens(call, ids)
     flat_mask = None if mask is None or mask.dim() == 4 else mask
     _check_padded(ids, {**per_token, "attention_mask": flat_mask})
-    _check_cache(call.cache, len(ids))
+    _check_cache(call.cache, ids)
     layout = _padded_layout(ids, mask, keep_first, keep_gaps, only_ids, call.cache)
     types, keys = (None if grid is None else layout.pack(grid) for grid in per_token.values())
     before = 0 if call.cache is None else call.cache.width
@@ -184,7 +184,7 @@ def _inputs_of_flat_call(call: Call, lengths: Tensor, pad_token_id: int | None) 
     ids, types, keys = call.tokens, call.token_type_ids, call.dropout_keys
     per_token = {"token_type_ids": types, "dropout_keys": keys, "position_ids": call.position_ids}
     _check_flat(ids, lengths, per_token)
-    _check_cache(call.cache, len(lengths))
+    _check_cache(call.cache, lengths)
     if call.attention_mask is not None:
         raise InputError("attention_mask: found one beside sequence_lengths; accepted: one of them")
     layout = Layout(lengths, ids.device)
@@ -294,10 +294,14 @@ def _check_padded(input_ids: Tensor, per_token: dict[str, Tensor | None]) -> Non
     _check_same_shape(input_ids, per_token)
 
 
-def _check_cache(cache: KeyValueCache | None, number: int) -> None:
-    if cache is not None and len(cache.lengths) != number:
+def _check_cache(cache: KeyValueCache | None, sequences: Tensor) -> None:
+    """Raise InputError for a cache of another number of sequences than `sequences` [B, ...]."""
+    if cache is None or torch.compiler.is_compiling():  # `len` would fix the batch size of a graph
+        return
+    if len(cache.lengths) != len(sequences):
         found = f"found a cache of {len(cache.lengths)} sequences"
-        raise InputError(f"past_key_values: {found}; accepted: one of {number}, as in the call")
+        accepted = f"accepted: one of {len(sequences)}, as in the call"
+        raise InputError(f"past_key_values: {found}; {accepted}")
 
 
 def _check_ids(input_ids: Tensor, shape: str, dimensions: int) -> None:
