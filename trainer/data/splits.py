@@ -57,8 +57,9 @@ def held_out(
     """Which rows to hold out, [N] bool: a `fraction` of them, at least one.
 
     The hash of a row's key decides, so rows with equal keys stay together, and adding or removing
-    rows rarely changes the split of others. Rows that would be more than twice the share stay in
-    training. With `classes`, the same share of each class is held out.
+    rows rarely changes the split of others. Rows with which more than twice the share would be held
+    out stay in training, unless there are few others. With `classes`, the same share of each class
+    is held out.
     """
     import numpy as np
 
@@ -78,19 +79,32 @@ def held_out(
 
 
 def _smallest(hashes: "np.ndarray", count: int) -> "np.ndarray":
-    """The rows with the smallest hashes, [N] bool: at least `count`; equal hashes stay together.
+    """The rows with the smallest hashes, [N] bool: about `count`; equal hashes stay together.
 
-    A hash of more than twice as many rows is passed over unless there is no other: copies of one
-    row, which may be most of a data set, would leave few rows to train on.
+    A hash is passed over if more than twice as many rows would be held out with it: copies of one
+    row, which may be most of a data set, would leave few rows to train on. If too few rows are left
+    to hold out, the rarest of the passed hashes is added where this comes nearer to `count`.
     """
     import numpy as np
 
     values, sizes = np.unique(hashes, return_counts=True)
-    if (few := sizes <= 2 * count).any():
-        values, sizes = values[few], sizes[few]
-    before = np.cumsum(sizes) - sizes
-    chosen: np.ndarray = np.isin(hashes, values[before < count])
-    return chosen
+    chosen, passed, held = [], [], 0
+    for number, size in enumerate(sizes.tolist()):
+        if held >= count:
+            break
+        if held + size > 2 * count:
+            passed.append(number)
+        else:
+            chosen.append(number)
+            held += size
+    if not held:  # there is no other way
+        chosen = passed[:1]
+    elif held < count:
+        rarest = min(passed, key=lambda number: sizes[number])
+        total = held + int(sizes[rarest])
+        if total * held < count**2 and 2 * total <= len(hashes):
+            chosen.append(rarest)
+    return np.isin(hashes, values[chosen])
 
 
 def _shares(sizes: "np.ndarray", fraction: float) -> "np.ndarray":

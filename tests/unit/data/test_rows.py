@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_
 
 from trainer.data.row_locations import location_of, record_places, select_rows
 from trainer.data.rows import Files, label_column, text_column
+from trainer.data.splits import held_out
 from trainer.errors import InputError
 
 ROWS = {"text": ["a, b", 'said "no', "c", "\u00e9\u2028f"], "label": [0, 1, 1, 0]}
@@ -336,6 +338,28 @@ def test_copies_of_a_row_are_not_most_of_what_is_held_out(stratify_by: str | Non
         assert 30 <= len(splits.validation[""]) <= 33, "a tenth"
     write("b.jsonl", '{"text": "a"}\n' * 50 + '{"text": "b"}\n' * 50)
     assert len(Files(train="b.jsonl").load().validation[""]) == 50, "there is no other way"
+
+
+def test_at_most_twice_the_share_is_held_out_and_no_less_than_is_near_it() -> None:
+    def sizes(*copies: int, fraction: float = 0.1) -> set[int]:
+        keys = [f"{row}" for row, times in enumerate(copies) for _ in range(times)]
+        return {int(held_out(keys, fraction, seed).sum()) for seed in range(30)}
+
+    assert max(sizes(*[1] * 80, *[19] * 6)) <= 38, "19 copies after up to 18 other rows"
+    assert sizes(300, 300, 300, 2) == {302}, "2 rows would be too few to evaluate on"
+    assert sizes(900, *[1] * 10) == {10}, "900 rows would be too many"
+    assert sizes(900, 1) == {1}, "all rows would be held out"
+    assert sizes(100, 100) == {100}, "there is no other way"
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_few_copies_of_rows_do_not_change_what_is_held_out(copies: int) -> None:
+    """The split is part of a run's data: a resumed run must get the same one."""
+    keys = [f"{row // copies}" for row in range(100)]
+    digests = [blake2b(f"3:{key}".encode(), digest_size=8).digest() for key in keys]
+    hashes = [int.from_bytes(digest, "little") for digest in digests]
+    bound = sorted(hashes)[9]
+    assert held_out(keys, 0.1, 3).tolist() == [each <= bound for each in hashes]
 
 
 def test_limits_take_a_seeded_sample_in_order() -> None:
