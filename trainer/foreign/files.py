@@ -17,11 +17,12 @@ def check_files(files: Iterable[Path], folder: Path, where: str) -> None:
     """Refuse files of a folder that are links to files outside it, or not regular files.
 
     A snapshot in the hub's cache is a folder of links to the blobs of its own repository; those
-    links are accepted. Raises InputError with a message that begins with `where`.
+    links are accepted, also if `folder` is inside the snapshot. Raises InputError with a message
+    that begins with `where`.
     """
     allowed = [folder.resolve()]
-    if folder.absolute().parent.name == "snapshots":
-        allowed.append((folder.absolute().parent.parent / "blobs").resolve())
+    snapshots = (above for above in folder.absolute().parents if above.name == "snapshots")
+    allowed += [(each.parent / "blobs").resolve() for each in snapshots]
     for file in files:
         real = Path(os.path.realpath(file))  # `resolve` raises RuntimeError for links in a circle
         if not any(real.is_relative_to(place) for place in allowed):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer import hub
+from trainer.data.rows import Files
 from trainer.errors import InputError
 from trainer.foreign import files as foreign_files
 
@@ -41,3 +42,16 @@ def test_a_snapshot_of_the_hubs_cache_links_to_its_own_blobs(tmp_path: Path) -> 
     (blobs / "1").write_text("{}")
     (snapshot / "config.json").symlink_to("../../blobs/1")
     assert hub.find(str(snapshot)) == snapshot
+
+    (blobs / "2").write_text('{"text": "a"}\n')
+    (snapshot / "data").mkdir()
+    (snapshot / "data" / "part-0.jsonl").symlink_to("../../../blobs/2")
+    for streaming in (False, True):
+        rows = Files(
+            train=str(snapshot / "data"), streaming=streaming, validation_fraction=0
+        ).load()
+        assert [row["text"] for row in rows.train or ()] == ["a"], "a folder of the snapshot"
+    (tmp_path / "other").write_text("")
+    (snapshot / "data" / "part-1.jsonl").symlink_to("../../../other")
+    with pytest.raises(InputError, match=r"part-1.jsonl is a link to .*other, outside of "):
+        Files(train=str(snapshot / "data")).load()
