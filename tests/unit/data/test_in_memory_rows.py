@@ -162,6 +162,12 @@ def test_rows_without_usable_labels_are_predicted() -> None:
         trainer.evaluate([{"text": "fine", "label": -1}])
 
 
+def test_views_of_a_dict_are_columns() -> None:
+    labels = {"a": 0, "b": 1}
+    found = as_table({"text": labels.keys(), "label": labels.values()}, "rows")
+    assert found[:] == {"text": ["a", "b"], "label": [0, 1]}
+
+
 @pytest.mark.parametrize("column", ["hello", 5, torch.tensor(5), {"a": 1}, (n for n in range(2))])
 def test_what_is_no_column_is_refused(column: Any) -> None:
     """A text would otherwise become a row for each of its characters."""
