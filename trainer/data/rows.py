@@ -143,7 +143,8 @@ class Files:
             check_paths(self.path, "dataset.path")
         for key in ("train", "validation", "test"):
             given = getattr(self, key)
-            check_paths(given, f"dataset.{key}")
+            if self.path is None:  # else the name of a split; without a name, the usual split
+                check_paths(given, f"dataset.{key}")
             entries = given.values() if isinstance(given, Mapping) else [given]
             if self.path is not None and any(isinstance(each, list | tuple) for each in entries):
                 raise InputError(

@@ -340,6 +340,15 @@ def test_copies_of_a_row_are_not_most_of_what_is_held_out(stratify_by: str | Non
     assert len(Files(train="b.jsonl").load().validation[""]) == 50, "there is no other way"
 
 
+def test_an_empty_name_of_a_split_is_the_usual_one() -> None:
+    """`dataset.validation=$NAME` on the command line, where the variable is not set."""
+    jsonl("d/train.jsonl", ["a"])
+    jsonl("d/dev.jsonl", ["b"])
+    splits = Files(path="d", train="", validation="", test="").load()
+    assert splits.train is not None and splits.train["text"][:] == ["a"]
+    assert splits.validation[""]["text"][:] == ["b"]
+
+
 def test_at_most_twice_the_share_is_held_out_and_no_less_than_is_near_it() -> None:
     def sizes(*copies: int, fraction: float = 0.1) -> set[int]:
         keys = [f"{row}" for row, times in enumerate(copies) for _ in range(times)]
