@@ -54,9 +54,11 @@ class PublishedFolders:
 
     def steps(self, listing: Listing) -> dict[int, str]:
         """Step -> digest of the manifest, for every published checkpoint."""
-        folders = (OWN.match(name) for name in listing if name.endswith(f"/{MANIFEST}"))
-        named = {found[2]: found[0] for found in folders if found and found[2]}
-        steps = sorted(int(step) for step in named if f"{named[step]}{MANIFEST}" in listing)
+        steps = sorted(
+            int(own[2])
+            for name in listing
+            if (own := OWN.match(name)) and own[2] and name == f"{own[0]}{MANIFEST}"
+        )
         return {step: self._digest(f"checkpoint-{step}", listing) for step in steps}
 
     def damaged(self) -> list[str]:
