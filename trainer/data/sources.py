@@ -35,7 +35,7 @@ from trainer.errors import EnvironmentFault, InputError, first_line, nearest
 from trainer.foreign.files import check_files
 from trainer.plurals import plural
 from trainer.stores.inputs import staged
-from trainer.stores.url import check_url, is_in_store, is_url, plain_path
+from trainer.stores.url import check_url, is_in_store, is_url, plain_path, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,8 +72,9 @@ class Source:
         if others:
             more = f" and {len(set(others)) - 1} more" if len(set(others)) > 1 else ""
             raise InputError(
-                f"{where}: {others[0]}{more}: not named after a split; accepted: train, validation "
-                "or test in the name of the file or its folder, or dataset.train=NAME, for one"
+                f"{where}: {shown(others[0])}{more}: not named after a split; accepted: train, "
+                "validation or test in the name of the file or its folder, or dataset.train=NAME, "
+                "for one"
             )
 
     def check(self, split: str, where: str) -> None:
@@ -196,7 +197,7 @@ def refuse_other_splits(files: Sequence[Path], root: Path, where: str) -> None:
     for split, file in named:
         if split not in (None, wanted) and len(found_splits) > 1:
             accepted = "accepted: files of one split, or all of them by dataset.path"
-            raise InputError(f"{where}: {file} is named after {split} rows; {accepted}")
+            raise InputError(f"{where}: {shown(file)} is named after {split} rows; {accepted}")
 
 
 def _local_path(path: str, where: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.data.compressed import stem_of
 from trainer.errors import InputError
+from trainer.stores.url import shown
 
 USUAL_NAMES = {
     "train": ("train", "training"),
@@ -43,7 +44,7 @@ def usual_split(file: Path, root: Path, where: str) -> str | None:
     if len(found_splits) > 1:
         both = " and ".join(sorted(found_splits))
         raise InputError(
-            f"{where}: {file} is named after {both}; accepted: one of them, "
+            f"{where}: {shown(file)} is named after {both}; accepted: one of them, "
             "or separate files for dataset.train, dataset.validation and dataset.test"
         )
     return next(iter(found_splits), None)

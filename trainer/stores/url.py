@@ -82,6 +82,12 @@ def plain_path(path: str) -> str:
     return unquote(path.partition("://")[2].removeprefix("localhost"))
 
 
+def shown(path: Path) -> str:
+    """The URL of which a `Path` was made, which lacks one of its slashes; else the path."""
+    scheme, _, rest = str(path).partition(":/")
+    return f"{scheme}://{rest}" if scheme in SCHEMES else str(path)
+
+
 def local_folder(path: str | Path, where: str = "save_pretrained") -> Path:
     """The local folder to write, which may be given as a file:// URL or with a ~.
 

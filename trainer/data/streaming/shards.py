@@ -207,9 +207,9 @@ def _checked_format(url: str, where: str) -> str:
 
 def _urls(path: str, where: str) -> list[str]:
     """The shards at one path, sorted. In folders, files that are not data files are ignored."""
-    is_folder, root = False, Path(root_and_glob(path)[0]) if is_in_store(path) else None
-    if root is not None:
-        found = _stored(path, where)
+    if is_in_store(path):
+        root = Path(root_and_glob(path)[0])
+        found, is_folder = _stored(path, where)
     else:
         place = Path(os.path.expanduser(path))
         if place.is_file():
@@ -239,15 +239,19 @@ def _files_of(pattern: Path) -> list[Path]:
     return [f for each in glob.glob(str(pattern), recursive=True) if (f := Path(each)).is_file()]
 
 
-def _stored(url: str, where: str) -> list[str]:
-    """The URLs of the files at `url`, which may name a file or a folder, or be a glob."""
+def _stored(url: str, where: str) -> tuple[list[str], bool]:
+    """The URLs of the files at `url`, and whether it is a folder with any files.
+
+    `url` may name a file or a folder, or be a glob.
+    """
     root, pattern = root_and_glob(url.rstrip("/"))
     names = Store(root, where).listing()
     if pattern:
         wanted = [name for name in names if matches_glob(name, pattern)]
     else:
         wanted = [name for name in names if not name or is_data_name(name)]
-    return [joined(root, name) if name else root for name in wanted]
+    found = [joined(root, name) if name else root for name in wanted]
+    return found, bool(names) and not pattern
 
 
 def _store_and_name(url: str) -> tuple[Store, str]:

@@ -79,8 +79,18 @@ def test_sets_that_cannot_be_meant_are_refused() -> None:
     for options, message in cases:
         assert all(message in each for each in refusals(**options)), options
     stored = {"train": "memory://found/sets", "streaming": True}
-    with pytest.raises(InputError, match="test.jsonl is named after test rows"):
+    with pytest.raises(InputError, match=": memory://found/sets/test.jsonl is named after test"):
         Files(**stored).load()
+    with pytest.raises(InputError, match=": memory://found/more/other.jsonl: not named after a"):
+        Files(path="memory://found/more", streaming=True).load()
+
+
+@pytest.mark.parametrize("place", ["", "memory://found/"])
+def test_a_folder_without_data_is_not_said_to_be_missing(place: str) -> None:
+    put("papers/README.md")
+    for name, message in {"papers": "holds no shard", "none": "does not exist"}.items():
+        with pytest.raises(InputError, match=f"^dataset.train: {place}{name} {message}; accepted"):
+            streamed(train=f"{place}{name}")
 
 
 @pytest.mark.parametrize("place", ["", "~/", "memory://found/"])
