@@ -52,8 +52,7 @@ def _pairs(cell: object, row: int, column: str) -> list[tuple[Any, Any]]:
         return []
     if isinstance(cell, Mapping):
         texts, starts = cell.get("text"), cell.get("answer_start")
-        if texts is None:
-            return []
+        texts = [] if texts is None else texts
         if isinstance(texts, str):
             return [(texts, starts)]
         if not isinstance(texts, Sequence):

@@ -28,6 +28,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "annotation": (lambda: read_spans([{"result": []}, None], "a", 0, "x"), "'x' holds None"),
     "annotations": (lambda: read_spans([{"result": []}, []], "a", 0, "x"), "'x' holds []"),
+    "no text": (lambda: answers_of({"answer_start": [3]}, "a", 0, "x"), "'x' has 0 texts but"),
     "number": (lambda: answers_of({"text": 5}, "a", 0, "x"), "'x' is {'text': 5}"),
     "deep": (lambda: answers_of("[" * 100_000, "a", 0, "x"), "as JSON"),
     "letter": (
