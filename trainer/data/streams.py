@@ -27,8 +27,8 @@ class StreamRows:
 
     A stream that ends is restarted if it can be read again. The stream's `set_epoch`, if it has
     one, is called before each pass after the first, and after a rewind before the first, too. The
-    global random generators are seeded for
-    each row from the seed, the pass and the position of the row. Every rank reads all rows.
+    global random generators are seeded for each row from the seed, the pass and the position of the
+    row. Every rank reads all rows.
     """
 
     def __init__(self, stream: Iterable[Any], where: str, seed: int) -> None:

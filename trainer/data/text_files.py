@@ -28,9 +28,8 @@ def text_of(path: Path, place: str, encoding: str | None = None) -> str:
     try:
         return data.decode(named).removeprefix("\ufeff")
     except (LookupError, ValueError) as error:
-        if not isinstance(
-            error, UnicodeDecodeError
-        ):  # no codec, or not one for text, such as rot13
+        # no codec, or not one for text, such as rot13
+        if not isinstance(error, UnicodeDecodeError):
             accepted = "accepted: utf-8, cp1252, or another that Python knows"
             raise InputError(f"dataset.encoding: found '{encoding}'; {accepted}") from None
         line = data.count(b"\n", 0, error.start) + 1
