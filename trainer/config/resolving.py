@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,7 +35,7 @@ def resolve_config(
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     key = "config"
     try:
-        config = OmegaConf.merge(defaults(), files)
+        config = cast(DictConfig, OmegaConf.merge(defaults(), files))
         for number, setting in enumerate(settings):
             key = setting.key
             _unpin(config, setting, settings[:number])
@@ -70,7 +70,7 @@ def _apply(config: Any, setting: Setting, files: DictConfig) -> None:
     del config[section][name]
 
 
-def _unpin(config: Any, setting: Setting, before: Sequence[Setting]) -> None:
+def _unpin(config: DictConfig, setting: Setting, before: Sequence[Setting]) -> None:
     """If a setting replaces a path, remove the revision and digest of the previous path.
 
     Those that the same source, the command line or its file, has set before for this path are kept.

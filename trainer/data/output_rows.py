@@ -20,6 +20,7 @@ from trainer.terminal.console import columns_of, make_console, show
 from trainer.terminal.plain_text import plain_json
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.text import Text
 
 Row = Mapping[str, Any]
@@ -207,7 +208,7 @@ def _table(group: list[Row]) -> Any:
     return pa.table(columns)
 
 
-def _column(values: list[Any]) -> Any:
+def _column(values: list[Any]) -> "pa.Array":
     """An Arrow array of the values, or of their JSON texts if parquet has no type for them."""
     import pyarrow as pa
 

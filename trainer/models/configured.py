@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -125,25 +125,25 @@ def _settings(
     return kind(**given)
 
 
-def _like(default: object, value: Any, where: str) -> Any:
+def _like(default: object, value: object, where: str) -> object:
     """Return `value` in the type of `default`; None: in any type.
 
     As JSON has neither tuples nor dataclasses, lists and mappings are accepted for these.
     """
-    wanted: Any = type(default)
+    wanted = type(default)
     if is_dataclass(default) and isinstance(value, Mapping):
-        return _settings(wanted, value, where)
+        return _settings(cast("type[DataclassInstance]", wanted), value, where)
     if wanted is tuple and isinstance(value, (list, tuple)):
         return _in_tuples(value)
     if default is not None and type(value) is not wanted:
-        if wanted is not float or type(value) is not int:
-            found = f"found {str(value)[:40]!r}; accepted: {wanted.__name__}"
-            raise InputError(f"{where}: {found}")
-        return float(value)
+        if wanted is float and type(value) is int:
+            return float(value)
+        found = f"found {str(value)[:40]!r}; accepted: {wanted.__name__}"
+        raise InputError(f"{where}: {found}")
     return value
 
 
-def _in_tuples(value: Any) -> Any:
+def _in_tuples(value: object) -> object:
     return tuple(map(_in_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -186,14 +186,12 @@ class PretrainedModel(KnownParts, ABC):
         config, entries = _config_of(home, adapter, hub_options)
         model = cls._on_meta(config)
         whole = set() if adapter is None or new_head else adapter.whole(model)
-        relabelled = not {"id2label", "label2id"}.isdisjoint(hub_options.overrides)
-        named = saved_labels(entries) if relabelled else None
         model.pending = loading.pending_weights(
             model,
             home,
             dtype=dtype,
             new_head=new_head,
-            labels_in_file=named,
+            labels_in_file=_labels_to_keep(entries, hub_options.overrides),
             architectures=entries.get("architectures"),
             source=source,
             elsewhere=whole,
@@ -537,6 +535,14 @@ def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
         accepted = "a config, or the path of one"
         raise InputError(f"config: found {type(given).__name__}; accepted: {accepted}")
     return ModelConfig(given.to_dict())
+
+
+def _labels_to_keep(
+    entries: Mapping[str, Any], overrides: Mapping[str, object]
+) -> dict[int, str] | None:
+    """The labels in a folder's config, if the user gives others; None: nothing to compare."""
+    relabelled = not {"id2label", "label2id"}.isdisjoint(overrides)
+    return saved_labels(entries) if relabelled else None
 
 
 def _config_of(
