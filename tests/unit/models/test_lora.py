@@ -726,3 +726,25 @@ def test_tokens_of_numpy_are_token_ids() -> None:
 def test_settings_of_other_types_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^model\.lora\.{message}"):
         LoRASettings(**settings)
+
+
+@pytest.mark.parametrize(("family", "head"), [("llama", "causal_lm"), ("bert", "masked_lm")])
+def test_output_weights_among_several_tasks_are_trained_in_full(
+    family: str, head: str, tmp_path: Path
+) -> None:
+    """All of their rows are trained with the head, so trained tokens only add the embeddings'."""
+    heads = {"a": {"head": head}, "b": {"head": "token_classification"}}
+    entries = {**small(family, head).config.to_dict(), "tie_word_embeddings": False}
+    config = AutoConfig({**entries, "task_heads": heads})
+    TASKS["multi_task"].from_config(config).save_pretrained(tmp_path / "base")
+    load = TASKS["multi_task"].from_pretrained
+    saved = adapted(load(tmp_path / "base"), trainable_tokens=[7, 4])
+    rows = [name for name, _ in saved.named_parameters() if name.endswith("token_rows")]
+    assert rows == ["body.embeddings.token.token_rows"]
+    randomize(saved)
+    saved.save_pretrained(tmp_path / "saved")
+    resumed = adapted(load(tmp_path / "base"), trainable_tokens=[7, 4])
+    resumed.load_weights(tmp_path / "saved")
+    for found in (resumed, load(tmp_path / "saved")):
+        for name, parameter in saved.named_parameters():
+            assert torch.equal(found.get_parameter(name), parameter), name

@@ -230,7 +230,8 @@ def _rows(
             f"{where}: found {others[0]!r:.80}; accepted without a tokenizer: token ids"
         )
     ids = list(dict.fromkeys(map(int, tokens)))
-    names = [name for name in vocabulary_parameters(model) if name.endswith(".weight")]
+    heads = _head_parameters(model)  # trained in full, also a language model's among several tasks
+    names = [n for n in vocabulary_parameters(model) if n.endswith(".weight") and n not in heads]
     if both := sorted({*saved}.intersection(names)):
         found = f"found {len(ids)} tokens, and {both[0]} is among model.lora.modules_to_save"
         raise InputError(f"{where}: {found}; accepted: one of them")
