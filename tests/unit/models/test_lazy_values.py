@@ -151,6 +151,19 @@ def test_a_part_of_a_lazy_model_reads_its_weights(tmp_path: Path) -> None:
     assert_equal(lazy, eager)
 
 
+def test_a_part_of_a_model_with_random_weights_draws_all_of_them() -> None:
+    """They are drawn in the model's order, and the part's head is not the first."""
+    heads = {"a": {"head": "sequence_classification"}, "b": {"head": "token_classification"}}
+    config = AutoConfig({"model_type": "bert", **SIZES, "task_heads": heads})
+    found = []
+    for lazily in (True, False):
+        torch.manual_seed(3)
+        found.append(TASKS["multi_task"].from_config(config, lazily=lazily))
+    part = found[0].part("b")
+    part.fill(part)
+    assert_equal(found[0], found[1])
+
+
 def test_weights_read_for_a_moment_stay_tied(tmp_path: Path) -> None:
     config = AutoConfig({**DECODER, "tie_word_embeddings": True})
     TASKS["causal_lm"].from_config(config).save_pretrained(tmp_path)

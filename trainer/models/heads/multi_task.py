@@ -13,6 +13,7 @@ from trainer.models.config import ModelConfig
 from trainer.models.encoding import Encoding
 from trainer.models.family import ResolvedHead, family_of, find_head
 from trainer.models.formats.keys import HEAD_OF_TASK
+from trainer.models.formats.loading import Drawn
 from trainer.models.inputs import Arguments
 from trainer.models.outputs import ModelOutput
 from trainer.models.packing import Layout, to_device
@@ -189,20 +190,24 @@ class MultiTaskModel(PretrainedModel):
 
 
 class _WeightsOfWhole:
-    """Fills modules that a part shares with a multi-task model, under that model's names."""
+    """Fills modules that a part shares with a multi-task model, under that model's names.
+
+    Random weights are drawn for the whole model, since they are drawn in its order.
+    """
 
     def __init__(self, whole: MultiTaskModel) -> None:
         self._whole = whole
 
     def fill(self, model: object, part: nn.Module) -> None:
-        self._whole.fill(part)
+        drawn = isinstance(self._whole.pending, Drawn)
+        self._whole.fill(self._whole if drawn else part)
 
 
-def _check_task(name: str, config: object) -> None:
+def _check_task(name: object, config: object) -> None:
     """Raise InputError for a name that no module can have, or a config that is not a mapping."""
     where = "model.config: task_heads"
-    if not name or "." in name:
-        raise InputError(f"{where}: found the name '{name}'; accepted: names without dots")
+    if not isinstance(name, str) or not name or "." in name:
+        raise InputError(f"{where}: found the name {name!r:.60}; accepted: names without dots")
     if config is not None and not isinstance(config, Mapping):
         found = f"found {type(config).__name__}"
         raise InputError(f"{where}.{name}.config: {found}; accepted: a mapping")
