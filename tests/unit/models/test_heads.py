@@ -203,12 +203,18 @@ def test_modernberts_own_entries_are_checked(entries, message):
         ({"norm_rel_ebd": None}, "norm_rel_ebd: found None; accepted: 'none', if unset"),
         ({"conv_kernel_size": None}, "conv_kernel_size: found None"),
         ({"conv_kernel_size": 3, "conv_groups": 0}, "conv_groups: found 0; accepted: a divisor"),
+        ({"conv_kernel_size": 3, "conv_groups": None}, "conv_groups: found None; accepted: a d"),
         ({"conv_kernel_size": 2}, "conv_kernel_size: found 2; accepted: 0, or odd"),
         ({"pos_att_type": 5}, "pos_att_type: found 5 with relative_attention false"),
     ],
 )
 def test_debertas_own_entries_are_checked(entries, message):
     refused(lambda: small("deberta-v2", "base", **entries), message)
+
+
+def test_debertas_entries_without_effect_may_be_null():
+    entries = {"share_att_key": None, "conv_groups": None, "conv_kernel_size": 0}
+    assert small("deberta-v2", "base", **entries).config.share_att_key is None
 
 
 @pytest.mark.parametrize(
@@ -225,6 +231,7 @@ def test_lists_in_lists_of_layers_are_refused(family, entries):
         (None, "task_heads: found None; accepted: task_heads={name: "),
         ({"a.b": {}}, "found the name 'a.b'; accepted: names without dots"),
         ({"": {}}, "found the name ''; accepted: names without dots"),
+        ({1: {}}, "found the name 1; accepted: names without dots"),
         ({"a": {"config": [1]}}, "task_heads.a.config: found list; accepted: a mapping"),
     ],
 )

@@ -26,8 +26,8 @@ from trainer.models.inputs import FlatInputs
 KINDS = ("c2p", "p2c")
 """Content-to-position scores and position-to-content scores."""
 
-NOT_NULL = ("position_buckets", "norm_rel_ebd", "share_att_key", "conv_kernel_size", "conv_groups")
-"""Optional entries that a file may leave out, but not set to null."""
+NOT_NULL = ("position_buckets", "norm_rel_ebd", "conv_kernel_size")
+"""Optional entries that a file may leave out, but not set to null, as in transformers."""
 
 Positions = tuple[Tensor | None, Tensor | None]
 """The table of relative positions, with a row for each, and the dropout keys of its rows"""
@@ -210,7 +210,7 @@ def _check(config: ModelConfig) -> None:
     width, groups = config.conv_kernel_size, config.conv_groups
     if width < 0 or (width > 0 and width % 2 == 0):
         raise InputError(f"config.json: conv_kernel_size: found {width}; accepted: 0, or odd")
-    if width > 0 and (groups < 1 or size % groups):
+    if width > 0 and (groups is None or groups < 1 or size % groups):
         accepted = f"a divisor of the hidden size {size}"
         raise InputError(f"config.json: conv_groups: found {groups}; accepted: {accepted}")
 
