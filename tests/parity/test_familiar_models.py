@@ -614,3 +614,25 @@ def test_peft_wraps_our_models(folder: Path, tmp_path: Path) -> None:
     assert again.generate(input_ids=ids[:1], max_new_tokens=2).shape == (1, 13)
     merged = again.merge_and_unload()
     torch.testing.assert_close(merged(ids, mask).logits, after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["query", "token"]},
+        {"target_modules": ["query"], "modules_to_save": ["token"]},
+        {"target_modules": ["query"], "trainable_token_indices": {"token": [3, 5]}},
+    ],
+)
+def test_peft_wraps_our_embeddings(folder: Path, options: dict[str, Any]) -> None:
+    """A fresh wrapper changes nothing; inputs_embeds of another width are still refused."""
+    peft = pytest.importorskip("peft")
+    model = ours.AutoModelForCausalLM.from_pretrained(
+        saved(folder, "llama", "AutoModelForCausalLM")
+    )
+    ids, mask = batch()
+    before = model(ids, mask).logits
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, **options)).eval()
+    equal(wrapped(input_ids=ids, attention_mask=mask).logits, before)
+    with pytest.raises(InputError, match=r"inputs_embeds: found shape \(1, 4, 3\)"):
+        wrapped(inputs_embeds=torch.zeros(1, 4, 3))

@@ -86,15 +86,17 @@ def check_values(
     _check_range("token_type_ids", inputs.token_type_ids, types)
 
 
-def check_shapes(call: Call, width: int, num_heads: int) -> None:
+def check_shapes(call: Call, width: int | None, num_heads: int) -> None:
     """Raise InputError for embeddings of another width than the model's, or a mask of other heads.
 
-    `width` is that of the token embeddings.
+    `width` is that of the token embeddings; None: it is not known, and any width is accepted.
     """
     embeds, mask = call.inputs_embeds, call.attention_mask
     dimensions = 2 if call.is_flat else 3
-    if embeds is not None and (embeds.dim() != dimensions or embeds.shape[-1] != width):
-        accepted = f"[T, {width}]" if call.is_flat else f"[batch, length, {width}]"
+    unfit = embeds is not None and width is not None and embeds.shape[-1] != width
+    if embeds is not None and (embeds.dim() != dimensions or unfit):
+        size = "size" if width is None else width
+        accepted = f"[T, {size}]" if call.is_flat else f"[batch, length, {size}]"
         raise InputError(f"inputs_embeds: found shape {tuple(embeds.shape)}; accepted: {accepted}")
     if mask is not None and mask.dim() == 4 and mask.shape[1] not in (1, num_heads):
         found = f"found {mask.shape[1]} heads"

@@ -428,13 +428,19 @@ class PretrainedModel(KnownParts, ABC):
         of_tokens = self.body.types_are_tokens
         return self.config.vocab_size if of_tokens else self.config.type_vocab_size or 0
 
+    @property
+    def _embedding_width(self) -> int | None:
+        """The width of the token embeddings, which a wrapper such as PEFT's may hold; else None."""
+        inside = cast(nn.Module, self.body.embed.token).modules()
+        return next((m.embedding_dim for m in inside if isinstance(m, nn.Embedding)), None)
+
     def _flat_inputs(self, call: Call) -> FlatInputs:
         """Check and pack the inputs of a call, except those of the decoder."""
         config, num_types = self.config, self.num_token_types
         if not num_types:
             no_token_types(call.token_type_ids, config)
             call = replace(call, token_type_ids=None)
-        check_shapes(call, self.body.token_embeddings.embedding_dim, config.num_attention_heads)
+        check_shapes(call, self._embedding_width, config.num_attention_heads)
         pools = self.reads_first_token or self.body.pooler is not None
         after_pad = config.family.positions_after_pad
         inputs = flat_inputs(
