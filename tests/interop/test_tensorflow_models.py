@@ -148,6 +148,17 @@ def test_both_read_both_and_agree(family, task, tmp_path, tf, reference):
                 np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE, err_msg=name)
 
 
+def test_flags_of_a_call_override_the_config(tmp_path):
+    model = made("bert", "sequence_classification")
+    model.config.update({"output_hidden_states": True, "output_attentions": True})
+    model.save_pretrained(tmp_path)
+    twin = ours("sequence_classification").from_pretrained(tmp_path, from_pt=True)
+    inputs, traces = batch("sequence_classification", RIGHT), {"hidden_states", "attentions"}
+    assert traces <= set(twin(inputs).keys())
+    found = twin(inputs, output_hidden_states=False, output_attentions=False)
+    assert not traces & set(found.keys())
+
+
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_keras_is_torch(family, task, tmp_path, tf):
     model = made(family, task)

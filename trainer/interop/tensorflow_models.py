@@ -82,21 +82,21 @@ class TFPretrainedModel(keras.Model):
     def call(
         self,
         inputs: _Inputs,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool = True,
         training: bool = False,
     ) -> Any:
-        """Compute the outputs from tensors that `__call__` has checked."""
+        """Compute the outputs from tensors that `__call__` has checked; flags: as in torch."""
         rows = {name: x for name, x in inputs.items() if name not in self.labels}
         if self.choices:
             rows = {name: ops.reshape(x, (-1, x.shape[-1])) for name, x in rows.items()}
         encoded, visible = self._encode(rows, training)
         fields = self._fields(encoded, visible, inputs, training)
-        if output_hidden_states or self.config.output_hidden_states:
+        if _wanted(output_hidden_states, self.config.output_hidden_states):
             states = encoded.hidden_states
             fields["hidden_states"] = tuple(_without_pads(x, visible) for x in states)
-        if output_attentions or self.config.output_attentions:
+        if _wanted(output_attentions, self.config.output_attentions):
             weights = encoded.attentions
             fields["attentions"] = tuple(_without_pads(x, visible[:, None]) for x in weights)
         answer = self.output_class(**fields)
@@ -352,6 +352,11 @@ def _token_fields(logits: TfTensor, visible: TfTensor, inputs: _Inputs) -> dict[
     if "labels" in inputs:
         fields["loss"] = token_losses(logits, inputs["labels"], visible)
     return fields
+
+
+def _wanted(asked: bool | None, configured: bool) -> bool:
+    """Whether a call returns an optional output: what it asks for overrides the config."""
+    return configured if asked is None else asked
 
 
 def _without_pads(x: TfTensor, visible: TfTensor) -> TfTensor:
