@@ -188,8 +188,7 @@ def fill_from(
     """Fill a model on the meta device with copies of tensors, given by parameter or hub names.
 
     Returns the loading info; a missing head is initialized at random, and with `new_head` any head.
-    Raises InputError for any
-    other missing tensor, and for a wrong shape.
+    Raises InputError for any other missing tensor, and for a wrong shape.
     """
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
         raise InputError("state_dict: accepted: a mapping of names to tensors")
