@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.interpolations import MAX_CHARACTERS
+from trainer.config.interpolations import MAX_CHARACTERS, check_expansion
+from trainer.errors import InputError
 from trainer.launching.place import WORKER
 from trainer.runs.run import Run
 
@@ -60,6 +61,24 @@ def test_interpolations_that_multiply(
     assert refused(*MINE).startswith("name: unknown key")  # the interpolations were resolved
     experiment('recipe: {text: "${recipe.label}", label: "${recipe.text}"}')
     refused(*MINE)
+
+
+def test_keys_of_which_only_the_beginning_is_known() -> None:
+    """As of folders that differ from machine to machine."""
+    files = [f"${{root}}/{number}.jsonl" for number in range(40)]
+    roots = {"a": "/data", "b": "/mnt/data"}
+    check_expansion({"roots": roots, "root": "${roots.${oc.env:MACHINE}}", "train": files})
+    roots["b"] = "x" * (MAX_CHARACTERS // 30)
+    with pytest.raises(InputError, match="^train: more than"):
+        check_expansion({"roots": roots, "root": "${roots.${oc.env:MACHINE}}", "train": files})
+    nested = {f"l{n}": f"${{oc.select:o.${{oc.env:L,l{n + 1}}}}}" * 9 for n in range(10)}
+    with pytest.raises(InputError, match="^o.*: more than"):
+        check_expansion({"o": nested})
+
+
+def test_keys_of_thousands_of_digits(experiment: Callable[[str], None], refused: Refused) -> None:
+    experiment(f'recipe: {{words: [a], text: "${{recipe.words.{"1" * 5000}}}"}}')
+    assert "\n" not in refused(*MINE).strip()
 
 
 @pytest.mark.parametrize(

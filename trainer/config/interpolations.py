@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.errors import InputError
+from trainer.foreign.numbers import decimal
 
 MAX_CHARACTERS = 1 << 20
 """The maximum number of characters of a config after interpolation."""
 UNKNOWN = MAX_CHARACTERS // 16
-"""The size that is assumed for a reference whose key is only known once it is resolved."""
+"""The size that is assumed for a reference if even the beginning of its key is not known yet."""
 MAX_NESTED = 20
 """The maximum depth of references inside of references."""
 UNNAMED = "?"
@@ -67,7 +68,7 @@ class _Sizes:
     def _of(self, path: Path, value: Any) -> int:
         if path in self.known:
             return self.known[path]
-        self.known[path] = 0  # ends the recursion for circular references; OmegaConf refuses them
+        self.known[path] = UNKNOWN  # ends the recursion for references that may be circular
         size = self._sum(path, value)
         if size > MAX_CHARACTERS:
             raise self._refused(path)
@@ -91,7 +92,7 @@ class _Sizes:
             key = _key(found[1])
             if key is None or size > MAX_CHARACTERS:
                 return UNNAMED
-            size += UNKNOWN if UNNAMED in key else self._referred(path, key)
+            size += self._referred(path, key)
             return self._name(path, key)
 
         for _ in range(MAX_NESTED):
@@ -107,6 +108,11 @@ class _Sizes:
         return text if re.fullmatch(r"[\w./-]{1,200}", text) else UNNAMED
 
     def _referred(self, path: Path, key: str) -> int:
+        """The size of an entry; if only the beginning of its key is known, of all with it."""
+        if UNNAMED in key:
+            key = key.partition(UNNAMED)[0].rpartition(".")[0]
+            if not key.strip("."):
+                return UNKNOWN
         target = self._target(path, key)
         return self._of(target, self._entry(target))
 
@@ -121,9 +127,9 @@ class _Sizes:
         value = self.tree
         for part in target:
             if isinstance(value, Mapping):
-                value = value.get(part, value.get(int(part)) if part.isdecimal() else None)
-            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-                value = value[int(part)]
+                value = value.get(part, value.get(decimal(part)))
+            elif isinstance(value, list) and (index := decimal(part)) is not None:
+                value = value[index] if index < len(value) else ""
             else:
                 return ""
         return value
