@@ -83,7 +83,10 @@ def test_keys_of_thousands_of_digits(experiment: Callable[[str], None], refused:
 
 @pytest.mark.parametrize(
     "entry",
-    ["../../../secret", "/../x", "experiment: ../x", "dataset: [a, ../../x]", "file:///etc/x"],
+    [
+        *("../../../secret", "/../x", "experiment: ../x", "dataset: [a, ../../x]", "file:///etc/x"),
+        *("/dataset: .hidden", "override /dataset: a/.hidden"),
+    ],
 )
 def test_defaults_that_leave_the_folders(
     entry: str, experiment: Callable[[str], None], refused: Refused, tmp_path: Path

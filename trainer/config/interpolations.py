@@ -20,7 +20,8 @@ _BY_NAME = re.compile(
     r"\s*oc\.(?:select|deprecated|dict\.keys|dict\.values)\s*:\s*['\"]?([^,'\"]*)"
 )
 """Matches the resolvers of OmegaConf whose first argument is a key."""
-_LEAVES = re.compile(r"(^|/)\.\.(/|$)|^[a-z]+://|\\|\0", re.IGNORECASE)
+_UNCHECKED = re.compile(r"(^|/)\.[^/]|^[a-z]+://|\\|\0", re.IGNORECASE)
+"""Matches names of files outside the config folders, and of hidden files, which are not checked."""
 
 Path = tuple[str, ...]
 
@@ -35,9 +36,10 @@ def check_expansion(tree: Any) -> None:
 
 
 def check_defaults(values: Mapping[str, Any], file: Any) -> None:
-    """Raise InputError for a YAML file whose defaults list names files outside the config folders.
+    """Raise InputError for a YAML file whose defaults list names files that are not checked.
 
-    A file must not set Hydra's search path, either.
+    These are hidden files, and files outside the config folders. A file must not set Hydra's search
+    path, either.
     """
     own = values.get("hydra")
     if isinstance(own, Mapping) and "searchpath" in own:
@@ -47,8 +49,8 @@ def check_defaults(values: Mapping[str, Any], file: Any) -> None:
         named = [*entry, *entry.values()] if isinstance(entry, Mapping) else [entry]
         for name in named:
             for each in name if isinstance(name, list) else [name]:
-                if isinstance(each, str) and _LEAVES.search(each):
-                    accepted = "accepted: the name of a file in a config folder"
+                if isinstance(each, str) and _UNCHECKED.search(each):
+                    accepted = "accepted: the name of a file in a config folder, not a hidden one"
                     raise InputError(f"{file}: defaults: found {each!r:.80}; {accepted}")
 
 

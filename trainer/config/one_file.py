@@ -50,9 +50,8 @@ def _settings(key: str, value: Value) -> Iterator[Setting]:
     if not isinstance(value, dict) or not is_group:
         yield Setting(key, value, text, in_file=True)
     elif key in REPLACED and _names_class(value):
-        yield Setting(
-            key, None, text, in_file=True
-        )  # choose no option, whose values would be merged
+        # choose no option, whose values would be merged
+        yield Setting(key, None, text, in_file=True)
         yield Setting(key, value, text, in_file=True)
     else:
         for name, each in value.items():
