@@ -26,8 +26,7 @@ class TextEnds(HubNames):
     @property
     def add_bos_token(self) -> bool:
         """Whether each text begins with bos."""
-        ids = self.sample_row().ids
-        return bool(ids) and ids[0] == self.bos_token_id
+        return self._is_added(0, self.bos_token_id)
 
     @add_bos_token.setter
     def add_bos_token(self, value: bool) -> None:
@@ -37,13 +36,18 @@ class TextEnds(HubNames):
     @property
     def add_eos_token(self) -> bool:
         """Whether each text ends with eos."""
-        ids = self.sample_row().ids
-        return bool(ids) and ids[-1] == self.eos_token_id
+        return self._is_added(-1, self.eos_token_id)
 
     @add_eos_token.setter
     def add_eos_token(self, value: bool) -> None:
         if value != self.add_eos_token:
             self._put_ends(self.add_bos_token, value)
+
+    def _is_added(self, place: int, token: int | None) -> bool:
+        """Whether this token is added to each text at the first (0) or last place (-1)."""
+        row = self.sample_row()
+        # the sample itself may be a special token, or an unknown one with the id of eos
+        return bool(row.ids) and row.ids[place] == token and bool(row.special_tokens_mask[place])
 
     def _put_ends(self, bos: bool, eos: bool) -> None:
         """Add bos before, and eos after, each text; warns of a role that has no token."""

@@ -575,3 +575,17 @@ def test_a_vocabulary_without_latin_letters() -> None:
     assert tokenizer("日")["input_ids"] == [0, 2, 1]
     assert ids_in_front(tokenizer) == [0] and num_last(tokenizer) == 1
     assert tokenizer.get_special_tokens_mask([2, 2]) == [1, 0, 0, 1]
+
+
+def test_special_tokens_that_are_the_whole_vocabulary_but_no_part_of_texts() -> None:
+    """No text but a special token itself can be encoded, or "a" is an unknown word, like eos."""
+    only_special = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1}, []))
+    only_special.add_special_tokens(["<s>", "</s>"])
+    unknown = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="</s>"))
+    for backend in (only_special, unknown):
+        config = {"bos_token": "<s>", "eos_token": "</s>", "model_max_length": 9}
+        tokenizer = Tokenizer(backend, {**config, "model_input_names": ["input_ids"]})
+        assert not tokenizer.add_bos_token and not tokenizer.add_eos_token
+        tokenizer.add_eos_token = True
+        assert tokenizer.add_eos_token and not tokenizer.add_bos_token
+        assert tokenizer("</s>")["input_ids"] == [1, 1]
