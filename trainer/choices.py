@@ -1,11 +1,10 @@
 """Choices: schedules with their options, and other tools' names for schedules and optimizers."""
 
 from collections.abc import Mapping
-from numbers import Real
 
 from trainer import registry
 from trainer.errors import InputError, nearest
-from trainer.foreign.numbers import LARGEST
+from trainer.foreign.numbers import is_finite
 
 SCHEDULES: dict[str, dict[str, float | None]] = {
     "linear": {},
@@ -132,6 +131,5 @@ def check_schedule_options(schedule: str, options: Mapping[str, object]) -> None
             hint = nearest(str(name), known)
             raise InputError(f"{where}: found '{name}'; accepted: {accepted}{hint}")
         is_valid, accepted = _RANGES[name]
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not -LARGEST <= value <= LARGEST or not is_valid(value):  # type: ignore[operator]
+        if not is_finite(value) or not is_valid(value):  # type: ignore[arg-type]
             raise InputError(f"{where}.{name}: found {value!r}; accepted: {accepted}")

@@ -4,7 +4,6 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import MISSING, Field, dataclass, field, fields
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +14,7 @@ from trainer.choices import (
     schedule_name,
 )
 from trainer.errors import InputError, nearest
-from trainer.foreign.numbers import LARGEST
+from trainer.foreign.numbers import is_finite
 from trainer.peer_names import answer_for
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -319,14 +318,8 @@ def _require(settings: TrainSettings, name: str, is_valid: Any, accepted: str) -
     value = getattr(settings, name)
     if value is None and TrainSettings.__dataclass_fields__[name].default is None:
         return
-    if not _is_finite(value) or not is_valid(value):
+    if not is_finite(value) or not is_valid(value):
         raise InputError(f"trainer.{name}: found {value!r}; accepted: {accepted}")
-
-
-def _is_finite(value: object) -> bool:
-    """Whether a value is a number that a float can hold; `math.isfinite` fails for 10**400."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and -LARGEST <= value <= LARGEST  # type: ignore[operator]
 
 
 def _check_choices(settings: TrainSettings) -> None:
@@ -337,7 +330,7 @@ def _check_choices(settings: TrainSettings) -> None:
             raise InputError(f"trainer.{name}: found '{found}'; accepted: {', '.join(accepted)}")
     for name in ("eval_steps", "save_steps", "logging_steps"):
         value = getattr(settings, name)
-        whole_or_share = _is_finite(value) and value >= 0
+        whole_or_share = is_finite(value) and value >= 0
         whole_or_share = whole_or_share and (value < 1 or float(value).is_integer())
         if value != "epoch" and not whole_or_share:
             steps = "a whole number of steps, a share below 1, epoch, or 0 for never"
@@ -371,7 +364,7 @@ def _checked_groups(groups: object) -> dict[str, dict[str, float]]:
             if key not in GROUP_KEYS:
                 keys = f"{', '.join(GROUP_KEYS)}{nearest(str(key), GROUP_KEYS)}"
                 raise InputError(f"{where}.{pattern}: found '{key}'; accepted: {keys}")
-            if not _is_finite(value) or value < 0:
+            if not is_finite(value) or value < 0:
                 found = f"{where}.{pattern}.{key}: found {value!r}"
                 raise InputError(f"{found}; accepted: a number of 0 or more")
     return {str(p): {k: float(v) for k, v in values.items()} for p, values in groups.items()}

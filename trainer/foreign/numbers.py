@@ -1,6 +1,8 @@
 """Foreign numbers: checks numbers from JSON, or in texts, which may have any size."""
 
+import math
 import sys
+from numbers import Real
 from typing import Any
 
 LARGEST = sys.float_info.max
@@ -15,6 +17,17 @@ def is_number(value: Any) -> bool:
     """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -LARGEST <= value <= LARGEST
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value from Python code, such as a scalar of numpy, is a number that a float holds.
+
+    `math.isfinite` raises OverflowError for a whole number that is larger.
+    """
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def decimal(text: str) -> int | None:

@@ -1,13 +1,16 @@
 """Foreign numbers: those too large for a float count as not finite, without an exception."""
 
+import warnings
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trainer.checkpoint.state_checks import FACTS
 from trainer.data.labels import as_number
 from trainer.errors import InputError
-from trainer.foreign.numbers import decimal, is_number
+from trainer.foreign.numbers import decimal, is_finite, is_number
 from trainer.generation.settings import GenerationSettings
 from trainer.tasks.label_config import labels_of_config
 
@@ -18,6 +21,13 @@ NO_NUMBERS: list[Any] = [HUGE, -HUGE, float("nan"), float("inf"), True, None, "1
 def test_what_is_a_number() -> None:
     assert all(map(is_number, (0, -1, 2**100, 1e308, 5e-324)))
     assert not any(map(is_number, NO_NUMBERS))
+
+
+def test_what_is_a_finite_number_of_python_code() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(map(is_finite, (0, 1e308, Fraction(1, 3), np.float16(1), np.float32(0.1))))
+        assert not any(map(is_finite, [*NO_NUMBERS, np.float32("inf"), np.bool_(True)]))
 
 
 def test_texts_of_digits() -> None:
