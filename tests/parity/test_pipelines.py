@@ -306,6 +306,14 @@ def test_drawn_texts_have_transformers_defaults(
     assert len({each["generated_text"] for each in texts}) > 1
 
 
+def test_masked_words_of_any_iterable(folders: Callable[[str], str]) -> None:
+    ours = trainer.pipeline("fill-mask", folders("masked"))
+    words = ["two", "four"]
+    expected = ours("two and [MASK]", targets=words)
+    for given in (iter(words), set(words), dict.fromkeys(words), tuple(words)):
+        assert ours("two and [MASK]", targets=given) == expected
+
+
 REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("fill-mask", "masked", "no mask", {}, "has no mask token"),
     ("fill-mask", "masked", "a [MASK]", {"top_k": 0}, "top_k: found 0"),

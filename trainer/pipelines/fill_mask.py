@@ -97,8 +97,9 @@ class FillMaskPipeline(TextPipeline):
 
     def _ids_of(self, targets: str | Sequence[str]) -> list[int]:
         """The ids of words; a word of several tokens is represented by its first token."""
-        words = [targets] if isinstance(targets, str) else targets
-        if not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
+        several = isinstance(targets, Iterable) and not isinstance(targets, str)
+        words = list(targets) if several else [targets]
+        if not all(isinstance(word, str) for word in words):
             raise InputError(f"pipeline: targets: found {targets!r:.60}; accepted: words")
         vocabulary = self.tokenizer.get_vocab()
         found = []
