@@ -434,6 +434,14 @@ def unknown(number: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F
     """
 
 
+def unknown_part(number: "logging.Nowhere") -> None:  # type: ignore[name-defined]
+    """Takes what a module does not define.
+
+    Args:
+        number: A number
+    """
+
+
 def misread(number: int) -> None:
     """Has choices that are no list.
 
@@ -447,6 +455,7 @@ def misread(number: int) -> None:
     [
         *((untyped, "no type hint"), (undescribed, "not describe number")),
         *((strange, "found .*Path"), (unknown, "'Nowhere' is not defined")),
+        (unknown_part, "no attribute 'Nowhere'; accepted: types that are defined"),
         (misread, "number: choices: found 5; accepted: a JSON list"),
     ],
 )

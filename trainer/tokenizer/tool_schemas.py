@@ -68,7 +68,7 @@ def _hints(tool: Callable[..., Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: {name} has no type hint; accepted: one for each argument")
     try:
         hints = get_type_hints(tool)
-    except (NameError, TypeError, SyntaxError) as error:  # types in quotation marks
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:  # types in quotation marks
         raise InputError(f"{where}: {error}; accepted: types that are defined") from error
     return {name: hint for name, hint in hints.items() if name not in ("self", "cls")}
 
