@@ -23,7 +23,7 @@ from trainer.config.interpolations import check_defaults
 from trainer.config.overrides import read_override
 from trainer.config.saved_recipe import OF_A_MODEL
 from trainer.config.yaml_files import Value
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 
 CHOSEN_BY_THE_USER = {
     job: ("model", "recipe", "dataset") for job in (*OF_A_MODEL, "generate", "chat", "plan")
@@ -92,11 +92,6 @@ def _merge(config: DictConfig, file_values: Mapping[str, Value], typed: Sequence
         raise InputError(
             f"hydra: {first_line(error)}; accepted: the settings in --cfg hydra"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or the error's class if there is no message."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _names_files(config: DictConfig) -> bool:

@@ -10,12 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import yaml_files
 from trainer.config.command import Command
-from trainer.config.composed_files import compose_files, first_line
+from trainer.config.composed_files import compose_files
 from trainer.config.groups import Groups
 from trainer.config.overrides import Setting
 from trainer.config.received import check_received
 from trainer.config.yaml_files import Value
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.stores.inputs import staged
 from trainer.stores.url import check_url, is_in_store, is_url, joined, plain_path
 

@@ -11,14 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import yaml_files
 from trainer.config.command import Command
-from trainer.config.composed_files import first_line, opened_hydra
+from trainer.config.composed_files import opened_hydra
 from trainer.config.composing import compose_run, hydra_settings
 from trainer.config.groups import config_folders
 from trainer.config.help import help_text
 from trainer.config.json_schema import schema_text
 from trainer.config.key_help import explain
 from trainer.config.program import program, version
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.redaction import redacted
 
 

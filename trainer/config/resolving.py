@@ -9,12 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers.oc import env
 
 from trainer.config.assemble import OF_JOBS, defaults
-from trainer.config.composed_files import first_line
 from trainer.config.interpolations import check_expansion
 from trainer.config.nested_parts import expand_sources
 from trainer.config.overrides import Setting
 from trainer.config.yaml_files import Value
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.redaction import note_interpolated
 
 SHORT_KEYS = {"format": "export.format", "dtype": "export.dtype", "repo": "push.repo"}

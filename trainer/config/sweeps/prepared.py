@@ -17,13 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config.command import Command
-from trainer.config.composed_files import first_line
 from trainer.config.composing import files_of, hydra_settings
 from trainer.config.one_file import settings_of
 from trainer.config.overrides import is_sweep
 from trainer.config.sweeps.jobs import Job, JobLoader
 from trainer.config.yaml_files import Value
-from trainer.errors import InputError
+from trainer.errors import InputError, first_line
 from trainer.runs.sweep_records import Records
 from trainer.stores.run_store import local_folder
 from trainer.stores.url import is_in_store

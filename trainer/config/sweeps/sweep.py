@@ -15,7 +15,6 @@ from hydra.types import HydraContext
 from trainer.checkpoint import files
 from trainer.config import yaml_files
 from trainer.config.command import Command
-from trainer.config.composed_files import first_line
 from trainer.config.groups import CONFIGS
 from trainer.config.program import PROGRAM, program
 from trainer.config.sweeps.needed_files import check_files_of_jobs
@@ -25,7 +24,7 @@ from trainer.config.sweeps.pruning import make_pruner
 from trainer.config.sweeps.results import show_results
 from trainer.config.sweeps.search import is_search, prepare_search
 from trainer.config.sweeps.task import JobFailed, JobTask, Stop, SweepStopped
-from trainer.errors import EnvironmentFault, InputError
+from trainer.errors import EnvironmentFault, InputError, first_line
 from trainer.launching.place import is_task_of_srun
 
 OURS = str(CONFIGS.parent / "trainer")
