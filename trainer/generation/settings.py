@@ -1,7 +1,7 @@
 """GenerationSettings: the settings of text generation."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
@@ -99,10 +99,12 @@ class GenerationSettings:
         if self.early_stopping not in (True, False, "never"):
             found = f"found {self.early_stopping!r}"
             raise InputError(f"generation.early_stopping: {found}; accepted: true, false, never")
-        listed = isinstance(self.stop, (list, tuple))  # a text would be read as its characters
+        # a text would be read as its characters
+        listed = isinstance(self.stop, (Sequence, Set)) and not isinstance(self.stop, (str, bytes))
         if not listed or not all(isinstance(text, str) and text for text in self.stop):
             accepted = "accepted: texts, none empty" if listed else "accepted: a list of texts"
             raise InputError(f"generation.stop: found {self.stop!r:.60}; {accepted}")
+        object.__setattr__(self, "stop", list(self.stop))
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from trainer.errors import InputError, NumericsError
 from trainer.generation.sampling import check_chosen, choose, uniform
@@ -41,6 +42,11 @@ def test_whole_numbers_may_be_floats():
     found = GenerationSettings(max_new_tokens=5.0, top_k=3.0, temperature=1, seed=7.0)
     assert [repr(each) for each in (found.max_new_tokens, found.top_k, found.seed)] == [*"537"]
     assert found == GenerationSettings(max_new_tokens=5, top_k=3, temperature=1.0, seed=7)
+
+
+def test_stop_texts_may_be_any_list_or_set():
+    for given in (["END"], ("END",), {"END"}, OmegaConf.create(["END"])):
+        assert GenerationSettings(stop=given).stop == ["END"]
 
 
 def test_draws_have_the_probabilities_of_the_softmax():
