@@ -328,6 +328,7 @@ REFUSED: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("ner", "tags", "two", {"stride": 3}, "stride: found 3"),
     ("ner", "tags", "two", {"stride": "3", "aggregation_strategy": "max"}, "stride: found '3'"),
     ("translation_en_to_de", "t5", "two", {"tgt_lang": "de_XY"}, "tgt_lang: found 'de_XY'"),
+    ("translation_en_to_de", "t5", "two", {"tgt_lang": ["de"]}, r"tgt_lang: found \['de'\]"),
     ("text-classification", "nli", {"txt": "a"}, {}, "found 'txt' in an input"),
     ("text-classification", "nli", "two", {"function_to_apply": "tanh"}, "found 'tanh'"),
     ("text-classification", "nli", "two", {"function_to_apply": 5}, "function_to_apply: found '5'"),

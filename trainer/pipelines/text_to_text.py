@@ -77,12 +77,12 @@ class Text2TextGenerationPipeline(TextPipeline):
             found = [{f"{self.name}_text": text} for text in texts]
         return [found[first : first + each] for first in range(0, len(found), each)]
 
-    def _language_id(self, code: str) -> int:
+    def _language_id(self, code: object) -> int:
         """The id of a language code. Raises InputError for a code without a token."""
-        number = self.tokenizer.backend.token_to_id(code)
+        number = self.tokenizer.backend.token_to_id(code) if isinstance(code, str) else None
         if number is None:
-            hint = nearest(code, list(self.tokenizer.get_added_vocab()))
-            raise InputError(f"pipeline: tgt_lang: found '{code:.40}'; accepted: a token{hint}")
+            hint = nearest(str(code), list(self.tokenizer.get_added_vocab()))
+            raise InputError(f"pipeline: tgt_lang: found {code!r:.40}; accepted: a token{hint}")
         return number
 
     def _settings(self, call_settings: Mapping[str, Any]) -> dict[str, Any]:
