@@ -17,9 +17,8 @@ class CRFTaggingPipeline(Pipeline):
 
         An entity is `{"entity_group", "score", "word", "start", "end"}`. There is no output for
         single tokens, since a CRF predicts one tag for each word, so `aggregation_strategy` has no
-        effect. If the tags do not mark entities
-        (such as parts of speech), each word gives an `{"entity", "word"}`. Raises InputError for
-        other inputs.
+        effect. If the tags do not mark entities (such as parts of speech), each word gives an
+        `{"entity", "word"}`. Raises InputError for other inputs.
         """
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(texts, Sequence) or not all(isinstance(each, str) for each in texts):
