@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from trainer.checkpoint import files
 from trainer.checkpoint.verify import CorruptCheckpoint, unreadable
+from trainer.errors import allocation_failure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +86,10 @@ def read_tensors(
         parameter = name if name in rows else name.rpartition("/")[0]
         try:
             tensor = _joined(parts, rows.get(parameter), columns.get(parameter))
-        except (RuntimeError, IndexError, TypeError):  # shapes that contradict the metadata
-            tensor = None
+        except (RuntimeError, IndexError, TypeError) as error:
+            if allocation_failure(error):
+                raise
+            tensor = None  # shapes that contradict the metadata
         if tensor is None:
             raise CorruptCheckpoint(paths[0], f"the parts of {name} do not make a whole")
         found[name] = tensor

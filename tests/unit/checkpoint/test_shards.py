@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from trainer.checkpoint import shards
 from trainer.checkpoint.shards import Share, read_tensors, write_part
 from trainer.checkpoint.verify import CorruptCheckpoint
 
@@ -69,4 +70,14 @@ def test_parts_of_other_widths_are_told(tmp_path: Path) -> None:
         rows = f'{{"w/exp_avg": [{start}, 11]}}'
         save_file({"w/exp_avg": torch.zeros(5 + number - 1, width)}, path, {"rows": rows})
     with pytest.raises(CorruptCheckpoint, match="the parts of w/exp_avg do not make a whole"):
+        read_tensors(tmp_path, "optimizer", {})
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 88")
+
+    save_file({"w/exp_avg": torch.zeros(11)}, tmp_path / "optimizer.safetensors")
+    monkeypatch.setattr(shards, "_joined", fails)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
         read_tensors(tmp_path, "optimizer", {})
