@@ -20,17 +20,27 @@ rows of its class."""
 
 
 def check_class_weights(given: object) -> None:
-    """Raise InputError unless given a mapping of labels to weights, "balanced" or None."""
-    if given is not None and given != BALANCED and not isinstance(given, Mapping):
+    """Raise InputError unless given a mapping of labels to weights, "balanced" or None.
+
+    A weight must be a number of 0 or more.
+    """
+    if given is None or given == BALANCED:
+        return
+    if not isinstance(given, Mapping):
         accepted = "{label: weight} or balanced"
         raise InputError(f"recipe.class_weights: found {given!r}; accepted: {accepted}")
+    for name, weight in given.items():
+        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not is_number or not 0 <= weight < math.inf:
+            found = f"found {name}: {weight!r}"
+            raise InputError(f"recipe.class_weights: {found}; accepted: 0 or more")
 
 
 def learnt_weights(given: Any, column: "LabelColumn", rows: "Dataset") -> dict[str, float] | None:
     """Class name -> weight, in the order of class ids; 1 for a class that `given` does not name.
 
-    Returns None if `given` is None. Raises InputError for an unknown label, for a weight that is
-    negative or not finite, and if all weights are 0, since no loss would be left.
+    Returns None if `given` is None. Raises InputError for an unknown label, and if all weights are
+    0, since no loss would be left.
     """
     labels = column.labels
     assert labels is not None
@@ -68,10 +78,6 @@ def _all_weights(given: Mapping[Any, Any], labels: list[str]) -> dict[str, float
         name = str(key) if str(key) in labels else cells.name_of(key, "recipe.class_weights")
         if name not in labels:
             raise InputError(f"recipe.class_weights: no label '{name}'{nearest(name, labels)}")
-        is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-        if not is_number or not 0 <= weight < math.inf:
-            found = f"found {name}: {weight!r}"
-            raise InputError(f"recipe.class_weights: {found}; accepted: 0 or more")
         weights[name] = float(weight)
     found_weights = {name: weights.get(name, 1.0) for name in labels}
     if not any(found_weights.values()):

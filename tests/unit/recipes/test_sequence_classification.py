@@ -139,6 +139,8 @@ def test_class_weights_without_learning_from_rows() -> None:
     some = dataclasses.replace(recipe, class_weights={"b": 3})
     assert some.label_loss(logits, labels)[1].tolist() == [1.0, 3.0, 1.0]
     assert some.label_loss.counts(labels).tolist() == [1.0, 3.0, 1.0]
+    with pytest.raises(InputError, match="recipe.class_weights: found b: -1; accepted: 0 or more"):
+        dataclasses.replace(recipe, class_weights={"a": 1, "b": -1, "c": 1})
     wrong = {"found balanced, and the labels": "balanced", "no label 'd'": {"d": 1}}
     for said, weights in wrong.items():
         with pytest.raises(InputError, match=f"recipe.class_weights: {said}"):
