@@ -96,6 +96,10 @@ class MultiTask(SharedModel):
         settled = {part.name: part.recipe.settle(part.columns, part.rows) for part in parts}
         return replace(self, tasks={**self.tasks, **settled})
 
+    @property
+    def writes_parts(self) -> bool:
+        return self.export
+
     def write_parts(
         self,
         directory: Path,

@@ -77,8 +77,7 @@ def shipped_parameters(model: nn.Module, recipe: Recipe) -> Collection[str] | No
 
     The parts that a recipe writes next to adapters are whole models.
     """
-    has_parts = type(recipe).write_parts is not Recipe.write_parts
-    return None if has_parts else written_parameters(model, shipped=True)
+    return None if recipe.writes_parts else written_parameters(model, shipped=True)
 
 
 def read_weights(directory: Path, model: nn.Module) -> None:

@@ -334,6 +334,11 @@ class Recipe:
     def write_files(self, directory: "Path", model: "nn.Module") -> None:
         """Write files that other tools need next to the model's own; by default none."""
 
+    @property
+    def writes_parts(self) -> bool:
+        """Whether `write_parts` writes anything, for which the whole model may be needed."""
+        return type(self).write_parts is not Recipe.write_parts
+
     def write_parts(
         self,
         directory: "Path",

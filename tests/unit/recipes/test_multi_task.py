@@ -148,7 +148,11 @@ def test_a_sharded_model_with_adapters_exports_whole_tasks(tmp_path: Path) -> No
     model = trainer.model
     model.add_lora(LoRASettings(rank=2))
     names = shipped_parameters(model, recipe)
+    only_adapters = shipped_parameters(model, dataclasses.replace(recipe, export=False))
+    table = "body.embeddings.token.weight"
+    assert only_adapters is not None and table not in only_adapters
     gathered = {n: p.detach() for n, p in model.named_parameters() if names is None or n in names}
+    assert table in gathered
     for folder, weights in (("own", None), ("gathered", gathered)):
         write_model(tmp_path / folder, model, trainer.tokenizer, recipe, weights, shipped=True)
     for file in (
