@@ -87,6 +87,7 @@ def test_a_rank_that_is_killed_before_it_is_counted_is_not_waited_for_forever() 
         return []
 
     def goes_on(waiting: Waiting) -> list[bytes]:
+        assert rendezvous.wait(lambda: waiting.store.check(["1 of 1"]), 20)  # it is killed then
         found = waiting.gather("0: 0")
         with pytest.raises(LostRank, match=r"no heartbeat from rank 1 for 0\.3 s"):
             waiting.gather("0: 1")
