@@ -159,7 +159,6 @@ def test_a_checkpoint_may_be_a_path() -> None:
         ("learning_rate", torch.tensor(0.5), 0.5),
         ("max_steps", 100.0, 100),
         ("micro_batch_size", np.float64(8), 8),
-        ("save_total_limit", 3.0, 3),
         ("report", 0, False),
         *((name, None, False) for name in ("gradient_checkpointing", "load_best_model_at_end")),
         ("report", None, True),
@@ -179,7 +178,6 @@ def test_values_of_the_same_meaning_are_converted(name: str, value: Any, expecte
     [
         *((name, 10**400) for name in ("max_steps", "eval_steps", "learning_rate", "ema_decay")),
         ("parameter_groups", {"a": {"lr_scale": 10**400}}),
-        ("save_total_limit", 2.5),
         ("trackers", [1]),
         ("trackers", [["wandb"]]),
         ("lr_scheduler", ["linear"]),
