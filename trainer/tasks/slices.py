@@ -76,10 +76,14 @@ def slice_name(cell: object) -> str:
 
 
 def check_slices(recipe: Recipe, rows: object, where: str) -> None:
-    """Raise InputError if the rows of an evaluation lack the column of `recipe.slices`."""
+    """Raise InputError if the rows of an evaluation lack the column of `recipe.slices`.
+
+    Of several tasks, those that the rows may have need their columns too.
+    """
     tasks: Mapping[str, Recipe] = getattr(recipe, "tasks", {})
-    options = {"recipe": recipe, **{f"recipe.tasks.{name}": each for name, each in tasks.items()}}
-    for option, reader in options.items():
+    only = getattr(recipe, "task", None)
+    options = {f"recipe.tasks.{n}": each for n, each in tasks.items() if only in (None, n)}
+    for option, reader in {"recipe": recipe, **options}.items():
         if isinstance(reader, Recipe) and (column := reader.sliced_by) is not None:
             _check_column(f"{option}.slices", column, rows, where)
 

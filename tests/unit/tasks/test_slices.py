@@ -8,8 +8,10 @@ import pytest
 from recipes.causal_lm import CausalLM
 from recipes.masked_lm import MaskedLM
 from tests.unit.text_runs import BERT, CASES, LLAMA, TEXTS, Case, wordpiece
+from trainer.data.in_memory_rows import as_table
 from trainer.errors import InputError
 from trainer.metrics.named import metrics_of
+from trainer.tasks.slices import check_slices
 
 SLICED = {
     "tags, bert": ["entity_f1"],
@@ -124,6 +126,8 @@ def test_a_task_of_several_has_slices_of_its_own() -> None:
             assert found == pytest.approx(alone[f"eval_kind_{figure}"], rel=1e-9)
     with pytest.raises(InputError, match="recipe.tasks.kind.slices: dataset has no column 'group'"):
         trainer.evaluate(list(CASES["tasks, bert"].rows))
+    of_another_task = dataclasses.replace(case.recipe, task="tags")  # type: ignore[type-var]
+    check_slices(of_another_task, as_table([{"words": ["a"], "tags": ["O"]}]), "dataset")
 
 
 def test_a_column_that_rows_lack_is_refused() -> None:
