@@ -153,12 +153,17 @@ class Parts:
 
 def _joined(name: str, tensors: Sequence[Tensor]) -> np.ndarray:
     """The entries of all batches. Raises InputError if their shapes differ."""
-    shapes = list(dict.fromkeys(tuple(tensor.shape[1:]) for tensor in tensors))
+    _check_shapes(name, tensors)
+    return torch.cat(list(tensors)).numpy()
+
+
+def _check_shapes(name: str, parts: Sequence[Tensor] | Sequence[np.ndarray]) -> None:
+    """Raise InputError if the entries of batches, or of ranks, differ in shape."""
+    shapes = list(dict.fromkeys(tuple(part.shape[1:]) for part in parts))
     if len(shapes) > 1:
         found = f"'{name.rpartition('.')[2]}' has entries of shape {shapes[0]} and {shapes[1]}"
         accepted = "equal shapes; preprocess_logits_for_metrics can change those of outputs"
         raise InputError(f"predictions: {found}; accepted: {accepted}")
-    return torch.cat(list(tensors)).numpy()
 
 
 def in_batch_order(gathered: Gathered, name: str) -> list[np.ndarray]:
@@ -192,6 +197,7 @@ def columns_of(
         ]
         if not parts:
             continue
+        _check_shapes(name, [rank[prefix + name] for _, rank in parts])
         offsets = None if axis == "sample" else _offsets(parts, num_samples, f"entries.{axis}")
         first = parts[0][1][prefix + name]
         size = num_samples if offsets is None else int(offsets[-1])

@@ -161,6 +161,18 @@ def test_two_ranks_parts_are_one_column(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+def test_parts_of_ranks_with_other_shapes_are_refused() -> None:
+    """numpy would repeat the single column, or end in a traceback."""
+    ranks = [Parts(), Parts()]
+    for number, width in enumerate((3, 1)):
+        ranks[number].add(number, {"prediction.x": torch.zeros(1, width)})
+    gathered, batches = [part.arrays() for part in ranks], [np.array([0]), np.array([1])]
+    with pytest.raises(
+        InputError, match=r"predictions: 'x' has entries of shape \(3,\) and \(1,\)"
+    ):
+        columns_of(gathered, batches, 2, {"x": "sample"}, "prediction.")
+
+
 def test_a_sample_of_several_sequences_that_is_not_finite_is_named() -> None:
     samples = table()
     token = int(samples.input_ids[-1])
