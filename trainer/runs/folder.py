@@ -40,9 +40,11 @@ from trainer.terminal.plain_text import short_path
 
 logger = logging.getLogger("trainer")
 
-
-NOT_OURS = (TypeError, AttributeError, RecursionError)
-"""Raised for values in a file that this program does not write."""
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(EnvironmentFault, ValueError, LookupError),
+    *(TypeError, AttributeError, RecursionError),
+)
+"""Raised for a results.json that cannot be read, or that this program has not written."""
 RESUME_WORDS = ("auto", "never", "must")
 """Values of trainer.resume that are not the path of a checkpoint."""
 
@@ -129,7 +131,7 @@ class RunFolder:
             return results if is_over and results["config"] == config_digest else None
         except FileNotFoundError:
             return None
-        except (EnvironmentFault, ValueError, LookupError, *NOT_OURS) as error:
+        except UNREADABLE as error:
             place = self.shown(self.path / "results.json")
             logger.warning("%s: not readable (%s); ignored", place, error)
             return None
