@@ -111,7 +111,9 @@ def token_divergence(
     computed in chunks, and recomputed in the backward pass.
     """
     parts = []
-    whole = ids.shape[1] == len(projection.weight)
+    size = len(projection.weight)
+    # the ids of a teacher with more rows may leave out some of the model's tokens
+    whole = ids.shape[1] == size and not bool((ids >= size).any())
     compared = _DIVERGENCES[kind]
 
     def of_rows(hidden: Tensor, weight: Tensor, chosen: Tensor, wanted: Tensor) -> Tensor:

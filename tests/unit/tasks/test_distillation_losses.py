@@ -97,6 +97,23 @@ def test_a_teacher_may_have_more_rows_than_the_model(kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "js"])
+def test_more_tokens_of_a_larger_teacher_give_no_less(kind: str) -> None:
+    """Also where there are as many of them as the model has, but not the same ones."""
+    teacher, student = projection(1, 5), projection(2, 3)
+    student = replace(student, weight=student.weight[:-3])
+    found = []
+    for count in (VOCABULARY - 4, VOCABULARY - 3, VOCABULARY - 2):
+        with torch.no_grad():
+            ids, log_probs = top_log_probs(teacher, count, 1.0)
+        tokens = torch.arange(7)
+        losses = token_divergence(
+            student, ids, log_probs, tokens, kind=kind, temperature=1.0  # type: ignore[arg-type]
+        )  # fmt: skip
+        found.append(float(losses.detach().sum()))
+    assert found == sorted(found)
+
+
 def test_soft_targets_are_hintons() -> None:
     generator = torch.Generator().manual_seed(0)
     own, wanted = (torch.randn(4, 3, dtype=torch.float64, generator=generator) for _ in range(2))
