@@ -271,7 +271,7 @@ for name in ("forward", "backward_of_queries", "backward_of_keys"):
 
 kernel = cross_entropy_kernel.cross_entropy
 types = {"LOGITS": "*bf16", "TARGETS": "*i64", "LOSSES": "*fp32", "RIGHT": "*u8",
-         "smoothing": "fp32", "row_stride": "i32", "num_words": "i32"}
+         "smoothing": "fp32", "row_stride": "i32", "vocab_size": "i32"}
 constants = dict(IGNORED=-100, BLOCK=4096, DIFFERENTIATE=True)
 types.update(dict.fromkeys(constants, "constexpr"))
 places = {(kernel.arg_names.index(key),): value for key, value in constants.items()}

@@ -133,7 +133,7 @@ WRONG = {
         ({"input_ids": IDS[0], "sequence_lengths": torch.tensor([2, 1, 1]), "num_choices": 2},
          "num_choices: found 2; accepted: a divisor of the 3 sequences"),
         ({"input_ids": IDS[0], "sequence_lengths": torch.tensor([2, 1, 1]), "num_choices": 3.0},
-         "num_choices: found 3.0; accepted: a divisor of the 3 sequences"),
+         "num_choices: found 3.0; accepted: 1 or more"),
     ],
     "sequence_classification": [
         ({"input_ids": IDS[0], "sequence_lengths": [4]}, "sequence_lengths: found list; accepted:"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from torch import Tensor, nn
 
 from trainer.errors import InputError
-from trainer.foreign.counts import whole
+from trainer.foreign.counts import checked_count
 from trainer.models.config import ModelConfig
 from trainer.models.encoding import Encoding
 from trainer.models.heads.layers import ClassificationHead, classifier_dropout
@@ -74,6 +74,8 @@ class MultipleChoiceModel(PretrainedModel):
     def arrange(self, call: Call, answers: Given) -> Call:
         """Reshape the inputs of a padded call, [B, choices, L] -> [B x choices, L]."""
         if call.is_flat:
+            given = answers.get("num_choices")
+            answers["num_choices"] = None if given is None else checked_count("num_choices", given)
             return call
         _check_choices_axis(call.tokens, answers.get("num_choices"))
         answers["num_choices"] = call.tokens.shape[1]
@@ -122,12 +124,12 @@ def _rows(x: Tensor | None) -> Tensor | None:
 
 def _by_question(logits: Tensor, num_choices: int) -> Tensor:
     """[S] -> [S / num_choices, num_choices]"""
-    sequences, number = logits.shape[0], whole(num_choices) or 0
-    if number < 1 or sequences % number:
+    sequences = logits.shape[0]
+    if sequences % num_choices:
         raise InputError(
             f"num_choices: found {num_choices}; accepted: a divisor of the {sequences} sequences"
         )
-    return logits.view(-1, number)
+    return logits.view(-1, num_choices)
 
 
 HEAD = MultipleChoiceModel
