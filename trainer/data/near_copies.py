@@ -106,7 +106,8 @@ class Signatures:
 
     def copies_in(self, other: "Signatures") -> Copies:
         """The texts of `other` that are equal or nearly equal to a text of this set."""
-        exact = np.isin(other.digests, self.digests)
+        # numpy 2.0 cannot make a table of large unsigned integers
+        exact = np.isin(other.digests, self.digests, kind="sort")
         found = np.zeros(len(other.numbers), dtype=bool)
         for band in range(BANDS):
             own = _buckets(self.values, band)

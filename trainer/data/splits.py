@@ -87,7 +87,7 @@ def _smallest(hashes: "np.ndarray", count: int) -> "np.ndarray":
     """
     import numpy as np
 
-    values, sizes = np.unique(hashes, return_counts=True)
+    _, group_of_row, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     chosen, passed, held = [], [], 0
     for number, size in enumerate(sizes.tolist()):
         if held >= count:
@@ -104,7 +104,10 @@ def _smallest(hashes: "np.ndarray", count: int) -> "np.ndarray":
         total = held + int(sizes[rarest])
         if total * held < count**2 and 2 * total <= len(hashes):
             chosen.append(rarest)
-    return np.isin(hashes, values[chosen])
+    is_chosen = np.zeros(len(sizes), dtype=bool)
+    is_chosen[chosen] = True
+    found: np.ndarray = is_chosen[group_of_row]
+    return found
 
 
 def _shares(sizes: "np.ndarray", fraction: float) -> "np.ndarray":

@@ -47,6 +47,14 @@ def test_texts_of_another_set_are_found() -> None:
     assert trained.copies_in(Signatures(texts(c, a, changed(b, 2), a))) == Copies(2, 1, 3, 4)
 
 
+def test_any_single_text_is_compared_with_another_set() -> None:
+    """Half of the digests are above what a signed integer holds."""
+    for seed in range(8):
+        same, other = drawn(seed), drawn(seed + 100)
+        found = Signatures(texts(same, same)).copies_in(Signatures(texts(other, same)))
+        assert (found.exact, found.texts) == (1, 2)
+
+
 def test_near_copies_are_those_that_an_exhaustive_comparison_finds() -> None:
     """The share of equal shingles of each pair, against 0.6; pairs close to it may be missed."""
     rows = [drawn(n) for n in range(40)]
