@@ -43,6 +43,9 @@ class Cluster:
         options = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-id=x"]
         options += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self.port}"]
         options += [f"--rdzv-conf=last_call_timeout=1,is_host={int(name == 'a')}"]
+        # torchrun gives rank 0 to the lowest address, and on one address to the lowest process
+        # number, which is chance: here `a` has rank 0 until `c` comes and takes it
+        options += [f"--local-addr=127.0.0.{'cab'.index(name) + 1}"]
         command = [sys.executable, "-m", "torch.distributed.run", *options, *self.command]
         with open(self.folder / f"{name}.log", "wb") as log:
             return subprocess.Popen(
@@ -125,9 +128,9 @@ def test_a_node_that_leaves_and_comes_back(
         for agent in (first, second):
             if agent.poll() is None:
                 kill(agent)
-    log = (tmp_path / "a.log").read_text()
-    assert "resume: world_size: 2 before the checkpoint, 1 from here" in log
-    assert "resume: world_size: 1 before the checkpoint, 2 from here" in log, alone
+    logs = {name: (tmp_path / f"{name}.log").read_text() for name in "ac"}
+    assert "resume: world_size: 2 before the checkpoint, 1 from here" in logs["a"]
+    assert "resume: world_size: 1 before the checkpoint, 2 from here" in logs["c"], alone
     assert [row["step"] for row in cluster.rows if "loss" in row] == list(range(1, 301))
     command = [sys.executable, *cluster.command, "output_dir=plain", "launch.num_processes=1"]
     found = subprocess.run(command, cwd=tmp_path, env=cluster.environment, capture_output=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -243,11 +244,13 @@ def test_each_machine_says_why_it_cannot_prepare(bench: Bench) -> None:
 # --- unplanned ends ---
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started, in their order."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
-    pairs = [tuple(map(int, line.split())) for line in table.splitlines()]
-    return sorted(child for child, parent in pairs if parent == pid)
+def ranks_of(launcher: int) -> list[int]:
+    """The processes of a launcher's ranks, by rank (process numbers start again at some point)."""
+    return [child.pid for child in sorted(psutil.Process(launcher).children(), key=rank_of)]
+
+
+def rank_of(process: psutil.Process) -> int:
+    return int(process.environ()["RANK"])
 
 
 def living(pids: list[int]) -> list[int]:
@@ -264,7 +267,7 @@ def training(bench: Bench, request: pytest.FixtureRequest) -> Iterator[tuple[Any
     run = request.node.name.replace("[", "-").rstrip("]")
     process = bench.start(*LONG, *QUIET, TWO, f"output_dir={run}", "launch.timeout=90")
     bench.wait_for(f"{run}/metrics.jsonl", process)
-    ranks = children(process.pid)
+    ranks = ranks_of(process.pid)
     assert len(ranks) == 2
     yield process, ranks, run
     for pid in living([process.pid, *ranks]):
@@ -334,7 +337,7 @@ def test_a_second_interrupt_leaves_at_once(bench: Bench) -> None:
     process = bench.start(*LONG, *QUIET, TWO, *own, "output_dir=endless", PYTHONPATH=path)
     for rank in (0, 1):
         bench.wait_for(f"reached-{rank}", process)
-    ranks = children(process.pid)
+    ranks = ranks_of(process.pid)
     process.send_signal(signal.SIGINT)
     for rank in (0, 1):
         bench.wait_for(f"interrupted-{rank}", process)
@@ -347,7 +350,7 @@ def test_a_second_interrupt_leaves_at_once(bench: Bench) -> None:
 def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
     process = bench.start(*LONG, *QUIET, TWO, "output_dir=hang", "launch.timeout=15")
     bench.wait_for("hang/metrics.jsonl", process)
-    ranks = children(process.pid)
+    ranks = ranks_of(process.pid)
     os.kill(ranks[1], signal.SIGSTOP)
     code, _, err = finished(process)
     assert code == 3
@@ -430,7 +433,7 @@ def test_one_machine_goes_on_alone(bench: Bench, machine: Callable[..., Any]) ->
     soon = "launch.timeout=30"  # rank 0, waiting for a disk, notices only silence
     both = [machine(node, *steps, soon, "output_dir=broken") for node in (0, 1)]
     bench.wait_for("broken/checkpoint-4", both[0])
-    for pid in [both[1].pid, *children(both[1].pid)]:
+    for pid in [both[1].pid, *ranks_of(both[1].pid)]:
         os.kill(pid, signal.SIGKILL)
     code, _, err = finished(both[0])
     assert code == 3
