@@ -36,7 +36,7 @@ class Preference(CompletionRecipe):
     label_smoothing: float = 0.0
     """The assumed share of wrong preferences, below 0.5, for dpo, cpo and simpo."""
     margin: float = 0.5
-    """For simpo: the margin (gamma) by which the chosen completion's reward should be greater."""
+    """For simpo: the margin (gamma) by which the chosen completion's reward should be higher."""
     nll_weight: float | None = None
     """Weight of the chosen completion's mean loss per token; null: 1 for cpo and orpo, else 0."""
 

@@ -75,7 +75,7 @@ def test_what_is_copied_for_a_checkpoint_does_not_wait() -> None:
 def test_offloaded_activations_go_and_come_without_waiting(
     recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernels are those of a step without offload, beside the copies from pinned memory."""
+    """The kernels are those of a step without offload, apart from the copies from pinned memory."""
     monkeypatch.setattr("trainer.models.offloading.SMALLEST", 1)
     found = []
     for offload in (False, True):

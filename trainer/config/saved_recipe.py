@@ -42,7 +42,7 @@ def recipe_of(
     given: Mapping[str, Any] | None = None,
     trusted_packages: Sequence[str] = (),
 ) -> Recipe:
-    """The recipe of a model's folder, hub id or pkg:// path; the fields in `given` are replaced."""
+    """The recipe of a model's folder, hub id or pkg:// path; fields in `given` take precedence."""
     given = given or {}
     folder = hub.find(path, revision=revision, what="model.path")
     saved = _saved_node(folder, given, trusted_packages)

@@ -13,7 +13,7 @@ from trainer.models.cache import KeyValueCache, SourceCache
 
 
 class ScoredText:
-    """Computes the logits of one text after another, with a cache of their common beginning."""
+    """Computes the logits of one text after another, with a cache of their common prefix."""
 
     def __init__(self, model: GenerativeModel, source: Source | None = None) -> None:
         """Prepare a model of this package, or one with the interface of transformers' models.

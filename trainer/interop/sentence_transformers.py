@@ -112,7 +112,7 @@ def read_modules(folder: Path) -> dict[str, Any]:
         "pooling": _pooling(folder / str(modules[1].get("path")) / "config.json"),
         "normalize": kinds[-1] == "Normalize",
         "max_length": _max_length(folder),
-        # beside a default, an empty prompt says that the default does not apply
+        # if there is a default, an empty prompt says that it does not apply
         "prompts": {n: prompt for n, prompt in prompts.items() if prompt or default is not None},
         "prompt": default,
     }

@@ -83,7 +83,7 @@ class _Averaged(Score):
             return math.nan
         average = self.average
         if references.ndim == 2 and references.shape[1] == 1:
-            # scikit-learn takes one column for two classes, and would average over 0 and 1
+            # scikit-learn would treat one column as two classes, and average over 0 and 1
             average, predictions, references = "binary", predictions[:, 0], references[:, 0]
         return function(references, predictions, average=average, zero_division=0)
 

@@ -56,7 +56,7 @@ class MetricFunctions:
     preprocess: Preprocess | None = None
 
     def measured(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The results of `compute`, by names without eval_; only numbers are accepted."""
+        """The results of `compute`, keyed by name without eval_; only numbers are accepted."""
         if self.compute is None:
             return {}
         return numbers_of(self.compute(prediction), "compute_metrics")
@@ -91,7 +91,7 @@ def greater_is_better(name: str) -> bool:
 
 
 def numbers_of(found: object, where: str) -> dict[str, float]:
-    """A function's results as floats, by names without eval_.
+    """A function's results as floats, keyed by name without eval_.
 
     Raises InputError for other values.
     """

@@ -76,8 +76,8 @@ class LoadOptions:
     config: Any = None
     """A `ModelConfig` to use instead of the folder's config.json"""
     state_dict: Mapping[str, torch.Tensor] | None = None
-    """Weights to use instead of the files' weights, by names in files on the hub or by parameter
-    names of this package"""
+    """Weights to use instead of the files' weights, keyed by names in files on the hub or by this
+    package's parameter names"""
     attention: str | None = None
     """transformers' name of an attention kernel, which has no effect"""
     overrides: dict[str, Any] = field(default_factory=dict)

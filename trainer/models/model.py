@@ -93,7 +93,7 @@ class Model(nn.Module):
     ) -> None:
         """Write the folder of the model, or of its adapters unless they are merged.
 
-        `state_dict` holds other weights to write, by parameter names of this model.
+        `state_dict` holds other weights to write, keyed by this model's parameter names.
         """
 
     @abstractmethod

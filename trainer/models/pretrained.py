@@ -1,4 +1,4 @@
-"""PretrainedModel: the base class of models, which loads, saves and packs inputs.
+"""PretrainedModel: the base class of models; it loads and saves them, and packs their inputs.
 
 Dimensions: B sequences, padded to L tokens or with T tokens in total.
 """
@@ -69,7 +69,7 @@ class PretrainedModel(KnownParts, ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # the subclasses that `fully_shard` creates are the same heads and keep `forward`
+        # `fully_shard` creates subclasses that define no head of their own and inherit `forward`
         if "forward" not in vars(cls) and {"task", "respond"} & vars(cls).keys():
             cls.forward = with_signature(cls, PretrainedModel.forward)  # type: ignore[method-assign]
 
@@ -104,10 +104,10 @@ class PretrainedModel(KnownParts, ABC):
     ) -> ModelOutput | tuple[Any, ...]:
         """Run a padded call (ids and mask [B, L]) or a flat call (ids [T], sequence_lengths [B]).
 
-        sequence_lengths are on the CPU.
-        The head's TypedDict `Answers` lists the other arguments; `labels` and the flags may be
-        positional too. Under torch.export the outputs are a dictionary. Raises InputError, naming
-        the argument, for inputs that do not fit.
+        sequence_lengths must be on the CPU. The head's TypedDict `Answers` lists the other
+        arguments; the head's labels, and then output_hidden_states, output_attentions and
+        return_dict, may be positional too. Under torch.export the outputs are a dictionary. Raises
+        InputError, naming the argument, for inputs that do not fit.
         """
         answers = named_arguments(type(self), positional, named)
         require_tensors(
@@ -140,7 +140,7 @@ class PretrainedModel(KnownParts, ABC):
         encoding = self.encode(self.arrange(call, answers), states, attentions)
         outputs = self.respond(encoding, answers)
         if as_dict and torch.compiler.is_exporting():
-            return dict(outputs.items())  # type: ignore[return-value]  # torch.export knows these
+            return dict(outputs.items())  # type: ignore[return-value]  # torch.export knows dicts
         return outputs if as_dict else outputs.to_tuple()
 
     @classmethod
@@ -160,7 +160,7 @@ class PretrainedModel(KnownParts, ABC):
         quantization: str | None = None,
         **config_overrides: object,
     ) -> Self:
-        """The model of a local directory, a hub id or a pkg:// path, in eval mode.
+        """Load the model from a local directory, a hub id or a pkg:// path, in eval mode.
 
         `dtype` is float32 by default ("auto": the file's dtype); `torch_dtype` is its old name. A
         head that is missing from the file gets random weights; with `new_head` every head does.
@@ -214,7 +214,7 @@ class PretrainedModel(KnownParts, ABC):
         torch_dtype: torch.dtype | str | None = None,
         **options: object,
     ) -> Self:
-        """The model of a config with random weights, drawn from torch's global generator.
+        """Create the model of a config. Its weights are drawn from torch's global generator.
 
         With `lazily`, `fill` draws them later, with the same result. `dtype` is float32 by default,
         and `torch_dtype` is its old name. `options` are those of `from_pretrained` that need no
@@ -252,12 +252,13 @@ class PretrainedModel(KnownParts, ABC):
         state_dict: Mapping[str, Tensor] | None = None,
         **options: object,
     ) -> None:
-        """Write config.json and model.safetensors (in shards above `max_shard_size`).
+        """Write config.json and model.safetensors (sharded if above `max_shard_size`).
 
         For a model with adapters, only the adapters are written, in PEFT's format, or with `merge`
         the merged weights. `format="tf"` writes tf_model.h5 for transformers' TensorFlow classes.
-        `state_dict` holds other weights to write, by parameter names of this model. `options` are
-        transformers' own (`trainer/models/hub_options.py`). Raises InputError for invalid values.
+        `state_dict` holds other weights to write, keyed by this model's parameter names. `options`
+        are transformers' own (`trainer/models/hub_options.py`). Raises InputError for invalid
+        values.
         """
         named = one_path(directory, options, "save_directory", "directory")
         if not check_save_options(options):
@@ -301,19 +302,21 @@ class PretrainedModel(KnownParts, ABC):
     def add_lora(
         self, settings: LoRASettings, base: str | None = None, revision: str | None = None
     ) -> None:
-        """Freeze the weights and add LoRA adapters, which start without effect.
+        """Freeze the weights and add LoRA adapters, which have no effect at first.
 
         The task's head and modules that started with random weights are trained in full; the
-        output weights of a language model are frozen. `base` is the base model's path in the
-        adapter's files, by default the path that the weights were loaded from. Raises InputError
-        for a target that is not a linear layer of the body.
+        output weights of a language model are frozen. `base` is the path of the base model that the
+        adapter's files will name, by default the path that the weights were loaded from. Raises
+        InputError for a target that is not a linear layer of the body.
         """
         path, revision = (self.base_path, self.source[1]) if base is None else (base, revision)
         add_lora(self, settings, path, revision)
 
     def merge_lora(self) -> None:
-        """Merge the adapters into the weights: the model then has no adapters, but equal
-        outputs."""
+        """Merge the adapters into the weights; the model then has no adapters.
+
+        Without quantization, outputs stay equal up to rounding.
+        """
         self.fill(self)
         merge_lora(self)
 
@@ -398,10 +401,10 @@ class PretrainedModel(KnownParts, ABC):
     ) -> Encoding:
         """Pack the inputs of a call and run the body. Raises InputError, naming the argument.
 
-        `states` and `attentions` request hidden states and attention probabilities; None: as the
-        config says, but no attention probabilities with a cache. position_ids of a flat call count
-        from 0 in each sequence, for every family; those of a padded call index rows of the position
-        embeddings, as in transformers.
+        `states` and `attentions` request hidden states and attention probabilities; if None, the
+        config decides, except that a call with a cache gets no attention probabilities.
+        position_ids of a flat call count from 0 in each sequence, for every family; those of a
+        padded call index rows of the position embeddings, as in transformers.
         """
         cached = any(each is not None and each.cache is not None for each in (call, call.decoder))
         if cached and attentions:
@@ -430,7 +433,7 @@ class PretrainedModel(KnownParts, ABC):
 
     @property
     def _embedding_width(self) -> int | None:
-        """The width of the token embeddings, which a wrapper such as PEFT's may hold; else None."""
+        """The width of the token embeddings, which a wrapper may hold; None if it is unknown."""
         inside = cast(nn.Module, self.body.embed.token).modules()
         return next((m.embedding_dim for m in inside if isinstance(m, nn.Embedding)), None)
 
@@ -455,7 +458,7 @@ class PretrainedModel(KnownParts, ABC):
         return inputs
 
     def _with_cache(self, call: Call, answers: Given, attentions: bool | None) -> Call:
-        """Return the call with the cache that it continues, or with a new one to return.
+        """Return the call with the cache that it continues, or with a new one if it returns one.
 
         Raises InputError for a cache of another class, or for a call that cannot use a cache.
         """
@@ -532,7 +535,7 @@ def _options(given: Given, options: Mapping[str, Any]) -> LoadOptions:
 
 
 def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
-    """A `ModelConfig` from the argument `config`: one, a transformers config, or a path."""
+    """A `ModelConfig` from the argument `config`: a ModelConfig, transformers' config, or path."""
     if isinstance(given, ModelConfig):
         return given
     if isinstance(given, (str, Path)):
@@ -546,7 +549,7 @@ def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
 def _labels_to_keep(
     entries: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> dict[int, str] | None:
-    """The labels in a folder's config, if the user gives others; None: nothing to compare."""
+    """The folder's label names, to compare with the user's; None if either has none."""
     relabelled = not {"id2label", "label2id"}.isdisjoint(overrides)
     return saved_labels(entries) if relabelled else None
 
@@ -587,7 +590,7 @@ def _read_weights(
 ) -> None:
     """Read the pending weights, quantized if requested, and the adapter.
 
-    With `lazily`, weights that are not quantized are not read: `fill` reads them later.
+    With `lazily`, and without quantization, the weights are not read: `fill` reads them later.
     """
     if quantization is not None:
         if new_head:
@@ -604,7 +607,7 @@ def _read_weights(
 
 
 def _set_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Set the dtype of parameters on the meta device; None: it does not change."""
+    """Set the dtype of parameters on the meta device; None leaves it unchanged."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 

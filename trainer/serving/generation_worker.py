@@ -99,7 +99,7 @@ class GenerationWorker:
         return len(self._answers)
 
     def admit(self, waiting: deque[Prompt]) -> None:
-        """Start to read the first waiting prompts, as many as fit beside the running texts."""
+        """Start to read the first waiting prompts, as many as fit alongside the running texts."""
         admitted: list[Prompt] = []
         while waiting and self._reading is None:
             if waiting[0].channel.closed:

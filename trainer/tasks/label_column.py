@@ -69,7 +69,7 @@ class LabelColumn:
         return f"{columns}: {self.problem}, whole numbers are {whole}"
 
     def learn(self, rows: "Dataset", *held_out: "Dataset") -> "LabelColumn":
-        """A copy with the problem, the label names and the meaning of integers of these rows.
+        """A copy with the problem, label names and meaning of integers learned from these rows.
 
         The label names include those that occur only in held-out rows. Raises InputError if the
         rows have too few labels for a classifier.

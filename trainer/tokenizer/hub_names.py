@@ -69,7 +69,7 @@ class HubNames(Vocabulary):
         """The mask of an encoded text or pair: 1 for each special token, 0 for other tokens.
 
         With `already_has_special_tokens`, `token_ids_0` includes the special tokens. Otherwise the
-        ids are those of one text or a pair, and the mask also has the special tokens that the
+        ids are those of one text or a pair, and the mask also covers the special tokens that the
         tokenizer would add. Raises InputError for a pair with `already_has_special_tokens`.
         """
         if not already_has_special_tokens:

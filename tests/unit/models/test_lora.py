@@ -59,7 +59,7 @@ def test_adapters_alone_are_trained_and_merge(family: str, task: str) -> None:
     ]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     adapted(model, alpha=5)
-    assert torch.equal(model(**inputs)[0], plain)  # they start without effect
+    assert torch.equal(model(**inputs)[0], plain)  # they have no effect at first
     assert list(adapted_layers(model)) == linear
     head = task not in ("causal_lm", "masked_lm", "seq2seq_lm")
     for name, parameter in model.named_parameters():

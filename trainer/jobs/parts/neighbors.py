@@ -48,7 +48,7 @@ class Corpus:
 
 
 def load_corpus(path: str, neighbors: int, pipeline: "Pipeline") -> Corpus:
-    """The rows of a file, and their vectors: the column `embedding`, or computed by `pipeline`.
+    """The rows of a file, with vectors from the column `embedding` or computed by `pipeline`.
 
     Raises InputError if the file has neither vectors nor texts, or if `neighbors` is below 1.
     """
