@@ -122,7 +122,7 @@ def test_electras_discriminator_equals(tmp_path):
 
 
 def test_nomics_published_config_is_that_of_the_defaults(tmp_path, caplog):
-    """It refers to foreign code, which never runs; entries that change the model are refused."""
+    """It refers to remote code, which never runs; entries that change the model are refused."""
     published = {
         **{"model_type": "nomic_bert", "auto_map": {"AutoModel": "hf_nomic_bert.NomicBertModel"}},
         **{"n_embd": 768, "n_head": 12, "n_layer": 12, "n_inner": 3072, "n_positions": 8192},

@@ -1,4 +1,4 @@
-"""Secrets are redacted and foreign text is escaped in files, terminals and logs."""
+"""Secrets are redacted and untrusted text is escaped in files, terminals and logs."""
 
 import json
 import logging

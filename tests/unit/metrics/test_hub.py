@@ -1,4 +1,4 @@
-"""A metric with foreign code runs only if it is trusted."""
+"""A metric with code of its own runs only if it is trusted."""
 
 import numpy as np
 import pytest
