@@ -7,13 +7,14 @@ with torchrun and our own launcher.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+
+from tests.ports import reserved_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +36,10 @@ def run_ranks(module: str, folder: Path, world_sizes: Sequence[int], timeout: fl
 def main(module: str, folder: str, *world_sizes: str) -> None:
     work = import_module(f"tests.distributed.{module}").main
     for size in map(int, world_sizes):
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            port = server.getsockname()[1]
-        ranks = [_start(rank, size, port, work, Path(folder)) for rank in range(size)]
-        if not _all_end_well(ranks):
-            sys.exit(1)
+        with reserved_port() as port:
+            ranks = [_start(rank, size, port, work, Path(folder)) for rank in range(size)]
+            if not _all_end_well(ranks):
+                sys.exit(1)
 
 
 def _start(

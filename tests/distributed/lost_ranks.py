@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.stopping import build
+from tests.ports import reserved_port
 from tests.unit.test_exactness import tiny_model
 from trainer.checkpoint import files
 from trainer.metrics.classification import Accuracy
@@ -94,18 +94,16 @@ def train_with_a_full_disk(run: Path) -> None:
 
 def together(run: Path, name: str, roles: list[Callable[[Path], None]]) -> dict[str, Any]:
     """Fork a process for each role; returns exit codes (negative: a signal) and outputs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     said = [run.with_name(f"{name} {rank}.txt") for rank in range(len(roles))]
     children = []
-    for rank, role in enumerate(roles):
-        child = os.fork()
-        if child == 0:
-            become(rank, len(roles), port, said[rank])
-            play(role, run)
-        children.append(child)
-    codes = [code_of(child) for child in children]
+    with reserved_port() as port:
+        for rank, role in enumerate(roles):
+            child = os.fork()
+            if child == 0:
+                become(rank, len(roles), port, said[rank])
+                play(role, run)
+            children.append(child)
+        codes = [code_of(child) for child in children]
     return {"codes": codes, "said": [path.read_text() for path in said]}
 
 

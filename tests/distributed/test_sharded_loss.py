@@ -1,7 +1,6 @@
 """The next-token loss of a sharded model: it reads the output weights after the forward pass."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from tests.ports import reserved_port
 from trainer.models.auto import AutoConfig, AutoModelForCausalLM
 from trainer.tasks.losses import next_token_loss
 
@@ -72,7 +72,5 @@ def test_a_sharded_models_loss_has_the_gradients_of_the_whole(tmp_path: Path) ->
 
 
 if __name__ == "__main__":
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    mp.start_processes(work, (port, Path(sys.argv[1])), nprocs=2, start_method="fork")
+    with reserved_port() as port:
+        mp.start_processes(work, (port, Path(sys.argv[1])), nprocs=2, start_method="fork")

@@ -7,7 +7,6 @@ Ranks find each other as under torchrun. Prints {name: [exit code of rank 0, of 
 
 import json
 import os
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch.distributed
 
 import launch
 import trainer.trainer  # noqa: F401
+from tests.ports import reserved_port
 
 
 def main() -> None:
@@ -27,11 +27,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> list[int]:
     """The exit codes of two ranks of a command."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [fork(rank, port, arguments) for rank in range(2)]
-    return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+    with reserved_port() as port:
+        ranks = [fork(rank, port, arguments) for rank in range(2)]
+        return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
 
 
 def fork(rank: int, port: int, arguments: list[str]) -> int:
