@@ -45,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     end_with_parent()
     plain_logs(with_urls)
-    raise_interrupts()
-    with activity.of_command():
-        return _main(arguments)
+    try:
+        raise_interrupts()
+        with activity.of_command():
+            return _main(arguments)
+    except KeyboardInterrupt:
+        activity.done()  # the interrupt may have come just before the block that ends with it
+        return report_error("interrupted", BY_CTRL_C)
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -68,8 +72,6 @@ def _main(arguments: Sequence[str]) -> int:
         return report_error(error, error.exit_code)
     except OSError as error:
         return report_os_error(error)
-    except KeyboardInterrupt:
-        return report_error("interrupted", BY_CTRL_C)
     return exit_code_of(lambda: run_job(run))
 
 

@@ -6,6 +6,7 @@ import time
 import launch
 from tests.screens import on_terminal
 from trainer.launching.early_signals import leave_unsaved
+from trainer.terminal import activity
 
 
 def test_while_the_program_is_imported():
@@ -19,8 +20,19 @@ def test_while_the_config_is_read():
     assert (screen.code, screen.lines) == (130, ["interrupted"])
 
 
+def test_as_the_program_begins(monkeypatch, capsys, alone):
+    """When the first text is shown, the interrupt may come before the config is read."""
+
+    def interrupted(text, progress=""):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(activity, "doing", interrupted)
+    assert launch.main([]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
 def wait(*_):
-    time.sleep(20)
+    time.sleep(600)
 
 
 if __name__ == "__main__":
