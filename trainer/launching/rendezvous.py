@@ -26,6 +26,9 @@ PAUSE = 0.05
 
 The store's own waiting functions are not used, since they block Python's signal handlers.
 """
+OPENING = 60.0
+"""Seconds that a store's own process may take to connect to it, even if launch.timeout, which is
+for the other processes, is shorter: on a busy machine this can take a second."""
 
 # no log, since the errors that torch's C++ code logs are also raised as exceptions
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
@@ -43,15 +46,16 @@ def open_store(address: str, port: int, timeout: float, where: str) -> "TCPStore
     try:
         listening = _listen(address, port, where)
         own, port = listening.getsockname()[:2]
-        limit = timedelta(seconds=timeout)
-        return TCPStore(
+        store = TCPStore(
             LOOPBACK if own in ("0.0.0.0", "::") else own,
             port,
             is_master=True,
             wait_for_workers=False,
-            timeout=limit,
+            timeout=timedelta(seconds=max(timeout, OPENING)),
             master_listen_fd=listening.detach(),  # the store closes the socket
         )
+        store.set_timeout(timedelta(seconds=timeout))
+        return store
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             found = f"port {port} of this machine is in use"
@@ -95,8 +99,14 @@ def _is_loopback_name(address: str) -> bool:
 
 
 def _bound(family: socket.AddressFamily, address: Any) -> socket.socket | None:
-    """A socket that listens on the address; None if this machine does not have the address."""
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    """A socket that listens on the address; None if this machine does not have the address.
+
+    It may not even have the family: a hosts file can name ::1 where IPv6 is switched off.
+    """
+    try:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        return None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

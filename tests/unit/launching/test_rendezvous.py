@@ -1,5 +1,6 @@
 """Processes that find each other through a store, and the failure reports that they leave in it."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,10 +8,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.ports import reserved_port
 from trainer.errors import EnvironmentFault, InputError
 from trainer.launching import failure_report, launcher, rendezvous, team
 from trainer.launching.sealed_store import SECRET, SealedStore
@@ -19,7 +23,7 @@ from trainer.runs.run import LaunchSettings
 
 
 @pytest.fixture
-def taken() -> object:
+def taken() -> Iterator[int]:
     """A port in use."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -28,16 +32,42 @@ def taken() -> object:
 
 
 @pytest.fixture
-def free() -> int:
+def free() -> Iterator[int]:
     """A free port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with reserved_port() as port:
+        yield port
 
 
 def test_a_port_in_use_is_refused(taken: int) -> None:
     with pytest.raises(InputError, match=f"here: port {taken} of this machine is in use"):
-        rendezvous.open_store("127.0.0.1", taken, 5, "here")
+        rendezvous.open_store("127.0.0.1", taken, 60, "here")
+
+
+def test_a_short_timeout_is_for_the_other_processes() -> None:
+    """The connection to a store of this process may take longer on a busy machine."""
+    store = rendezvous.open_store("127.0.0.1", 0, 1e-3, "here")
+    assert store.timeout == timedelta(seconds=1e-3)
+
+
+def test_a_host_name_may_have_an_address_of_a_family_that_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_ipv6(family: int, *arguments: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return usual(family, *arguments)
+
+    usual, kind = socket.socket, socket.SOCK_STREAM
+    found = [
+        (socket.AF_INET6, kind, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, kind, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(rendezvous, "_resolved", lambda address, port: found)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", without_ipv6)
+        listening = rendezvous._listen("localhost", 0, "here")
+    with listening:
+        assert listening.getsockname()[0] == "127.0.0.1" and not caplog.messages
 
 
 def test_nobody_there(free: int) -> None:
@@ -46,7 +76,7 @@ def test_nobody_there(free: int) -> None:
 
 
 def test_who_is_missing_is_named() -> None:
-    store = SealedStore(rendezvous.open_store("127.0.0.1", 0, 5, "here"))
+    store = SealedStore(rendezvous.open_store("127.0.0.1", 0, 60, "here"))
     names = ["rank 0", "rank 1", "rank 2"]
     with pytest.raises(EnvironmentFault, match="rank 0, rank 2 of 3 did not arrive within 0.2 s"):
         rendezvous.exchange(store, names, "rank 1", "", 0.2)
@@ -65,7 +95,7 @@ def test_an_address_of_another_machine_is_told_at_once(
             "addresses instead"
         ]
     caplog.clear()
-    rendezvous.open_store("localhost", 0, 5, "here")
+    rendezvous.open_store("localhost", 0, 60, "here")
     assert not caplog.messages
 
 
@@ -83,7 +113,7 @@ def test_machines_share_out_the_ranks(free: int) -> None:
     threads = [
         threading.Thread(
             target=machine,
-            args=(LaunchSettings("auto", 2, node, f"127.0.0.1:{free}", 10), 2 + node, found),
+            args=(LaunchSettings("auto", 2, node, f"127.0.0.1:{free}", 60), 2 + node, found),
         )
         for node in (1, 0)
     ]
@@ -109,7 +139,7 @@ def test_reports_are_kept_until_other_machines_have_ended_their_ranks() -> None:
 
 
 def test_a_machine_that_could_not_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = rendezvous.open_store("127.0.0.1", 0, 5, "here")
+    host = rendezvous.open_store("127.0.0.1", 0, 60, "here")
     teams = [Team(2, node, node, 1, 2, "127.0.0.1", SealedStore(host), "") for node in (0, 1)]
     monkeypatch.setattr(team, "PATIENCE", 0.1)
     teams[1].failure_reports()  # machine 0 has not ended
@@ -120,7 +150,7 @@ def test_a_machine_that_could_not_wait_is_not_waited_for(monkeypatch: pytest.Mon
 
 
 def test_reports_are_read_in_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = assemble_team(LaunchSettings(timeout=5), 2)
+    alone = assemble_team(LaunchSettings(timeout=60), 2)
     place = {"MASTER_ADDR": alone.address, "MASTER_PORT": str(alone.port), SECRET: alone.secret}
     for rank, line in ((1, "first"), (0, "second")):
         monkeypatch.setattr(os, "environ", {**os.environ, **place, "RANK": str(rank)})
@@ -159,8 +189,8 @@ def test_no_machine_waits_for_what_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launcher, "GRACE", 0.3)
-    hosts = [rendezvous.open_store("127.0.0.1", 0, 5, "here")]
-    store = SealedStore(rendezvous.connect("127.0.0.1", hosts[0].port, 5, "here"))
+    hosts = [rendezvous.open_store("127.0.0.1", 0, 60, "here")]
+    store = SealedStore(rendezvous.connect("127.0.0.1", hosts[0].port, 60, "here"))
     team = Team(2, 1, 2, 2, 4, "127.0.0.1", store, "")
     script = f"import os, time; rank = int(os.environ['LOCAL_RANK']); {work}"
     ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
@@ -181,7 +211,7 @@ def test_what_ranks_write_has_no_file_that_could_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    team = assemble_team(LaunchSettings(timeout=5), 2)
+    team = assemble_team(LaunchSettings(timeout=60), 2)
     script = "import os, sys; sys.stderr.write('I am ' + os.environ['RANK'] + '\\n')"
     ranks = launcher.LocalRanks(team, [sys.executable, "-c", script], "")
     assert not list(tmp_path.iterdir())
