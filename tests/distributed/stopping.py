@@ -1,6 +1,7 @@
 """A Trainer that stops where a test wants it to, and quick runs of it."""
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,6 +23,10 @@ from trainer.trainer import Trainer
 from trainer.training.step import Stepper
 
 MOMENTS = ("forward", "backward", "stepped", "evaluated", "fill", "saved", "finish")
+
+
+ROOM = 256 << 20
+"""Bytes that two such tests may need at once; containers often have only 64 MB of memory files."""
 
 
 class Killed(BaseException):
@@ -144,7 +149,8 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
-    """A new folder, in memory if possible: these tests sync thousands of files."""
+    """A new folder, in memory if it has room: these tests sync thousands of files."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+    usable = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
+    with tempfile.TemporaryDirectory(dir=memory if usable else None) as name:
         yield Path(name)
