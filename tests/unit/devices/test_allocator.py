@@ -44,10 +44,11 @@ def growth(bounded: bool) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_new_shapes_do_not_fill_the_memory() -> None:
-    allowed = 32 << 20
-    if growth(bounded=False) < 2 * allowed:
+    """The size of kernels depends on the CPU, so the growth is compared with that of all."""
+    every = growth(bounded=False)
+    if every < 64 << 20:
         pytest.skip("this machine's kernels are small")
-    assert growth(bounded=True) < allowed
+    assert growth(bounded=True) < every / 3
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
