@@ -14,7 +14,7 @@ from trainer.launching.start_name import StartName
 
 @pytest.fixture
 def store() -> SealedStore:
-    raw = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(0, 10))
+    raw = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(0, 60))
     return SealedStore(raw, "secret")
 
 
@@ -23,11 +23,11 @@ def join_all(store: SealedStore, world_size: int) -> list[str]:
     names = [""] * world_size
 
     def join(rank: int) -> None:
-        start = StartName(store, rank, world_size, 10)
+        start = StartName(store, rank, world_size, 60)
         answer = start.answer if rank == 0 else lambda: None
         everybody = [f"rank {each}" for each in range(world_size)]
         own = store.within(start.name)
-        rendezvous.exchange(own, everybody, everybody[rank], "here", 10, answer)
+        rendezvous.exchange(own, everybody, everybody[rank], "here", 60, answer)
         names[rank] = start.name
 
     threads = [threading.Thread(target=join, args=(rank,)) for rank in range(world_size)]
