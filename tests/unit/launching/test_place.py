@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainer.errors import InputError
+from trainer.launching import cpu_threads
 from trainer.launching.joining import warn_of_idle_devices
 from trainer.launching.place import (
     WORKER,
@@ -77,6 +78,7 @@ def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(cpu_threads, "cpu_quota", lambda: None)  # a container may have one
     for bound, asked, expected in ((12, {}, "4"), (5, {}, "5"), (5, {"CPUS_PER_TASK": "2"}, "2")):
         monkeypatch.setattr(
             os, "sched_getaffinity", lambda _, n=bound: set(range(n)), raising=False
