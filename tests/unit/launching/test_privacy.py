@@ -2,11 +2,13 @@
 
 import json
 import os
-from pathlib import Path
+import sys
 
+import psutil
 import pytest
 from torch.distributed import PrefixStore
 
+from tests.ports import reserved_port
 from trainer.errors import EnvironmentFault
 from trainer.launching import failure_report, rendezvous
 from trainer.launching.end import End, conclude
@@ -16,38 +18,32 @@ from trainer.runs.run import LaunchSettings
 
 
 def listening(port: int) -> set[str]:
-    """The addresses, in the kernel's hexadecimal, at which this machine listens on a port."""
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            address, number = local.split(":")
-            if state == "0A" and int(number, 16) == port:
-                found.add(address)
-    return found
+    """The addresses at which this process listens on a port; others may do so at other ones."""
+    sockets = psutil.Process().net_connections("tcp")
+    here = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
+    return {address.ip for address in here if address.port == port}
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists its sockets there")
 def test_on_one_machine_it_listens_on_loopback_only() -> None:
-    team = assemble_team(LaunchSettings(timeout=5), 2)
-    assert listening(team.port) == {"0100007F"}
+    team = assemble_team(LaunchSettings(timeout=60), 2)
+    assert listening(team.port) == {"127.0.0.1"}
     assert len(team.secret) == 64 and team.secret not in repr(team)
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists its sockets there")
+@pytest.mark.skipif(sys.platform != "linux", reason="others lack most loopback addresses")
 def test_between_machines_it_listens_where_it_was_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = rendezvous.open_store("127.0.0.2", 0, 5, "here")
-    assert listening(store.port) == {"0200007F"} and not caplog.messages
+    store = rendezvous.open_store("127.0.0.2", 0, 60, "here")
+    assert listening(store.port) == {"127.0.0.2"} and not caplog.messages
     monkeypatch.delenv(SECRET, raising=False)
-    with pytest.raises(EnvironmentFault, match="did not arrive"):
-        assemble_team(LaunchSettings(1, 2, 0, "127.0.0.3:41873", 0.2), 1)
-    assert "any process that reaches 127.0.0.3:41873 can join the run, unless all" in caplog.text
+    with reserved_port() as port, pytest.raises(EnvironmentFault, match="did not arrive"):
+        assemble_team(LaunchSettings(1, 2, 0, f"127.0.0.3:{port}", 0.2), 1)
+    assert f"any process that reaches 127.0.0.3:{port} can join the run, unless all" in caplog.text
 
 
 def test_messages_without_the_secret_are_refused() -> None:
-    raw = rendezvous.open_store("127.0.0.1", 0, 5, "here")
+    raw = rendezvous.open_store("127.0.0.1", 0, 60, "here")
     ours, theirs = SealedStore(raw, "ours"), SealedStore(raw, "theirs")
     ours.set("a", "text")
     assert ours.get("a") == b"text" and not theirs.check(["a"])
@@ -86,7 +82,7 @@ REPORT = {"rank": 0, "line": "forged", "code": 3, "is_cause": True}
 def test_a_report_that_no_rank_can_have_sent(
     changes: dict, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    team = assemble_team(LaunchSettings(timeout=5), 2)
+    team = assemble_team(LaunchSettings(timeout=60), 2)
     failures = team.store.within("failures")
     failures.set(str(failures.add("number", 1)), json.dumps(REPORT | changes))
     place = {"MASTER_ADDR": team.address, "MASTER_PORT": str(team.port), SECRET: team.secret}
@@ -98,8 +94,8 @@ def test_a_report_that_no_rank_can_have_sent(
 
 
 def test_a_forged_report_is_no_cause(caplog: pytest.LogCaptureFixture) -> None:
-    team = assemble_team(LaunchSettings(timeout=5), 2)
-    forger = PrefixStore("failures", rendezvous.connect(team.address, team.port, 5, "here"))
+    team = assemble_team(LaunchSettings(timeout=60), 2)
+    forger = PrefixStore("failures", rendezvous.connect(team.address, team.port, 60, "here"))
     forger.add("number", 1)
     forger.set("1", json.dumps(REPORT | {"code": 0}))
     end = conclude({0: None, 1: -9}, 2, team.failure_reports(), [])
