@@ -6,9 +6,11 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -144,10 +146,11 @@ def test_nothing_outlives_who_started_it(repository: Path, tmp_path: Path) -> No
     while not (pid.exists() and pid.read_text()):
         assert process.poll() is None
         time.sleep(0.02)
+    orphan = psutil.Process(int(pid.read_text()))
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while _runs(int(pid.read_text())):
+    deadline = time.monotonic() + 100
+    while _runs(orphan):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -164,7 +167,8 @@ def test_a_signal_while_modules_are_imported_is_one_line(repository: Path, tmp_p
     assert (done.returncode, done.stderr) == (143, "stopped by SIGUSR1: not saved\n")
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process runs and is not a zombie."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return state.stdout.strip()[:1] not in ("", "Z")
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process, not another one that got its number later, runs and is no zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
