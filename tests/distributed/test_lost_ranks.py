@@ -32,6 +32,8 @@ def folder() -> Iterator[Path]:
 def found(folder: Path, repository: Path) -> Any:
     script = str(Path(__file__).with_name("lost_ranks.py"))
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    # as for launch.py, so that torch does not warn on a machine that cannot resolve its own name
+    environment["TORCH_CPP_LOG_LEVEL"] = "FATAL"
     done = subprocess.run(
         [sys.executable, script, str(folder)],
         cwd=folder,
