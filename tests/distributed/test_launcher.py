@@ -7,11 +7,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.jobs.conftest import DATA, tiny, write_tables  # noqa: F401 (a fixture)
+from tests.ports import reserved_port
 from trainer.launching import rendezvous
 from trainer.training.interruption import STOPPING
 
@@ -182,7 +183,7 @@ def test_a_rank_whose_store_is_gone_says_so(bench: Bench, port: int) -> None:
     stores = [rendezvous.open_store("127.0.0.1", port, 60, "here")]
     place = (f"launch.rendezvous=127.0.0.1:{port}", "output_dir=gone")
     task = srun(bench, *SHORT, *place, procid=1)
-    assert rendezvous.wait(lambda: stores[0].num_keys() > 1, 60)  # arrived, waiting for rank 0
+    assert rendezvous.wait(lambda: stores[0].num_keys() > 1, 600)  # arrived, waiting for rank 0
     stores.clear()
     code, _, err = finished(task)
     assert code == 3
@@ -244,43 +245,56 @@ def test_each_machine_says_why_it_cannot_prepare(bench: Bench) -> None:
 # --- unplanned ends ---
 
 
-def ranks_of(launcher: int) -> list[int]:
+def ranks_of(launcher: int) -> list[psutil.Process]:
     """The processes of a launcher's ranks, by rank (process numbers start again at some point)."""
-    return [child.pid for child in sorted(psutil.Process(launcher).children(), key=rank_of)]
+    return sorted(psutil.Process(launcher).children(), key=rank_of)
 
 
 def rank_of(process: psutil.Process) -> int:
     return int(process.environ()["RANK"])
 
 
-def living(pids: list[int]) -> list[int]:
+def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     """Those of the processes that still run; zombies do not."""
-    states = {
-        p: subprocess.run(["ps", "-o", "stat=", "-p", str(p)], capture_output=True) for p in pids
-    }
-    return [p for p, state in states.items() if state.stdout.strip()[:1] not in (b"", b"Z")]
+    return [process for process in processes if runs(process)]
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process, not another one that got its number later, still runs."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes, some of which may end when others do."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.fixture
-def training(bench: Bench, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[int], str]]:
+def training(
+    bench: Bench, request: pytest.FixtureRequest
+) -> Iterator[tuple[Any, list[psutil.Process], str]]:
     """A launcher, its two ranks during training, and the name of the run."""
     run = request.node.name.replace("[", "-").rstrip("]")
-    process = bench.start(*LONG, *QUIET, TWO, f"output_dir={run}", "launch.timeout=90")
+    process = bench.start(*LONG, *QUIET, TWO, f"output_dir={run}", "launch.timeout=600")
     bench.wait_for(f"{run}/metrics.jsonl", process)
     ranks = ranks_of(process.pid)
     assert len(ranks) == 2
     yield process, ranks, run
-    for pid in living([process.pid, *ranks]):
-        os.kill(pid, signal.SIGKILL)
+    kill(ranks)
+    if process.poll() is None:
+        process.kill()
 
 
-def end_soon(process: Any, ranks: list[int]) -> tuple[int, str]:
+def end_soon(process: Any, ranks: list[psutil.Process]) -> tuple[int, str]:
     """Exit code and standard error; no process is left long before launch.timeout has passed."""
-    deadline = time.monotonic() + 30
-    while living([process.pid, *ranks]) and time.monotonic() < deadline:
-        process.poll()
+    deadline = time.monotonic() + 200
+    while (process.poll() is None or living(ranks)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not living([process.pid, *ranks])
+    assert process.poll() is not None and not living(ranks)
     code, _, err = finished(process)
     return code, err.partition("too\n")[2]  # after the warning of the data
 
@@ -288,7 +302,7 @@ def end_soon(process: Any, ranks: list[int]) -> tuple[int, str]:
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_rank_ends_the_run(training: Any, victim: int) -> None:
     process, ranks, _ = training
-    os.kill(ranks[victim], signal.SIGKILL)
+    ranks[victim].kill()
     code, err = end_soon(process, ranks)
     assert (code, err) == (3, f"error: rank {victim}: killed by SIGKILL (out of memory?)\n")
 
@@ -351,7 +365,7 @@ def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
     process = bench.start(*LONG, *QUIET, TWO, "output_dir=hang", "launch.timeout=15")
     bench.wait_for("hang/metrics.jsonl", process)
     ranks = ranks_of(process.pid)
-    os.kill(ranks[1], signal.SIGSTOP)
+    ranks[1].suspend()
     code, _, err = finished(process)
     assert code == 3
     assert err.endswith("error: rank 1: did not answer within launch.timeout, and was killed\n")
@@ -394,21 +408,20 @@ def test_a_bug_in_a_rank_keeps_its_traceback(bench: Bench) -> None:
 
 
 @pytest.fixture
-def port() -> int:
+def port() -> Iterator[int]:
     """A free port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with reserved_port() as found:
+        yield found
 
 
 @pytest.fixture
 def machine(bench: Bench, port: int) -> Callable[..., Any]:
     """Start the launcher of one of two machines, which connect over loopback."""
 
-    def start(node: int, *arguments: str) -> Any:
+    def start(node: int, *arguments: str, **variables: str) -> Any:
         place = ("launch.num_nodes=2", f"launch.node_rank={node}", "launch.num_processes=1")
-        meeting_point = f"launch.rendezvous=127.0.0.1:{port}"
-        return bench.start(*arguments, *place, meeting_point, TEMPERING_SECRET="of this run")
+        place += (f"launch.rendezvous=127.0.0.1:{port}",)
+        return bench.start(*arguments, *place, TEMPERING_SECRET="of this run", **variables)
 
     return start
 
@@ -427,19 +440,35 @@ def test_two_machines_give_the_same(bench: Bench, machine: Callable[..., Any]) -
 
 @pytest.mark.slow
 def test_one_machine_goes_on_alone(bench: Bench, machine: Callable[..., Any]) -> None:
-    """One of two is killed in the middle; the samples and weights of the other do not change."""
+    """One of two is killed in the middle; the samples and weights of the other do not change.
+
+    Its rank waits for the end after a step, which a fast run would otherwise have before.
+    """
+    (bench.folder / "staying.py").write_text(
+        "import os, pathlib, time\n"
+        "from dataclasses import dataclass\n"
+        "from trainer.callbacks.callback import Callback\n"
+        "@dataclass\n"
+        "class Staying(Callback):\n"
+        "    def on_step_end(self, step: int, total_steps: int) -> None:\n"
+        "        if os.environ.get('RANK') == '1' and step == 7:\n"
+        "            pathlib.Path('staying').mkdir()\n"
+        "            time.sleep(3600)\n"
+    )
+    path = f"{bench.repository}{os.pathsep}{bench.folder}"
     steps = (*DATA, *EXACT, "trainer.global_batch_size=11", "trainer.num_epochs=8")
     steps += ("trainer.eval_steps=0", "trainer.save_steps=2", "trainer.logging_steps=1")
+    steps += ("trusted_packages=[staying]", "callbacks.staying._target_=staying.Staying")
     soon = "launch.timeout=30"  # rank 0, waiting for a disk, notices only silence
-    both = [machine(node, *steps, soon, "output_dir=broken") for node in (0, 1)]
-    bench.wait_for("broken/checkpoint-4", both[0])
-    for pid in [both[1].pid, *ranks_of(both[1].pid)]:
-        os.kill(pid, signal.SIGKILL)
+    own = (*steps, soon, "output_dir=broken")
+    both = [machine(node, *own, PYTHONPATH=path) for node in (0, 1)]
+    bench.wait_for("staying", both[1])
+    kill([psutil.Process(both[1].pid), *ranks_of(both[1].pid)])
     code, _, err = finished(both[0])
     assert code == 3
     assert err.endswith("; no heartbeat from rank 1\n") and err.count("error: ") == 1
     for run in ("broken", "whole"):
-        code, out, err = finished(bench.start(*steps, f"output_dir={run}"))
+        code, _, err = finished(bench.start(*steps, f"output_dir={run}", PYTHONPATH=path))
         assert code == 0, err
     broken, whole = bench.weights("broken"), bench.weights("whole")
     assert (broken - whole).norm() <= 1e-5 * whole.norm()
