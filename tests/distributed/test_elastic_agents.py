@@ -2,12 +2,10 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,28 +14,58 @@ import torch
 from safetensors.torch import load_file
 
 from tests.jobs.conftest import DATA, tiny, write_tables  # noqa: F401 (a fixture)
+from tests.ports import reserved_port
 
 SETTINGS = (*DATA, "trainer.optimizer=sgd", "trainer.learning_rate=0.1", "trainer.precision=fp32")
 SETTINGS += ("trainer.global_batch_size=12", "trainer.eval_steps=0", "trainer.report=false")
 SETTINGS += ("trainer.max_steps=300", "trainer.save_steps=20", "trainer.logging_steps=1")
+SETTINGS += ("trusted_packages=[holding]", "callbacks.holding._target_=holding.Holding")
+HOLDING = """
+import os, pathlib, signal, time
+from dataclasses import dataclass
+from trainer.callbacks.callback import Callback
+
+@dataclass
+class Holding(Callback):
+    steps: int = 0
+
+    def on_step_end(self, step: int, total_steps: int) -> None:
+        self.steps += 1
+        ranks, left = os.environ.get("WORLD_SIZE"), pathlib.Path("left")
+        if self.steps != 25 or ranks is None:
+            return
+        saved = pathlib.Path(f"run/checkpoint-{step // 20 * 20}")  # since this start
+        while not saved.exists():
+            time.sleep(0.05)
+        if ranks == "2" and not left.exists():
+            pathlib.Path("together-" + os.environ["RANK"]).mkdir(exist_ok=True)
+            while not left.exists():
+                time.sleep(0.05)
+        if ranks == "1":
+            if left.exists():
+                pathlib.Path("alone").touch()
+            while signal.getsignal(signal.SIGTERM).__self__.signal is None:
+                time.sleep(0.05)
+"""
+"""Holds two ranks until one has left, and a single rank until torchrun asks it to end because
+another agent has come: on no machine does the run end before, or one agent start too late."""
 
 
 class Cluster:
     """Agents of torchrun on this machine; the first one, `a`, holds their store."""
 
-    def __init__(self, folder: Path, model: Path, repository: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, model: Path, repository: Path, port: int) -> None:
+        self.folder, self.port = folder, port
+        (folder / "holding.py").write_text(HOLDING)
         self.command = [str(repository / "launch.py"), *SETTINGS, f"model.path={model}"]
         self.environment = {
             **{name: v for name, v in os.environ.items() if not name.startswith("SLURM_")},
-            "PYTHONPATH": str(repository),
+            "PYTHONPATH": f"{repository}{os.pathsep}{folder}",
             "OMP_NUM_THREADS": "1",
             "TEMPERING_CACHE": str(folder / "cache"),
             # docs/clusters/torchrun.md: else agents of torch 2.13 cannot come back
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         }
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
 
     def agent(self, name: str) -> subprocess.Popen[bytes]:
         options = ["--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-id=x"]
@@ -62,16 +90,9 @@ class Cluster:
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def wait_for_step(self, step: int, agent: subprocess.Popen[bytes]) -> int:
-        while not (found := max((int(row["step"]) for row in self.rows), default=0)) > step:
-            assert agent.poll() is None, self.logs()
-            time.sleep(0.05)
-        return found
-
-    def wait_for_connection(self, agent: subprocess.Popen[bytes]) -> None:
-        """Wait until an agent, which takes seconds to start, has reached the store."""
-        process = psutil.Process(agent.pid)
-        while not any(c.raddr and c.raddr.port == self.port for c in process.net_connections()):
+    def wait_for(self, name: str, agent: subprocess.Popen[bytes]) -> None:
+        """Wait until a rank has written that it is held."""
+        while not (self.folder / name).exists():
             assert agent.poll() is None, self.logs()
             time.sleep(0.05)
 
@@ -83,25 +104,12 @@ class Cluster:
         return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-@contextmanager
-def paused(agent: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Context manager: the agent's ranks take no steps."""
-    ranks = psutil.Process(agent.pid).children(recursive=True)
-    for rank in ranks:
-        rank.suspend()
-    try:
-        yield
-    finally:
-        for rank in ranks:
-            with suppress(psutil.NoSuchProcess):
-                rank.resume()
-
-
 def kill(agent: subprocess.Popen[bytes]) -> None:
     """End an agent and its ranks at once, like a machine that loses its power."""
     everything = [psutil.Process(agent.pid), *psutil.Process(agent.pid).children(recursive=True)]
     for process in everything:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     agent.wait()
 
 
@@ -113,27 +121,32 @@ def test_a_node_that_leaves_and_comes_back(
 ) -> None:
     """Each sample is seen once, and the weights are those of a run that nobody left."""
     write_tables(tmp_path)
-    cluster = Cluster(tmp_path, tiny, repository)
+    with reserved_port() as port:
+        leave_and_come_back(Cluster(tmp_path, tiny, repository, port))
+
+
+def leave_and_come_back(cluster: Cluster) -> None:
     first = cluster.agent("a")
     second = cluster.agent("b")
     try:
-        both = cluster.wait_for_step(20, first)
+        for rank in (0, 1):
+            cluster.wait_for(f"together-{rank}", first)
         kill(second)
-        alone = cluster.wait_for_step(both + 20, first)
-        with paused(first):  # on a fast machine it would end before the other agent has started
-            second = cluster.agent("c")
-            cluster.wait_for_connection(second)
+        (cluster.folder / "left").touch()
+        cluster.wait_for("alone", first)
+        second = cluster.agent("c")
         assert (first.wait(600), second.wait(300)) == (0, 0), cluster.logs()
     finally:
         for agent in (first, second):
             if agent.poll() is None:
                 kill(agent)
-    logs = {name: (tmp_path / f"{name}.log").read_text() for name in "ac"}
+    logs = {name: (cluster.folder / f"{name}.log").read_text() for name in "ac"}
     assert "resume: world_size: 2 before the checkpoint, 1 from here" in logs["a"]
-    assert "resume: world_size: 1 before the checkpoint, 2 from here" in logs["c"], alone
+    assert "resume: world_size: 1 before the checkpoint, 2 from here" in logs["c"]
     assert [row["step"] for row in cluster.rows if "loss" in row] == list(range(1, 301))
     command = [sys.executable, *cluster.command, "output_dir=plain", "launch.num_processes=1"]
-    found = subprocess.run(command, cwd=tmp_path, env=cluster.environment, capture_output=True)
+    environment = cluster.environment
+    found = subprocess.run(command, cwd=cluster.folder, env=environment, capture_output=True)
     assert found.returncode == 0, found.stderr
     one, two = cluster.weights("plain"), cluster.weights("run")
     assert (one - two).norm() <= 1e-5 * one.norm()
