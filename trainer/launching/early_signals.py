@@ -59,10 +59,17 @@ def _stop_watching() -> None:
 
 def _listen(reader: int) -> None:
     while numbers := os.read(reader, 64):
+        # a run that saves handles its signals, and may end soon after it has done so
+        ours = [number for number in numbers if _ends_process(number)]
+        if not ours:
+            continue
         time.sleep(PATIENCE)
-        for number in numbers:
-            if number in EARLY and signal.getsignal(number) is _leave:
-                _leave(number, None)
+        for number in filter(_ends_process, ours):
+            _leave(number, None)
+
+
+def _ends_process(number: int) -> bool:
+    return number in EARLY and signal.getsignal(number) is _leave
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
