@@ -208,14 +208,14 @@ def test_nobody_waits_for_a_machine_that_dies_as_it_prepares(bench: Bench) -> No
     )
     path = f"{bench.repository}{os.pathsep}{bench.folder}"
     own = ("trusted_packages=[rows]", "dataset._target_=rows.Rows")
-    own += ("output_dir=dies", "launch.timeout=15")
+    own += ("output_dir=dies", "launch.timeout=30")
     alone = {"LOCALID": "0", "NNODES": "2", "TASKS_PER_NODE": "1(x2)"}
     tasks = [srun(bench, *SHORT, *own, procid=n, path=path, **alone) for n in (0, 1)]
     bench.wait_for("loading", tasks[1])
     tasks[1].kill()
     code, _, err = finished(tasks[0])
     assert code == 3
-    said = "error: launch: no heartbeat from rank 1 for 15 s while the data were prepared\n"
+    said = "error: launch: no heartbeat from rank 1 for 30 s while the data were prepared\n"
     assert err.endswith(said) and err.count("error: ") == 1
     finished(tasks[1])
 
@@ -362,7 +362,7 @@ def test_a_second_interrupt_leaves_at_once(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named(bench: Bench) -> None:
-    process = bench.start(*LONG, *QUIET, TWO, "output_dir=hang", "launch.timeout=15")
+    process = bench.start(*LONG, *QUIET, TWO, "output_dir=hang", "launch.timeout=30")
     bench.wait_for("hang/metrics.jsonl", process)
     ranks = ranks_of(process.pid)
     ranks[1].suspend()
