@@ -1,5 +1,6 @@
 """Runs, disks and crashes for the fault tests."""
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -110,12 +111,10 @@ def die_at() -> Callable[..., bool]:
     def die_at(k: int, work: Callable[[], Any]) -> bool:
         child = os.fork()
         if child == 0:
-            count = 0
+            count = itertools.count(1)  # several threads read files, and each number comes once
 
             def hook(*_: Any) -> None:
-                nonlocal count
-                count += 1
-                if count == k:
+                if next(count) == k:
                     os._exit(CRASHED)
 
             files.hook = hook

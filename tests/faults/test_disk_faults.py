@@ -1,6 +1,7 @@
 """A full, read-only or broken disk gives a one-line error, and earlier files stay intact."""
 
 import errno
+import itertools
 import os
 import resource
 import subprocess
@@ -26,10 +27,12 @@ def failing(k: int, number: int) -> Iterator[list[str]]:
     """Make the k-th operation fail with this errno; returns the operations so far."""
     seen: list[str] = []
 
+    numbers = itertools.count(1)  # several threads read files, and each number comes once
+
     def hook(moment: str, operation: str, *paths: Path) -> None:
         if moment != "after":
             seen.append(operation)
-            if len(seen) == k:
+            if next(numbers) == k:
                 raise OSError(number, os.strerror(number), str(paths[0]))
 
     files.hook = hook

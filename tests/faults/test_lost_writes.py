@@ -6,6 +6,7 @@ within a folder), and a file that was not synced is empty.
 """
 
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,13 +97,15 @@ def after_every_operation(folder: Path, work: Callable[[Path], None], **options:
     dice = random.Random(0)
     choices: list[Choice] = [lambda h: h[-1], lambda h: h[0], dice.choice, dice.choice]
     left: list[Path] = []
+    one_at_a_time = threading.Lock()  # several threads read the files of a checkpoint
 
     def hook(moment: str, operation: str, *paths: Path) -> None:
         if moment == "after" and run in (paths[0], *paths[0].parents):
-            disk.told(operation, *paths)
-            for choice in choices:
-                left.append(folder / f"left-{len(left)}")
-                disk.top.survive(left[-1], choice)
+            with one_at_a_time:
+                disk.told(operation, *paths)
+                for choice in choices:
+                    left.append(folder / f"left-{len(left)}")
+                    disk.top.survive(left[-1], choice)
 
     files.hook = hook
     work(run)

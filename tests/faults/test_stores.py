@@ -15,7 +15,7 @@ from trainer.checkpoint.verify import CorruptCheckpoint, verify
 from trainer.devices.ranks import Ranks
 from trainer.errors import EnvironmentFault
 from trainer.runs.folder import RunFolder
-from trainer.stores import lease, store, url
+from trainer.stores import inputs, lease, published, run_store, store, url
 
 URL = "disk://bucket/runs/a"
 CRASHED = 77
@@ -89,7 +89,8 @@ def disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     fsspec.register_implementation("disk", DiskStore, clobber=True)
     monkeypatch.setitem(url.SCHEMES, "disk", url.Scheme())
     monkeypatch.setattr(store, "PAUSES", (0.0,))
-    monkeypatch.setattr(store, "AT_ONCE", 1)  # the calls come in one order
+    for module in (store, inputs, published, run_store):
+        monkeypatch.setattr(module, "AT_ONCE", 1)  # the calls come in one order
     monkeypatch.setattr(lease, "POLL", 0.005)
     monkeypatch.setattr(lease, "EXPIRES", 0.01)
     monkeypatch.setenv("TEMPERING_STAGE", str(folder / "stage"))
@@ -214,21 +215,29 @@ def dying_at(work: Callable[[], None]) -> Callable[[int], bool]:
     """Runs `work` in a child that dies at call k; whether it did."""
 
     def attempt(k: int) -> bool:
-        child = os.fork()
-        if child == 0:
+        def dies() -> None:
             calls = iter(range(1, 10**6))
             DiskStore.hook = lambda moment: os._exit(CRASHED) if next(calls) == k else None
-            try:
-                work()
-            except BaseException as error:
-                print(f"{error!r}", flush=True)
-                os._exit(1)
-            os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            work()
+
+        code = in_a_child(dies)
         assert code in (0, CRASHED), k
         return code == CRASHED
 
     return attempt
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """Runs `work` in a fork of this process, which ends without an exit handler; its exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(f"{error!r}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 FAULTS = {"fails": failing_from, "dies": dying_at}
@@ -242,12 +251,13 @@ def base(folder: Path, disk: Path, work: Callable[..., None]) -> Path:
     DiskStore.root = base / "disk"
     DiskStore.root.mkdir()
     os.environ["TEMPERING_STAGE"] = str(base / "stage")
-    if os.fork() == 0:
+
+    def begin() -> None:
         with RunFolder(URL).opened("auto", Ranks()):
             pass
         work(1, 2)
-        os._exit(0)
-    os.wait()
+
+    assert in_a_child(begin) == 0
     return base
 
 
