@@ -19,6 +19,9 @@ from trainer.checkpoint.verify import verify
 from trainer.errors import EnvironmentFault, InputError, NumericsError
 from trainer.runs.folder import RunFolder
 
+PATIENCE = 600
+"""Seconds until a rank counts as hanging: syncing takes long on a busy disk."""
+
 
 def write(text: str) -> Callable[[Path], None]:
     return lambda staging: files.write_text(staging / "a.txt", text)
@@ -181,9 +184,9 @@ class Thread:
 
     def gather_after_work(self, value: Any) -> list[Any]:
         self.table[self.rank] = value
-        self.meeting.wait(10)
+        self.meeting.wait(PATIENCE)
         values = list(self.table)
-        self.meeting.wait(10)
+        self.meeting.wait(PATIENCE)
         return values
 
 
@@ -202,7 +205,7 @@ def on_every_rank(world_size: int, work: Callable[[Thread], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     return results
 
 
