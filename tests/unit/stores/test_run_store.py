@@ -195,7 +195,7 @@ def test_no_whole_checkpoint_is_no_new_beginning(on: Callable[[str], RunFolder])
 
 def test_one_machine_at_a_time(on: Callable[[str], RunFolder], monkeypatch) -> None:
     other = on("two")
-    monkeypatch.setattr(lease, "EXPIRES", 5)
+    monkeypatch.setattr(lease, "EXPIRES", 600)
     monkeypatch.setattr(lease, "RENEWAL_PERIOD", 0.01)
     first = on("one")
 

@@ -21,7 +21,18 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a-key-of-tests", "AWS_SECRET_ACCESS_KEY": "a-secre
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def no_settings_of_this_machine() -> Iterator[None]:
+    """Without the variables and files in which credentials, profiles and addresses may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+            patch.setenv(name, os.devnull)
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(no_settings_of_this_machine: None) -> Iterator[str]:
     """The address of a server with an empty bucket."""
     import boto3
 
