@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
@@ -323,10 +324,14 @@ def _refs(found: Repository) -> dict[str, object]:
 
 @contextmanager
 def hub_here(monkeypatch) -> Iterator[Hub]:
-    """The hub, which the client of this process uses, with the token in HF_TOKEN."""
+    """The hub, which the client of this process uses, with the token in HF_TOKEN.
+
+    The client's cache is a folder of its own, since the user's may not be writable.
+    """
     from huggingface_hub import constants
 
-    with Hub() as server:
+    with Hub() as server, TemporaryDirectory() as cache:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)

@@ -20,8 +20,7 @@ GEMMA = "---\nlicense: other\nlicense_name: gemma\nlicense_link: https://a/b\n--
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_here(monkeypatch) as server:
         server.create("me/base")
         server.put("me/base", {"README.md": GEMMA.encode()})
