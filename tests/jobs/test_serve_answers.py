@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,11 +67,17 @@ def test_embeddings_are_those_of_job_predict(
     assert cosines == pytest.approx((expected[1:] @ expected[0]).tolist(), abs=1e-5)
 
 
-def read_tokens(client: Any) -> float:
+def metric(client: Any, name: str) -> float:
     lines = client.get("/metrics").text.splitlines()
-    return next(
-        float(line.split()[1]) for line in lines if line.startswith("tempering_read_tokens_t")
-    )
+    return next(float(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def read_tokens(client: Any) -> float:
+    return metric(client, "tempering_read_tokens_t")
+
+
+def calls_of_the_model(client: Any) -> float:
+    return metric(client, "tempering_texts_per_call_count")
 
 
 def test_openais_embeddings(embedder: Any) -> None:
@@ -194,10 +199,10 @@ def test_work_beyond_the_limits_is_refused_before_it_is_done(tiny: Path, tmp_pat
     limits = ("serve.max_inputs=4", "serve.max_body_bytes=20000", "recipe.max_length=32")
 
     def refused(client: Any, path: str, body: dict[str, Any], message: str) -> None:
-        began = time.monotonic()
+        before = calls_of_the_model(client)
         answer = client.post(path, json=body)
         assert answer.status_code == 413 and message in answer.text, answer.text
-        assert time.monotonic() - began < 1
+        assert calls_of_the_model(client) == before
 
     ranker = with_head(tiny, tmp_path / "ranker", "sequence_classification", num_labels=1)
     with client_of(ranker, "recipe=reranking", *limits) as client:
@@ -207,7 +212,9 @@ def test_work_beyond_the_limits_is_refused_before_it_is_done(tiny: Path, tmp_pat
         refused(client, "/answers", {"rows": rows}, "found 25,090 characters")
         rows = [{"text": "q", "text_pair": [f"a {n}" for n in range(40)]}]
         refused(client, "/answers", {"rows": rows}, "found more than 128 tokens")
+        assert calls_of_the_model(client) == 0
         assert client.post("/rerank", json={**many, "query": "q"}).status_code == 200
+        assert calls_of_the_model(client) == 1
     chooser = with_head(tiny, tmp_path / "chooser", "multiple_choice")
     with client_of(chooser, "recipe=multiple_choice", *limits) as client:
         rows = [{"text": "q", "choices": [f"a {n}" for n in range(40)]}]

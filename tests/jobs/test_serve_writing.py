@@ -265,13 +265,13 @@ def test_limits_and_the_key(chatty: Path, caplog: pytest.LogCaptureFixture) -> N
 
 def test_what_takes_too_long_is_given_up(chatty: Path) -> None:
     body = {"prompt": "a", "max_tokens": 390, "ignore_eos": True}
-    with client_of(chatty, "serve.request_timeout=0.05") as client:
+    with client_of(chatty, "serve.request_timeout=0.005") as client:
         late = client.post(COMPLETION, json=body)
-        assert late.status_code == 504 and "not answered within 0.05 s" in late.text
+        assert late.status_code == 504 and "not answered within 0.005 s" in late.text
         with client.stream("POST", COMPLETION, json={**body, "stream": True}) as answer:
             *_, last = [line for line in answer.iter_lines() if line]
         assert "not answered within" in json.loads(last.removeprefix("data: "))["error"]["message"]
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while "tempering_texts_running 0.0" not in client.get("/metrics").text:
             assert time.monotonic() < end
 

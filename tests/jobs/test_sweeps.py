@@ -48,12 +48,16 @@ def test_a_killed_search_goes_on_by_another_launcher(start: Callable[..., Any]) 
     search += ("hydra.sweeper.n_trials=3",)
     process = start(*search, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     until = time.monotonic() + PATIENCE
-    while len(list(Path("s").glob("*/results.json"))) < 1 or not running():
+    while True:
+        process.send_signal(signal.SIGSTOP)  # so that the third job does not begin now
+        if list(Path("s").glob("*/results.json")) and (at_work := running()):
+            break
+        process.send_signal(signal.SIGCONT)
         assert process.poll() is None and time.monotonic() < until, Path("log").read_text()
         time.sleep(0.02)
-    killed = running()[0]
     process.send_signal(signal.SIGKILL)
     process.wait(PATIENCE)
+    (killed,) = at_work
     done = start(*search, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     assert done.wait(PATIENCE) == 0, Path("log").read_text()
     found = rows()
