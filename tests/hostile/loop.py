@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.hostile.files import READERS, Reader
 from tests.hostile.mutations import hostile_text, mutate
-from tests.hostile.worker import SECONDS
+from tests.hostile.worker import PATIENCE
 
 ALLOWED = (0, 2, 3, 4)
 MEGABYTES = 2048
@@ -145,7 +145,7 @@ def _faults(answer: dict[str, Any]) -> list[str]:
     if any(line.startswith("CONNECTION") for line in lines):
         faults.append("opened a connection")
     if answer["late"]:
-        faults.append(f"did not end within {6 * SECONDS} s")
+        faults.append(f"did not end within {PATIENCE} s")
     if answer["megabytes"] > MEGABYTES:
         faults.append(f"took {answer['megabytes']} MB")
     if answer["left"]:

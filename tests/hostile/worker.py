@@ -12,10 +12,14 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 SECONDS = 10
+"""Seconds of processor time for a case; more where the seeds take more than a fifth of them."""
+PATIENCE = 600
+"""Seconds until a case counts as hanging; the machine may be busy."""
 MEMORY = 2 << 30
 """The maximum resident bytes of a case."""
 ADDRESSES = 6 << 30
@@ -33,47 +37,54 @@ def main() -> None:
     import trainer.trainer  # noqa: F401
 
     print("ready", flush=True)
+    seconds = PATIENCE  # for the seeds, which are the first request
     for line in sys.stdin:
-        print(json.dumps(_run(json.loads(line))), flush=True)
+        answer = _run(json.loads(line), seconds)
+        if seconds == PATIENCE:
+            seconds = max(SECONDS, round(5 * answer["processor_seconds"]))
+        print(json.dumps(answer), flush=True)
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
+def _run(request: dict[str, Any], most: int) -> dict[str, Any]:
+    """The answer to a request, which may take at most so many seconds of processor time."""
     folder = Path(request["folder"])
     out, err = folder.with_suffix(".out"), folder.with_suffix(".err")
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _become(request, out, err)
+        _become(request, out, err, most)
     code, usage, late = _waited(child, began)
     seconds = time.monotonic() - began
-    left = _processes_of(child)
+    left = _left_by(child)
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     return {
         "code": code,
         "late": late,
         "seconds": seconds,
-        "megabytes": usage // 1024,
+        "processor_seconds": usage.ru_utime + usage.ru_stime,
+        "megabytes": usage.ru_maxrss // 1024,
         "left": left,
         "out": out.read_bytes()[-4000:].decode(errors="replace"),
         "err": err.read_bytes()[-20_000:].decode(errors="replace"),
     }
 
 
-def _waited(child: int, began: float) -> tuple[int, int, bool]:
-    """Exit code, largest resident size in kB, and whether it had to be killed."""
+def _waited(child: int, began: float) -> tuple[int, resource.struct_rusage, bool]:
+    """Exit code, resources that were used, and whether it had to be killed."""
     late = False
     while True:
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
-            return os.waitstatus_to_exitcode(status), usage.ru_maxrss, late
-        if time.monotonic() - began > 6 * SECONDS and not late:  # the machine may be busy
+            return os.waitstatus_to_exitcode(status), usage, late
+        if time.monotonic() - began > PATIENCE and not late:
             late = True
             os.killpg(child, signal.SIGKILL)
         time.sleep(0.005)
 
 
-def _become(request: dict[str, Any], out: Path, err: Path) -> None:
+def _become(request: dict[str, Any], out: Path, err: Path, most: int) -> None:
     """The child, with its own session, output and limits; never returns."""
     os.setsid()
     for target, path in ((1, out), (2, err)):
@@ -83,7 +94,7 @@ def _become(request: dict[str, Any], out: Path, err: Path) -> None:
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _refuse_connections()
     logging.lastResort = logging.FileHandler(err.with_suffix(".log"))  # warnings are not errors
@@ -139,6 +150,14 @@ def _refuse_connections() -> None:
             os.write(2, f"CONNECTION {event} {arguments[-1]!r:.100}\n".encode())
 
     sys.addaudithook(hook)
+
+
+def _left_by(session: int) -> list[int]:
+    """Processes of a session that do not end by themselves soon after the one that started it."""
+    end = time.monotonic() + SECONDS
+    while (left := _processes_of(session)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
 
 
 def _processes_of(session: int) -> list[int]:
