@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _interpret_triton()
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read once, before any test
+    for name in ("NO_PROXY", "no_proxy"):  # the servers of tests are on this machine
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
