@@ -20,7 +20,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,16 @@ from typing import Any
 STEPS = 30
 STEPS_IN_STORE = 8
 BUCKET = "kills"
+SERVER = """
+import time
+from moto.server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
+time.sleep(10**8)
+"""
+"""A server on a free port, which it prints."""
 BAD = ("unloadable checkpoints", "runs with other weights, moments or rows", "failures")
 
 
@@ -133,25 +142,20 @@ def opened_store(folder: Path) -> Iterator[Bucket]:
     from trainer.stores import lease
 
     lease.EXPIRES, lease.POLL, lease.RENEWAL_PERIOD = 0.3, 0.05, 0.1
-    server = "from moto.server import main; import sys; main(sys.argv[1:])"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = [sys.executable, "-c", server, "-H", "127.0.0.1", "-p", str(port)]
     keys = {"AWS_ACCESS_KEY_ID": "kills", "AWS_SECRET_ACCESS_KEY": "kills"}
     os.environ |= keys | {"AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
     os.environ["TEMPERING_STAGE"] = str(folder / "stage")
-    process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
+        assert process.stdout is not None
+        os.environ["AWS_ENDPOINT_URL"] = process.stdout.readline().strip()  # once it is ready
         client = boto3.client("s3")
-        for _ in range(200):
-            try:
-                client.create_bucket(Bucket=BUCKET)
-                break
-            except Exception:  # the server is still starting
-                time.sleep(0.1)
+        client.create_bucket(Bucket=BUCKET)
         yield Bucket(folder, client=client)
     finally:
         process.kill()

@@ -26,7 +26,7 @@ def test_kills(tmp_path: Path, repository: Path, mode: list[str], kills: int) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     found = json.loads(done.stdout)
