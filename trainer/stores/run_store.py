@@ -49,9 +49,9 @@ class RunStore:
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.stage = stage_folder() / "runs" / digest / self.url.rpartition("/")[2]
         self._lease: Lease | None = None
-        self._uploaded: dict[str, tuple[int, int]] = {}
-        """Name of each uploaded file outside of checkpoints and the model -> its size and
-        modification time at the upload."""
+        self._uploaded: dict[str, tuple[int, int, int]] = {}
+        """Name of each uploaded file outside of checkpoints and the model -> its `_state` at the
+        upload."""
 
     @cached_property
     def store(self) -> Store:
@@ -369,7 +369,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """The size and the modification time of a file."""
+def _state(path: Path) -> tuple[int, int, int]:
+    """The size, the modification time and the inode of a file.
+
+    A file may be replaced by one of the same size before the clock of the filesystem moves on.
+    """
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,6 +1,7 @@
 """Runs in a store: which checkpoint they go on from, on one machine and on several."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,19 @@ def test_links_and_vanished_files_of_trackers_are_left_out(
     begin(folder, then=work)
     names = fsspec.filesystem("memory").find("/bucket/runs/a/trackers")
     assert names == ["/bucket/runs/a/trackers/wandb/run-1/a.wandb"]
+
+
+def test_a_file_that_is_replaced_before_the_clock_moves_on_is_uploaded(on) -> None:
+    folder = on("one")
+
+    def work() -> None:
+        for text in ("one", "two"):
+            files.write_text(folder.path / "notes.txt", text)
+            os.utime(folder.path / "notes.txt", (0, 0))
+            folder.store.push_files()
+            assert store_of("notes.txt") == text
+
+    begin(folder, then=work)
 
 
 def test_only_steps_as_this_program_writes_them_are_checkpoints(on) -> None:
