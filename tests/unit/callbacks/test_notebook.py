@@ -1,6 +1,8 @@
 """A run in the kernel of a notebook: bar, lines and results below the cell; nothing if quiet."""
 
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
+AsyncKernelManager = pytest.importorskip("jupyter_client").AsyncKernelManager
 
 ROOT = Path(__file__).parents[3]
 CELLS = (
@@ -46,11 +49,23 @@ class Client(nbclient.NotebookClient):  # type: ignore[misc, name-defined]
         return super().process_message(msg, cell, cell_index)
 
 
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder for Unix sockets, whose paths must be short, and this Python's kernel alone."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", folder)
+        monkeypatch.setenv("JUPYTER_DATA_DIR", folder)
+        monkeypatch.setenv("IPYTHONDIR", folder)
+        yield
+
+
 @pytest.mark.slow
-def test_progress_is_below_the_cell() -> None:
+def test_progress_is_below_the_cell(sockets: None) -> None:
     cells = [nbformat.v4.new_code_cell(textwrap.dedent(cell).strip()) for cell in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    client = Client(notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port is found first
+    client = Client(notebook, manager, resources={"metadata": {"path": str(ROOT)}})
+    client.startup_timeout, client.iopub_timeout = 600, 600
     client.shown = []
     client.execute()
     training, quiet = notebook.cells[1:]
