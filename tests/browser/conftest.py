@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 class Browser:
@@ -51,11 +51,12 @@ class Browser:
         self._number = 0
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
-        (target,) = (t for t in self.do("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        attached = self.do("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        page = self.do("Target.createTarget", url="about:blank")  # the first page may come later
+        attached = self.do("Target.attachToTarget", targetId=page["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.do(f"{domain}.enable")
+        self.do("Page.setLifecycleEventsEnabled", enabled=True)
 
     def do(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command and wait for its result."""
@@ -77,8 +78,8 @@ class Browser:
         shape = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.do("Emulation.setDeviceMetricsOverride", **shape)
         self.events.clear()
-        self.do("Page.navigate", url=file.absolute().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        loader = self.do("Page.navigate", url=file.absolute().as_uri())["loaderId"]
+        while not self._has_loaded(loader):
             self.events.append(self._receive())
 
     def ask(self, expression: str) -> Any:
@@ -117,6 +118,11 @@ class Browser:
         os.close(self._read)
         self._process.terminate()
         self._process.wait(PATIENCE)
+
+    def _has_loaded(self, loader: str) -> bool:
+        """Whether this page has; an event of the page before it may come late."""
+        stages = [e["params"] for e in self.events if e.get("method") == "Page.lifecycleEvent"]
+        return any((s["loaderId"], s["name"]) == (loader, "load") for s in stages)
 
     def _receive(self) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
