@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -187,14 +186,11 @@ def ranks(cpu: bool) -> None:
 
 def run_roles(roles: list[str], folder: Path, cpu: bool) -> dict[str, Any]:
     """Run one process for each role; returns {role: the results that rank 0 writes}."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     processes = []
     for rank, role in enumerate(roles):
         command = [sys.executable, __file__, "rank", role, str(folder), *["--cpu"] * cpu]
         places = {"RANK": str(rank), "WORLD_SIZE": str(len(roles)), "LOCAL_RANK": "0"}
-        places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # asked for, but not used
         environment = {**os.environ, **(places if len(roles) > 1 else {})}
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, env=environment, stderr=pipe, text=True))
@@ -211,8 +207,13 @@ def rank(role: str, folder: str, cpu: bool) -> None:
     """Run one rank: train tiny models, and write their weights if it is the first rank."""
     from tests.distributed.sharded import build, flat
 
-    if role != "alone":
-        torch.distributed.init_process_group("gloo" if cpu else "cpu:gloo,cuda:gloo")
+    if role != "alone":  # the ranks meet in a file: no port can be taken, no rank serves the others
+        torch.distributed.init_process_group(
+            "gloo" if cpu else "cpu:gloo,cuda:gloo",
+            f"file://{Path(folder, role).absolute()}",
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
     found = {}
     for head in ("sequence_classification", "causal_lm"):
         for accumulation in (1, 3):
