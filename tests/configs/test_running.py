@@ -3,7 +3,9 @@
 import csv
 import errno
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,6 +213,23 @@ def test_child_gives_its_code_and_is_told_to_stop() -> None:
         "time.sleep(60)\n"
     )
     assert run_child([sys.executable, "-c", stop]) == (143, True)
+
+
+def test_a_signal_while_a_child_is_being_started_reaches_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It neither ends this process, which would leave the child alone, nor is it lost."""
+
+    class Starting(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *given: Any, **options: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().__init__(*given, **options)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(subprocess, "Popen", Starting)
+    asleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    code, stopped = run_child(asleep)
+    assert stopped and code in (128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 
 
 def test_launches_from_any_folder(repository: Path) -> None:

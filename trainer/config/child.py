@@ -28,11 +28,12 @@ def run_child(
     environment = {**os.environ, **(variables or {}), PARENT: str(os.getpid())}
     # in its own process group, so that the terminal does not send Ctrl-C to the child as well
     with (
+        _forwarding() as signals,
         subprocess.Popen(command, env=environment, process_group=0) as process,
-        _forwarding(process) as received,
     ):
+        signals.forward_to(process)
         code = _end_of(process, should_stop)
-    return (code if code >= 0 else 128 - code), bool(received)
+    return (code if code >= 0 else 128 - code), bool(signals.received)
 
 
 def _end_of(process: subprocess.Popen[bytes], should_stop: Callable[[], bool] | None) -> int:
@@ -46,24 +47,42 @@ def _end_of(process: subprocess.Popen[bytes], should_stop: Callable[[], bool] | 
     return process.wait()
 
 
+class _Signals:
+    """The signals that this process has received, which a child receives too once it exists."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._early: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def receive(self, number: int, _: object) -> None:
+        """The signal handler."""
+        self.received.append(number)
+        if self._process is None:
+            self._early.append(number)
+        else:
+            self._process.send_signal(number)
+
+    def forward_to(self, process: subprocess.Popen[bytes]) -> None:
+        """Send the signals that came before, and from now on each one at once."""
+        self._process = process
+        for number in self._early:
+            process.send_signal(number)
+
+
 @contextmanager
-def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """A context that forwards received signals to `process`; yields the list of these signals.
+def _forwarding() -> Iterator[_Signals]:
+    """A context that collects signals, also those that arrive while the child is being started.
 
     Only the main thread can set signal handlers, so in another thread nothing is forwarded.
     """
-    received: list[int] = []
-
-    def forward(number: int, _: object) -> None:
-        received.append(number)
-        process.send_signal(number)
-
+    signals = _Signals()
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield signals
         return
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, signals.receive) for number in FORWARDED}
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
