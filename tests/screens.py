@@ -22,6 +22,8 @@ ROWS = 60
 CTRL_C = b"\x03"
 REDRAWN = re.compile(b"(?=\r\x1b\\[)")
 """Before a line is drawn again."""
+HALF = re.compile(b"\r\x1b?$")
+"""What may be the first part of such a place."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Screen:
     """Seconds until something was on the screen."""
     cursor_hidden: bool
     snapshots: Mapping[str, list[str]]
-    """The lines at the moment when a text of `until` was on the screen for the first time."""
+    """The lines of the first drawing that showed a text of `until`, with all of its parts: the
+    drawing lasts until the line is drawn again, in however many pieces the terminal gives it."""
 
     @property
     def text(self) -> str:
@@ -50,14 +53,14 @@ def on_terminal(
     *,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    until: Mapping[str, int] | None = None,
+    until: Mapping[str, bytes] | None = None,
     stdout: int | None = None,
-    timeout: float = 120,
+    timeout: float = 600,
 ) -> Screen:
     """Run a Python program on a terminal with this many columns.
 
-    `until` maps texts to numbers of Ctrl-C that are typed once the text is on the screen. With
-    `stdout` only standard error and input are the terminal.
+    Once a text of `until` is on the screen, its value is typed, such as CTRL_C. With `stdout` only
+    standard error and input are the terminal.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
@@ -77,7 +80,8 @@ def on_terminal(
     os.close(theirs)
     screen = pyte.HistoryScreen(columns, ROWS, history=5000, ratio=0.5)
     stream = pyte.ByteStream(screen)
-    raw, first, waiting, snapshots = b"", 0.0, dict(until or {}), {}
+    raw, first, rest = b"", 0.0, b""
+    waiting, drawn, snapshots = dict(until or {}), set[str](), dict[str, list[str]]()
     while True:
         ready, _, _ = select.select([ours], [], [], timeout)
         try:
@@ -88,17 +92,21 @@ def on_terminal(
             break
         first = first or time.monotonic() - began
         raw += piece
-        for drawing in REDRAWN.split(piece):
-            stream.feed(drawing)
+        half = HALF.search(rest + piece)
+        end = half.start() if half else len(rest + piece)
+        known, rest = (rest + piece)[:end], (rest + piece)[end:]
+        for number, part in enumerate(REDRAWN.split(known)):
+            stream.feed(part)
+            drawn = drawn if number == 0 else set()  # else the next drawing has begun
             shown = "\n".join(screen.display) if waiting else ""
             for text in [text for text in waiting if text in shown]:
-                snapshots[text] = _lines(screen)
-                for number in range(waiting.pop(text)):
-                    time.sleep(0.5 * (number > 0))
-                    os.write(ours, CTRL_C)
+                drawn.add(text)
+                os.write(ours, CTRL_C * waiting.pop(text))
+            snapshots |= dict.fromkeys(drawn, _lines(screen))
+    stream.feed(rest)
     os.close(ours)
     try:
-        code = process.wait(20)
+        code = process.wait(120)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise

@@ -68,6 +68,8 @@ LINES = [
 def run(callback):
     """The events of a run of 40 steps with two evaluations."""
     callback.on_start(FACTS)
+    if callback._bar:  # else the thread may draw step 10 before its numbers are there
+        callback._bar.live._refresh_thread.stop()
     for step in range(1, 41):
         callback.on_step_end(step, 40)
         if step == 20:

@@ -11,22 +11,49 @@ from tests.screens import ROOT, on_terminal
 from trainer.terminal import activity
 
 
+WRITTEN = []
+"""What activities have written in this process."""
+
+
 def work(title):
     """Two activities with a warning between them, and a result."""
-    activity.PRINT_AFTER = 0.02
+    activity.SHOW_TIME_AFTER, activity.PRINT_AFTER = 1e6, 0.02
+    activity._Line._write = noted(activity._Line._write)
+    activity._Log._print = noted(activity._Log._print)
     activity.begin(title)
     activity.doing("reading the data")
-    time.sleep(0.1)
+    until_written("data")
     print("a warning", file=sys.stderr)
     activity.doing("reading the data", "1,000 of 2,000 rows")
-    time.sleep(0.25)
+    if isinstance(activity._display, activity._Line):
+        until_written("rows")
     activity.doing("loading a-model-with-a-long-name/and-a-long-folder-of-its-own")
-    time.sleep(0.1)
+    until_written("a-model")
+    activity.PRINT_AFTER = 60
     activity.doing("an instant")
+    timer = getattr(activity._display, "timer", None)
     if title == "fail":
         raise SystemExit("failed")
     activity.done()
+    if timer is not None:
+        timer.join()  # at once, unless it is still going to print
     print("the result")
+
+
+def noted(write):
+    """The function that writes a text, which is noted afterwards."""
+
+    def call(display, text):
+        write(display, text)
+        WRITTEN.append(text)
+
+    return call
+
+
+def until_written(words):
+    """Wait for the thread that draws the line or prints the activity."""
+    while activity.is_shown() and words not in "".join(WRITTEN):
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("columns", [80, 40])
