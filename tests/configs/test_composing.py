@@ -246,7 +246,12 @@ def test_free_text_is_verbatim(composed: Composed, text: str) -> None:
     assert (run.input.text, run.input.text_pair) == (text, text)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.text())
 def test_any_text_is_handed_on_to_a_job_of_a_sweep(text: str) -> None:
     command = parse(["-m", f"input.prompt={text}", "seed=1,2"])
