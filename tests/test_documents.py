@@ -27,7 +27,7 @@ LANGUAGES = {"bash", "python", "python tensorflow", "yaml", "json", "csv", "text
 @lru_cache(maxsize=1)
 def all_blocks() -> list[tuple[str, str, str]]:
     """The document, the language and the text of each block of code."""
-    documents = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md"))]
+    documents = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
     return [block for document in documents for block in blocks_of(document)]
 
 
