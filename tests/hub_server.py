@@ -240,7 +240,7 @@ class Handler(BaseHTTPRequestHandler):
     def _upload(self, path: str, body: bytes) -> None:
         if not self.server.hold.is_set():
             self.server.waiting.set()
-            self.server.hold.wait(30)
+            self.server.hold.wait(600)
         _, _, oid, *part = path.split("/")
         if part:
             self.server.parts[oid, int(part[0])] = body

@@ -122,7 +122,7 @@ def test_a_pipe_gets_each_row_as_it_comes(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: found.extend(pipe.open().readlines()))
     reader.start()
     write_rows(str(pipe), iter(ROWS[:1]))
-    reader.join(10)
+    reader.join(600)
     assert json.loads(found[0]) == ROWS[0] and pipe.is_fifo()
 
 

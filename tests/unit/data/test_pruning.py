@@ -145,6 +145,6 @@ def test_an_entry_is_made_by_one_process_at_a_time(
     else:
         maker.kill()
         maker.wait()
-    waiting.join(20)
+    waiting.join(600)
     assert seen == [ending == "stored"]
     cache_locks.release_all()

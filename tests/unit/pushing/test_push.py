@@ -116,10 +116,10 @@ def test_a_commit_by_somebody_else_in_the_meantime_is_not_overwritten(server: Hu
     server.hold.clear()
     command = [sys.executable, "-c", PUSH, server.endpoint, str(Path.cwd())]
     with started(command) as process:
-        assert server.waiting.wait(30)
+        assert server.waiting.wait(600)
         server.put("me/x", {"a.txt": b"theirs"})
         server.hold.set()
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=600)
     assert "EnvironmentFault: push to 'me/x': it changed during the push" in error
     assert server.tree("me/x")["a.txt"] == b"theirs" and TOKEN not in error
 
@@ -129,14 +129,14 @@ def test_a_killed_push_leaves_no_half_and_the_next_completes_it(server: Hub) -> 
     server.hold.clear()
     command = [sys.executable, "-c", PUSH, server.endpoint, str(Path.cwd())]
     with started(command) as process:
-        assert server.waiting.wait(30)
+        assert server.waiting.wait(600)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
     server.hold.set()
     repository = server.repositories["me/x"]
     assert list(server.tree("me/x")) == [".gitattributes"] and repository.private
     with started(command) as process:
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     found = server.tree("me/x")
     record = read_record(found["pushed.json"])
