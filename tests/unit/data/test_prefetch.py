@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from torch import nn
 from tests.distributed.stopping import build
 from tests.unit.test_exactness import ragged_table
 from trainer.data.prefetch import DEPTH, Part, Prefetcher
+from trainer.data.tokens import TokenTable
 from trainer.settings import TrainSettings
 from trainer.trainer import Trainer
+from trainer.training import throughput
 from trainer.training.reporting import Reporter
+from trainer.training.step import Stepper
 
 
 class Watched:
@@ -117,13 +121,21 @@ def test_an_error_comes_with_its_own_batch(ahead: Any, pure: bool) -> None:
 
 
 def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    found, threads = [], set()
+    usual = TokenTable.collate
+
+    def watched(self: Any, *given: Any) -> Any:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return usual(self, *given)
+
+    monkeypatch.setattr(TokenTable, "collate", watched)
     for pure in (True, False):
-        monkeypatch.setattr("trainer.data.tokens.TokenTable.pure", pure)
-        run = build(None, max_tokens_per_micro_batch=60, logging_steps=1)
+        threads.clear()
+        run = build(None, max_tokens_per_micro_batch=60, logging_steps=1, eval_steps=0)
+        run.train_samples.pure = pure  # type: ignore[union-attr]
         run.fit()
         found.append(nn.utils.parameters_to_vector(run.model.parameters()))
-        assert run.session.batches._thread is None
+        assert run.session.batches._thread is None and ("batches" in threads) == pure
     assert torch.equal(*found)
 
 
@@ -159,16 +171,23 @@ def test_random_rows_of_a_plain_data_set_are_a_function_of_the_run() -> None:
 
 
 def test_the_share_of_waiting_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = type(ragged_table(4)).collate
+    """By a clock on which only batches and updates take time: one second each."""
+    usual, update, now = TokenTable.collate, Stepper.update, [0.0]
 
     def slowly(self: Any, sample_ids: Any, seed: int = 0, epoch: int | None = None) -> Any:
-        time.sleep(0.2)
+        now[0] += 1
         return usual(self, sample_ids, seed, epoch)
 
-    monkeypatch.setattr("trainer.data.tokens.TokenTable.pure", False)
-    monkeypatch.setattr("trainer.data.tokens.TokenTable.collate", slowly)
+    def updated(self: Any, *given: Any) -> Any:
+        now[0] += 1
+        return update(self, *given)
+
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(TokenTable, "collate", slowly)
+    monkeypatch.setattr(Stepper, "update", updated)
     rows: list[Any] = []
     run = build(None, max_steps=2, logging_steps=1, eval_steps=0)
+    run.train_samples.pure = False  # type: ignore[union-attr]
     monkeypatch.setattr(Reporter, "log", lambda self, values: rows.append(values))
     run.fit()
-    assert all(0.3 < row["data_wait"] <= 1 for row in rows)
+    assert [row["data_wait"] for row in rows] == [0.5, 0.5]
