@@ -10,7 +10,6 @@ import pytest
 from tests.screens import ROOT, on_terminal
 from trainer.terminal import activity
 
-
 WRITTEN = []
 """What activities have written in this process."""
 
