@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 class Browser:

@@ -1,6 +1,9 @@
 """JavaScript that measures the contrast of a page's texts."""
 
 MEASURES = """
+for (const change of document.getAnimations()) {
+  if (change.effect.getComputedTiming().endTime < Infinity) change.finish();
+}
 const shade = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
 const rgba = (text) => {
   shade.clearRect(0, 0, 1, 1); shade.fillStyle = text; shade.fillRect(0, 0, 1, 1);
@@ -38,5 +41,6 @@ for (const node of document.querySelectorAll('body *')) {
   if (ratio < 4.5) faint[key] = ratio.toFixed(2);
 }
 """
-"""Defines `faint`: the texts with less contrast to their background than WCAG 2.2 AA requires."""
+"""Ends transitions and defines `faint`: the texts whose contrast to their background is below what
+WCAG 2.2 AA requires."""
 TEXTS = f"(() => {{ {MEASURES} return faint; }})()"

@@ -139,7 +139,7 @@ def test_the_search_works_without_a_server(browser: Any, site: Path) -> None:
         const found = {found};
         if (found.length || !left) done(found); else setTimeout(look, 100, left - 1);
       }};
-      look(100);
+      look(3000);
     }})"""
     answer = browser.do("Runtime.evaluate", expression=soon, awaitPromise=True, returnByValue=True)
     links = answer["result"]["value"]
