@@ -438,5 +438,5 @@ def wait_for_workers(run: Trainer) -> list[int]:
     """The ids of the processes that tokenize, once they have started."""
     samples: Any = run.train_samples
     for begun in samples._pipeline._workers._begun:
-        begun.result(timeout=120)
+        begun.result(timeout=600)
     return list(samples._pipeline._workers._pool._processes)
