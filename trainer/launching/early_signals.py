@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import NoReturn
 
 from trainer.terminal.console import plain_line
 from trainer.terminal.standard_streams import show_cursor
@@ -17,6 +16,8 @@ PATIENCE = 1.0
 """Seconds to wait for Python's signal handler to run before a thread ends the process instead."""
 
 
+_leaving = threading.Lock()
+"""Held from the first call of `_leave` on."""
 _watching: list[threading.Thread] = []
 """The thread that handles signals during native code, once it has been started."""
 
@@ -72,7 +73,13 @@ def _ends_process(number: int) -> bool:
     return number in EARLY and signal.getsignal(number) is _leave
 
 
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process; only the first call does, as writing its line may take longer than PATIENCE.
+
+    Further signals, and the thread that then loses its patience, would write the line again.
+    """
+    if not _leaving.acquire(blocking=False):
+        return
     show_cursor()
     plain_line(f"stopped by {signal.Signals(number).name}: not saved")
     os._exit(EARLY[signal.Signals(number)])

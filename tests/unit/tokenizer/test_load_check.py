@@ -140,6 +140,26 @@ backend.encode_batch(["a" * 100_000 + "x"] * 2)
     assert errors.strip() == "stopped by SIGTERM: not saved"
 
 
+def test_a_process_that_takes_long_to_end_says_so_once() -> None:
+    """Although the thread for native code does not wait for its line, and signals come again."""
+    code = """
+import os, signal, time
+from trainer.launching import early_signals
+usual, early_signals.PATIENCE, again = early_signals.plain_line, 0.1, [signal.SIGTERM]
+def slowly(text):
+    usual(text)
+    if again:
+        os.kill(os.getpid(), again.pop())
+    time.sleep(1)
+early_signals.plain_line = slowly
+early_signals.leave_unsaved()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(600)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "stopped by SIGTERM: not saved\n")
+
+
 def test_a_forked_process_does_not_end_its_parent() -> None:
     code = """
 import os, signal, time
