@@ -16,7 +16,8 @@ from trainer.training.interruption import Interruption
 
 
 def test_while_the_program_is_imported():
-    screen = on_terminal([__file__, "importing"], until={"importing": 1})
+    """Ctrl-C is typed, and echoed, in the second line, which the terminal gives after the first."""
+    screen = on_terminal([__file__, "importing"], until={"\n.": 1})
     assert screen.code == 130
     assert screen.lines == ["importing", "stopped by SIGINT: not saved"]
 
@@ -52,7 +53,7 @@ def wait(*_):
 if __name__ == "__main__":
     leave_unsaved()
     if "importing" in sys.argv:
-        print("importing", flush=True)
+        print("importing\n.", end="", flush=True)
         wait()
     if "saving" in sys.argv:
         seen, usual = threading.Event(), early_signals._ends_process
