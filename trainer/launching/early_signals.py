@@ -80,6 +80,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
     """
     if not _leaving.acquire(blocking=False):
         return
-    show_cursor()
-    plain_line(f"stopped by {signal.Signals(number).name}: not saved")
-    os._exit(EARLY[signal.Signals(number)])
+    try:
+        show_cursor()
+        plain_line(f"stopped by {signal.Signals(number).name}: not saved")
+    finally:  # standard error may be closed or in use; no other call would end the process
+        os._exit(EARLY[signal.Signals(number)])
