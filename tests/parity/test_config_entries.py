@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from tests.parity.closeness import assert_equal_in_fp32
 from trainer.errors import InputError
 from trainer.models.auto import AutoModel
 from trainer.models.config import ModelConfig
@@ -87,11 +88,10 @@ def written(folder, family, **entries):
     return model
 
 
-def difference(theirs, folder):
+def assert_equal_outputs(theirs, folder):
     theirs.config.use_cache = False  # a cache would obey any layer_types
     with torch.no_grad():
-        ours = AutoModel.from_pretrained(folder)(IDS)[0]
-        return float((theirs(IDS)[0] - ours).abs().max())
+        assert_equal_in_fp32(AutoModel.from_pretrained(folder)(IDS)[0], theirs(IDS)[0])
 
 
 def edit(folder, **entries):
@@ -108,7 +108,7 @@ def test_an_entry_that_the_family_does_not_have_changes_nothing_and_is_named(
     strays = {name: value for name, value in OLD.items() if name not in known}
     edit(tmp_path, **strays)
     theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
-    assert difference(theirs, tmp_path) < 1e-5
+    assert_equal_outputs(theirs, tmp_path)
     assert "my_own_entry" in strays and len(strays) > 15
     for name in strays:
         silent = name in NO_EFFECT or name in find_family(family).no_effect
@@ -159,7 +159,7 @@ def compared(folder, family, name, value):
         return True
     if theirs is None:
         return False
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}")
+    assert_equal_in_fp32(found, wanted, name=name)
     return True
 
 
@@ -168,7 +168,7 @@ def test_no_token_is_written_minus_one_in_old_files(family, tmp_path):
     theirs = written(tmp_path, family)
     after_pad = find_family(family).positions_after_pad
     edit(tmp_path, bos_token_id=-1, eos_token_id=-1, **({} if after_pad else {"pad_token_id": -1}))
-    assert difference(theirs, tmp_path) < 1e-5
+    assert_equal_outputs(theirs, tmp_path)
     model = AutoModel.from_pretrained(tmp_path)
     assert model.config.bos_token_id is None and model.config.eos_token_id is None
 
@@ -190,7 +190,7 @@ def test_overrides_mend_what_is_wrong_in_the_file(tmp_path):
         **{"is_decoder": False, "quantization_config": None},
     }
     found = AutoModel.from_pretrained(tmp_path, **mended)
-    torch.testing.assert_close(found(IDS)[0], theirs(IDS)[0], rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(found(IDS)[0], theirs(IDS)[0])
     del mended["quantization_config"]
     with pytest.raises(InputError, match=r"config.json: quantization_config: found 'none'"):
         AutoModel.from_pretrained(tmp_path, **mended)

@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.parity.closeness import assert_equal_in_fp32
 from tests.parity.test_decoders import inputs_of, random_reference
 from tests.parity.test_experts import assert_any_split_gives_one_gradient
 from trainer.errors import InputError
@@ -58,7 +59,7 @@ def test_an_adapter_of_peft_computes_and_saves_the_same(base, weights, tmp_path)
     torch.testing.assert_close(*losses)
     for loss in losses:
         loss.backward()
-    torch.testing.assert_close(logits_of(ours), logits_of(theirs), rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(ours), logits_of(theirs))
 
     ours.save_pretrained(tmp_path / "ours")
     saved = [
@@ -67,7 +68,7 @@ def test_an_adapter_of_peft_computes_and_saves_the_same(base, weights, tmp_path)
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     again = peft.PeftModel.from_pretrained(reference(base), tmp_path / "ours")
-    torch.testing.assert_close(logits_of(again), logits_of(ours), rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(again), logits_of(ours))
 
     for parameter in ours.parameters():  # as the saved matrices, but for the layout
         parameter.data = parameter.grad if parameter.requires_grad else parameter
@@ -92,9 +93,9 @@ def test_merging_changes_no_output_and_restores_plain_experts(base, tmp_path):
     model = adapted(base, targets=[*BOTH, "q_proj"])
     before = logits_of(model)
     model.merge_lora()
-    torch.testing.assert_close(logits_of(model), before, rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(model), before)
     model.save_pretrained(tmp_path)
-    torch.testing.assert_close(logits_of(reference(tmp_path)), before, rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(reference(tmp_path)), before)
 
 
 def test_any_split_gives_the_adapters_one_gradient(base):
@@ -203,14 +204,14 @@ def test_adapters_of_each_expert_are_joined(base, tmp_path):
     save_file(merged, tmp_path / "merged" / "model.safetensors", {"format": "pt"})
     wanted = logits_of(reference(tmp_path / "merged"))
     assert (wanted - logits_of(reference(base))).norm() > 0.01 * wanted.norm()
-    torch.testing.assert_close(logits_of(ours), wanted, rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(ours), wanted)
     ours.save_pretrained(tmp_path / "new")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "new")
     assert torch.equal(logits_of(again), logits_of(ours))
     theirs = peft.PeftModel.from_pretrained(reference(base), tmp_path / "new")
-    torch.testing.assert_close(logits_of(theirs), wanted, rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(theirs), wanted)
     ours.merge_lora()
-    torch.testing.assert_close(logits_of(ours), wanted, rtol=1e-4, atol=1e-5)
+    assert_equal_in_fp32(logits_of(ours), wanted)
 
 
 def test_adapters_of_some_experts_are_refused(base, tmp_path):

@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 import trainer as ours
+from tests.parity.closeness import assert_equal_in_fp32
 from trainer.errors import InputError
 
 SIZES = {
@@ -86,8 +87,7 @@ def batch(left: bool = False) -> tuple[Tensor, Tensor]:
 
 def equal(found: Tensor, expected: Tensor) -> None:
     """Equal except for rounding in transformers' rotary angles, which are always float32."""
-    tolerance = 1e-6 if found.dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(found, expected, rtol=10 * tolerance, atol=tolerance)
+    assert_equal_in_fp32(found, expected)
 
 
 TAKEN = {

@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
+from tests.parity.closeness import assert_equal_in_fp32
 from trainer import hub
 from trainer.models.auto import TASKS, AutoConfig, AutoModel, AutoModelForSequenceClassification
 from trainer.models.family import find_family, native_families
@@ -153,7 +154,7 @@ def answers_of(model, inputs, seed=2):
 
 def assert_equal_where_seen(ours, theirs, mask):
     """Equal at visible tokens; at pads ours is zero and theirs is undefined."""
-    torch.testing.assert_close(ours, theirs * mask, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(ours, theirs * mask)
 
 
 TOKEN_LEVEL = {
@@ -197,7 +198,7 @@ def test_every_output_equals(pair, padding):
             assert_equal_where_seen(found[name], wanted[name], mask)
         else:
             same = pooled_alike(ours, seen)
-            torch.testing.assert_close(found[name][same], wanted[name][same], rtol=1e-5, atol=1e-5)
+            assert_equal_in_fp32(found[name][same], wanted[name][same])
     assert len(found.hidden_states) == len(wanted.hidden_states) == LAYERS + 1
     for state, reference in zip(found.hidden_states, wanted.hidden_states, strict=True):
         assert_equal_where_seen(state, reference, rows[:, :, None])
@@ -273,7 +274,6 @@ def renamed(theirs):
 
 
 LOSS, GRADIENTS = {"rtol": 1e-12, "atol": 1e-12}, {"rtol": 1e-9, "atol": 1e-12}
-IN_FP32 = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
 
 
 def root_of_size(query, factor):
@@ -292,17 +292,21 @@ def exact(theirs):
 
 def assert_equal_losses(ours, found, wanted):
     """Equal; transformers' DeBERTa has an fp32 loss if the config names no problem type."""
-    in_fp32 = ours.config.model_type == "modernbert" or wanted.dtype == torch.float32
-    close = IN_FP32 if in_fp32 else LOSS
-    torch.testing.assert_close(found, wanted, **close)
+    if ours.config.model_type == "modernbert" or wanted.dtype == torch.float32:
+        assert_equal_in_fp32(found, wanted)
+    else:
+        torch.testing.assert_close(found, wanted, **LOSS)
 
 
 def assert_equal_gradients(ours, theirs, in_fp32=False):
-    in_fp32 = in_fp32 or ours.config.model_type == "modernbert"
-    close = IN_FP32 if in_fp32 else GRADIENTS
-    for name, parameter, reference in pairs_of_parameters(ours, theirs):
+    pairs = [(name, p.grad, q.grad) for name, p, q in pairs_of_parameters(ours, theirs)]
+    if in_fp32 or ours.config.model_type == "modernbert":
+        wholes = [torch.cat([pair[side].flatten() for pair in pairs]) for side in (1, 2)]
+        assert_equal_in_fp32(*wholes, passes=2)
+        return
+    for name, gradient, reference in pairs:
         torch.testing.assert_close(
-            parameter.grad, reference.grad, **close, msg=lambda text, name=name: f"{name}: {text}"
+            gradient, reference, **GRADIENTS, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -433,12 +437,12 @@ def test_modernbert_classifies_whatever_the_padding(tmp_path, pooling):
     ids, seen = inputs["input_ids"], inputs["attention_mask"].bool()
     with torch.no_grad():
         wanted = theirs(**inputs).logits
-        torch.testing.assert_close(ours(**inputs).logits, wanted, rtol=1e-5, atol=1e-5)
+        assert_equal_in_fp32(ours(**inputs).logits, wanted)
         left = [torch.roll(row, 11 - int(mask.sum())) for row, mask in zip(ids, seen, strict=True)]
         found = ours(torch.stack(left), attention_mask=seen.flip(1)).logits
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert_equal_in_fp32(found, wanted)
         found = ours(ids[seen], sequence_lengths=seen.sum(1)).logits
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        assert_equal_in_fp32(found, wanted)
 
 
 def test_config_means_the_same_to_both(family, tmp_path):
@@ -464,7 +468,7 @@ def test_pretrained_minilm_equals():
     mask = (torch.arange(40) < lengths[:, None]).long()
     with torch.no_grad():
         found, wanted = ours(ids, mask), theirs(ids, mask)
-    torch.testing.assert_close(found.pooler_output, wanted.pooler_output, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(found.pooler_output, wanted.pooler_output)
     assert_equal_where_seen(found.last_hidden_state, wanted.last_hidden_state, mask[:, :, None])
 
 
@@ -481,8 +485,8 @@ def test_pretrained_minilm_with_a_fresh_head_round_trips(tmp_path):
     ids = torch.randint(1000, 30000, (3, 21))
     labels = torch.tensor([0, 2, 1])
     found, wanted = ours(ids, labels=labels), theirs(ids, labels=labels)
-    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(found.logits, wanted.logits)
+    assert_equal_in_fp32(found.loss, wanted.loss)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -502,6 +506,7 @@ def test_half_precision_equals_within_its_rounding(pair, dtype):
 def test_fresh_weights_start_as_transformers_starts_them(pair):
     """Equal constants and normal distributions; the pad token's row is zero."""
     ours, theirs, _ = pair
+    torch.manual_seed(1)
     reference = type(theirs)(theirs.config)
     torch.manual_seed(0)
     ours = type(ours).from_config(AutoConfig(theirs.config.to_dict()))

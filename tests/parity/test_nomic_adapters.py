@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 peft = pytest.importorskip("peft")
 import transformers  # noqa: E402
 
-from tests.parity.test_peft import CLOSE, IDS, SIZES, randomize  # noqa: E402
+from tests.parity.test_peft import IDS, SIZES, randomize  # noqa: E402
 from trainer.errors import InputError  # noqa: E402
 from trainer.models.adapters.lora_settings import LoRASettings  # noqa: E402
 from trainer.models.auto import TASKS, AutoConfig  # noqa: E402
@@ -19,6 +19,7 @@ THEIRS = transformers.AutoModelForTokenClassification
 TASK = "token_classification"
 SPLIT = ["q_proj", "k_proj", "v_proj"]
 NUMBERS = {"num_labels": 3}
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from torch import nn
 peft = pytest.importorskip("peft")
 import transformers  # noqa: E402
 
+from tests.parity.closeness import assert_equal_in_fp32  # noqa: E402
 from trainer.models.adapters.adapter_files import saved_names  # noqa: E402
 from trainer.models.adapters.lora_settings import LoRASettings  # noqa: E402
 from trainer.models.auto import TASKS, AutoConfig  # noqa: E402
@@ -67,7 +68,6 @@ DEBERTA = {
 MPNET = {"bos_token_id": 0, "pad_token_id": 1}
 MBART = {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
 IDS = torch.randint(3, 99, (2, 7), generator=torch.Generator().manual_seed(0))
-CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_ours_load_there_and_come_back(base: Path, task: str, targets: Any, tmp_
     theirs = peft.PeftModel.from_pretrained(
         THEIRS[task][0].from_pretrained(base), tmp_path / "ours"
     ).eval()
-    torch.testing.assert_close(outputs_of(theirs), wanted, **CLOSE)
+    assert_equal_in_fp32(outputs_of(theirs), wanted)
     adapted = [name for name, _ in theirs.named_parameters() if "lora_A" in name]
     assert len(adapted) == sum("lora_A" in name for name, _ in ours.named_parameters())
     theirs.save_pretrained(tmp_path / "theirs")
@@ -136,10 +136,10 @@ def test_theirs_load_here(
     randomize(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = TASKS[task].from_pretrained(tmp_path / "theirs")
-    torch.testing.assert_close(outputs_of(ours), outputs_of(theirs), **CLOSE)
+    assert_equal_in_fp32(outputs_of(ours), outputs_of(theirs))
     ours.merge_lora()
     merged = theirs.merge_and_unload()
-    torch.testing.assert_close(outputs_of(ours), outputs_of(merged), **CLOSE)
+    assert_equal_in_fp32(outputs_of(ours), outputs_of(merged))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_dora_has_pefts_outputs_and_gradients(base: Path, task: str, tmp_path: P
         THEIRS[task][0].from_pretrained(base), tmp_path / "ours", is_trainable=True
     ).eval()
     outputs = [outputs_of(model) for model in (ours, theirs)]
-    torch.testing.assert_close(*outputs, **CLOSE)
+    assert_equal_in_fp32(*outputs)
     for output in outputs:
         output.square().mean().backward()
     gradients = {
@@ -179,8 +179,8 @@ def test_dora_has_pefts_outputs_and_gradients(base: Path, task: str, tmp_path: P
     again = TASKS[task].from_pretrained(tmp_path / "theirs")
     assert torch.equal(outputs_of(again), outputs[0])
     again.merge_lora()
-    torch.testing.assert_close(outputs_of(again), outputs[0], **CLOSE)
-    torch.testing.assert_close(outputs_of(theirs.merge_and_unload()), outputs[0], **CLOSE)
+    assert_equal_in_fp32(outputs_of(again), outputs[0])
+    assert_equal_in_fp32(outputs_of(theirs.merge_and_unload()), outputs[0])
 
 
 @pytest.mark.parametrize(
@@ -250,4 +250,4 @@ def test_embeddings_that_modules_share_are_saved_for_each(
     assert again.lora.whole == ours.lora.whole == ("body.embeddings.token.weight",)
     base = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "saved").eval()
-    torch.testing.assert_close(outputs_of(theirs), outputs_of(ours), **CLOSE)
+    assert_equal_in_fp32(outputs_of(theirs), outputs_of(ours))

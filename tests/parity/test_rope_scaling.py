@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from tests.parity.closeness import assert_equal_in_fp32
 from trainer.errors import InputError
 from trainer.jobs.parts.model import load_model
 from trainer.models.family import find_family
@@ -77,10 +78,10 @@ def test_a_requested_scaling_equals(kind, tmp_path):
     plain = logits(scaled(path, {}))
     expected = logits(theirs_with(path, scaling))
     assert (plain - expected).abs().max() > 0.1
-    torch.testing.assert_close(logits(ours), expected, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(logits(ours), expected)
     ours.save_pretrained(tmp_path / "ours")
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    torch.testing.assert_close(logits(back), expected, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(logits(back), expected)
     assert back.config.max_position_embeddings == TRAINED * (3 if kind in EXTENDED else 1)
     again = scaled(str(tmp_path / "ours"), scaling)
     assert again.config.to_dict() == ours.config.to_dict()
@@ -92,7 +93,7 @@ def test_the_longest_text_may_be_given_in_place_of_the_factor(tmp_path):
     path, scaling = saved(tmp_path), {"rope_type": "longrope", **LONGROPE}
     ours = scaled(path, scaling, config={"max_position_embeddings": 48})
     expected = logits(theirs_with(path, scaling))
-    torch.testing.assert_close(logits(ours), expected, rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(logits(ours), expected)
 
 
 @pytest.mark.parametrize("family", ["phi3", "glm4", "gemma3_text", "mixtral"])
@@ -109,7 +110,7 @@ def test_families_with_entries_of_their_own_equal(family, tmp_path):
     back = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "ours", attn_implementation="eager"
     )
-    torch.testing.assert_close(logits(ours), logits(back), rtol=1e-5, atol=1e-5)
+    assert_equal_in_fp32(logits(ours), logits(back))
     assert (logits(ours) - logits(scaled(path, {}))).abs().max() > 0.05
     rope = back.config.rope_parameters
     if family == "gemma3_text":
