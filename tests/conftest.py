@@ -97,6 +97,27 @@ def nothing_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_trusted", [])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the generators also for fixtures of a wider scope, which the first test of it makes."""
+    seed_generators()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers alone, first in another process, and after any other test."""
+    seed_generators()
+
+
+def seed_generators() -> None:
+    """Seed the process-wide generators, of NumPy and torch only if they are imported."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def memory_stores_emptied() -> Iterator[None]:
     """Files and folders at memory:// are removed after each test; fsspec shares them in a process.
