@@ -70,8 +70,9 @@ import torch.multiprocessing as mp
 from tests.unit.models.test_training import batch_of, small
 from trainer.devices.sharding import shard
 
-def work(rank, meeting):
-    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+def work(rank, store):
+    store = dist.FileStore(store, 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     for recompute in (False, True):
         model, whole = (small("albert", "sequence_classification").eval() for _ in range(2))
         batches = [batch_of("sequence_classification") for _ in range(2)]
@@ -88,9 +89,13 @@ def work(rank, meeting):
         for (name, parameter), gradient in zip(model.named_parameters(), wanted):
             torch.testing.assert_close(parameter.grad.full_tensor(), gradient, msg=name)
     print("equal", flush=True)
+    # a rank that ends could reset connections that the other one still reads
+    store.set(f"{rank} is done", "")
+    store.wait(["0 is done", "1 is done"])
 
 if __name__ == "__main__":
-    mp.start_processes(work, (sys.argv[1],), nprocs=2, start_method="fork")
+    # in a file, since another process could take a free port
+    mp.start_processes(work, (sys.argv[-1],), nprocs=2, start_method="fork")
 """
 
 
@@ -99,7 +104,7 @@ def test_sharded_ranks_get_the_gradients_of_all_passes(tmp_path: Path) -> None:
     script, root = tmp_path / "sharded.py", Path(__file__).parents[3]
     script.write_text(SHARDED)
     done = subprocess.run(
-        [sys.executable, script, tmp_path / "meeting"],
+        [sys.executable, script, tmp_path / "store"],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,

@@ -191,8 +191,9 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, sys.argv[1])
 from test_training import ANSWERS, batch_of, small
 
-def work(rank, meeting):
-    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+def work(rank, store):
+    store = dist.FileStore(store, 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     for task in ANSWERS:
         others = {
             "causal_lm": "llama", "seq2seq_lm": "t5", "replaced_token_detection": "electra"
@@ -208,9 +209,13 @@ def work(rank, meeting):
         for (name, parameter), gradient in zip(model.named_parameters(), wanted):
             torch.testing.assert_close(parameter.grad, gradient, msg=f"{task} {name}")
     print("equal", flush=True)
+    # a rank that ends could reset connections that the other one still reads
+    store.set(f"{rank} is done", "")
+    store.wait(["0 is done", "1 is done"])
 
 if __name__ == "__main__":
-    mp.start_processes(work, (sys.argv[2],), nprocs=2, start_method="fork")
+    # in a file, since another process could take a free port
+    mp.start_processes(work, (sys.argv[-1],), nprocs=2, start_method="fork")
 """
 
 
@@ -220,7 +225,7 @@ def test_every_head_trains_in_two_processes(tmp_path):
     script.write_text(PARALLEL)
     here = Path(__file__)
     done = subprocess.run(
-        [sys.executable, script, here.parent, tmp_path / "meeting"],
+        [sys.executable, script, here.parent, tmp_path / "store"],
         cwd=here.parents[3],
         env={**os.environ, "PYTHONPATH": str(here.parents[3])},
         capture_output=True,
