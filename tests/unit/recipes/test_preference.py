@@ -287,6 +287,9 @@ def test_a_training_step_logs_the_figures_of_an_evaluation(name: str, tmp_path: 
     """In the first step, for any micro batch, on the same rows without dropout."""
     case = TRAINED[name]
     rows = [dict(row) for row in case.rows[:12]]
+    # the model is still the reference: only rounding tells its rewards from each other
+    chance = {"preference_accuracy"} if name in ("dpo", "kto") else set()
+    others = {"kl"} if name == "kto" else set()  # of other groups
     expected = None
     for micro in (None, 2):
         settings = TrainSettings(
@@ -314,12 +317,12 @@ def test_a_training_step_logs_the_figures_of_an_evaluation(name: str, tmp_path: 
             json.loads(line)
             for line in (tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()
         ]
-        for figure in case.recipe.step_figures:
+        for figure in set(case.recipe.step_figures) - chance - others:
             tolerance = {"rel": 1e-9, "abs": 1e-9}
-            if not (name == "kto" and figure in ("kl", "preference_accuracy")):  # other groups
-                assert logged[0][figure] == pytest.approx(before[f"eval_{figure}"], **tolerance)
+            assert logged[0][figure] == pytest.approx(before[f"eval_{figure}"], **tolerance)
         found = [{figure: row[figure] for figure in case.recipe.step_figures} for row in logged[:2]]
         assert len(found[0]) >= 4 and found[0] != found[1]
+        found[0] = {figure: value for figure, value in found[0].items() if figure not in chance}
         expected = expected or found
         for row, other in zip(found, expected, strict=True):
             assert row == pytest.approx(other, rel=1e-6, abs=1e-9)
