@@ -195,6 +195,7 @@ def test_tags_are_learnt(ask: Callable[..., Any], alone: None, folders: Path) ->
 def test_a_model_whose_outputs_depend_on_pads_says_so(
     folders: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    torch.manual_seed(2)  # draws a new head whose outputs are small, and so are their changes
     load_padded(folders / "convbert", "token_classification", {})
     assert "depend on pads" in caplog.text
     caplog.clear()

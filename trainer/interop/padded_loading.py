@@ -364,8 +364,12 @@ def _check_pads(folder: Path, model: PaddedModel) -> None:
 def _warn_of_pads(
     folder: Path, model: PaddedModel, padded: torch.Tensor, alone: torch.Tensor
 ) -> None:
-    """Warn if outputs of a padded row differ from those of the row alone."""
-    if not torch.allclose(padded, alone, rtol=1e-3, atol=1e-4):
+    """Warn if outputs of a padded row differ from those of the row alone by more than rounding.
+
+    They are compared as a whole and by their size, since a new head's outputs are small.
+    """
+    rounding = max(1e-4, 8 * torch.finfo(alone.dtype).eps)
+    if not (padded - alone).norm() <= rounding * alone.norm():  # also if some are NaN
         text = "%s: outputs of %s depend on pads, so gradients change with the split of a batch"
         log.warning(text, folder, type(model.inner).__name__)
 
