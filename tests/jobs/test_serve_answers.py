@@ -48,6 +48,11 @@ def embedder(tiny: Path) -> Iterator[Any]:
         yield client
 
 
+def distance(found: Any, expected: Any) -> float:
+    """The largest between two vectors of length 1, whose rounding depends on the batch and CPU."""
+    return float(np.linalg.norm(np.array(found) - np.array(expected), axis=1).max())
+
+
 def test_embeddings_are_those_of_job_predict(
     ask: Callable[..., Any], embedder: Any, tiny: Path
 ) -> None:
@@ -55,11 +60,12 @@ def test_embeddings_are_those_of_job_predict(
     answers = predicted(ask, *recipe, f"input.text={json.dumps(TEXTS)}")
     expected = np.array([answer["embedding"] for answer in answers])
     found = embedder.post("/embed", json={"inputs": TEXTS}).json()
-    assert np.abs(np.array(found) - expected).max() < 1e-6
-    assert embedder.post("/embed", json={"inputs": TEXTS[0]}).json() == [found[0]]
+    assert distance(found, expected) < 1e-5
+    alone = embedder.post("/embed", json={"inputs": TEXTS[0]}).json()
+    assert distance(alone, expected[:1]) < 1e-5
     short = np.array(embedder.post("/embed", json={"inputs": TEXTS, "dimensions": 8}).json())
     cut = expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True)
-    assert np.abs(short - cut).max() < 1e-6
+    assert distance(short, cut) < 1e-5
     asked = embedder.post("/embed", json={"inputs": "a day", "prompt_name": "query"}).json()
     assert asked == embedder.post("/embed", json={"inputs": "query: a day"}).json()
     body = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}}
