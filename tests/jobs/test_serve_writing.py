@@ -138,6 +138,13 @@ ATTACKS: list[tuple[str, Any, int, str]] = [
     (COMPLETION, {"prompt": "a", "max_token": 4}, 400, "did you mean 'max_tokens'?"),
     (COMPLETION, {"prompt": "a", "temperature": -0.1}, 400, "temperature: found -0.1"),
     (COMPLETION, {"prompt": "a", "top_p": 0}, 400, "top_p: found 0"),
+    (
+        COMPLETION,
+        {"prompt": "a", "repetition_penalty": 1e-300},
+        400,
+        "repetition_penalty: found 1e-300; accepted: a number from 0.000001 to 1,000,000",
+    ),
+    (COMPLETION, {"prompt": "a", "repetition_penalty": 1e300}, 400, "found 1e+300; accepted: a"),
     (COMPLETION, {"prompt": "a", "n": 7, "temperature": 1}, 400, "found 7 texts"),
     (COMPLETION, {"prompt": ["a"] * 7}, 400, "found 7 texts; accepted: 1 to 6"),
     (COMPLETION, {"prompt": []}, 400, "found 0 texts"),

@@ -460,8 +460,16 @@ WRONG: dict[str, Any] = {
     **dict.fromkeys(("pad_token_id", "bos_token_id", "forced_bos_token_id"), ("a", 0.5, [1])),
     **dict.fromkeys(("eos_token_id", "forced_eos_token_id"), ("a", 0.5, True, [0.5])),
     "decoder_start_token_id": ("a", 0.5, [0.5]),
-    **dict.fromkeys(("guidance_scale", "length_penalty"), ("a", [2.0], float("nan"), True)),
-    "max_time": ("a", [1]),
+    **dict.fromkeys(
+        ("guidance_scale", "length_penalty"), ("a", [2.0], float("nan"), True, 1e39, -1e300)
+    ),
+    **dict.fromkeys(
+        ("repetition_penalty", "encoder_repetition_penalty"),
+        (0, 5e-324, 1e-38, 1e39, 1e300, float("inf"), float("nan"), 10**400),
+    ),
+    "sequence_bias": [{(5,): value} for value in (1e39, float("inf"), float("nan"), 10**400)],
+    "exponential_decay_length_penalty": [(1, value) for value in (1e39, -1, float("nan"), 10**400)],
+    "max_time": ("a", [1], float("nan"), 10**400),
     "assistant_confidence_threshold": ("a", 2),
     "seed": ("a", 0.5),
     **dict.fromkeys(("prefix_allowed_tokens_fn", "streamer", "assistant_model"), ("a", 2, [1])),
@@ -473,6 +481,24 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
     for value in WRONG[name]:
         with pytest.raises(InputError, match=f"^{name}: found "):
             HubSettings(**{name: value})
+
+
+EXTREME: list[dict[str, Any]] = [
+    *({"do_sample": True, "temperature": t, "typical_p": 0.9} for t in (5e-324, 1e-46, 1e-38)),
+    *({"do_sample": True, "temperature": t, "suppress_tokens": [5]} for t in (1e39, 1e300)),
+    *({"sequence_bias": {(5,): bias}} for bias in (-1e39, -1e300, -float("inf"))),
+    *({name: value} for name in ("repetition_penalty", "guidance_scale") for value in (1e-6, 1e6)),
+    {"exponential_decay_length_penalty": (0, 1e6), "max_new_tokens": 60},
+    *({"num_beams": 2, "length_penalty": value} for value in (-50, 50)),
+]
+"""Accepted values near the bounds."""
+
+
+@pytest.mark.parametrize("options", EXTREME, ids=str)
+def test_no_accepted_value_makes_scores_overflow(pair: Any, options: dict[str, Any]) -> None:
+    ids, mask = prompts()
+    given = {"max_new_tokens": 6, "seed": 1, "eos_token_id": ends(pair), **options}
+    assert pair[1].generate(ids, mask, **given).shape[1] > ids.shape[1]
 
 
 @pytest.mark.parametrize(

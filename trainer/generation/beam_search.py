@@ -191,7 +191,7 @@ class _Search:
         first = torch.arange(sums.shape[1], device=sums.device) < options.num_beams
         new = stopped & first
         length = ids.shape[2] - self.width
-        scores = sums / length**options.length_penalty
+        scores = sums / length ** float(options.length_penalty)
         if options.early_stopping is True:
             scores = scores + found.done.all(1, keepdim=True).float() * OUT
         scores = scores + (~self.improvable).float() * OUT + (~new).float() * OUT
@@ -210,7 +210,7 @@ class _Search:
         options, length = self.options, self.texts.ids.shape[1] - self.width
         if options.early_stopping == "never" and options.length_penalty > 0:
             length = options.max_length - self.width
-        best = self.scores[:, :1] / length**options.length_penalty
+        best = self.scores[:, :1] / length ** float(options.length_penalty)
         worst = torch.where(self.ended.done, self.ended.scores.amin(1, keepdim=True), OUT)
         return (best > worst).any(1, keepdim=True)
 

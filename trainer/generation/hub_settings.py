@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 from trainer.errors import InputError, nearest
+from trainer.foreign.numbers import is_number
 from trainer.generation.generative_model import GenerativeModel
 from trainer.generation.setting_checks import check_structure, listed, plain_value
-from trainer.generation.settings import GenerationSettings
+from trainer.generation.settings import RANGES, GenerationSettings, is_within
 from trainer.models.formats.generation_config import NO_EFFECT, model_end_ids
 
 log = logging.getLogger("trainer")
@@ -148,8 +149,9 @@ class HubSettings:
             self._require(name, lambda v: isinstance(v, int) and v > 0, "a whole number above 0")
         for name in SIZES:
             self._require(name, lambda v: isinstance(v, int) and v >= 0, "a whole number from 0")
-        for name in ("temperature", "repetition_penalty", "encoder_repetition_penalty"):
-            self._require(name, lambda v: v > 0, "a number above 0")
+        self._require("temperature", lambda v: v > 0, "a number above 0")
+        for name, (least, most, accepted) in RANGES.items():
+            self._require(name, partial(is_within, least=least, most=most), accepted)
         for name in ("top_p", "typical_p", "top_h"):
             self._require(name, lambda v: 0 < v <= 1, "a number above 0, up to 1")
         for name in ("min_p", "epsilon_cutoff", "eta_cutoff", "assistant_confidence_threshold"):
@@ -191,12 +193,8 @@ class HubSettings:
         value = getattr(self, name)
         if value is None:
             return
-        if (
-            isinstance(value, (bool, str))
-            or not isinstance(value, (int, float))
-            or not holds(value)
-        ):
-            raise InputError(f"{name}: found {value!r}; accepted: {accepted}")
+        if not is_number(value) or not holds(value):
+            raise InputError(f"{name}: found {value!r:.60}; accepted: {accepted}")
 
     @property
     def drafts(self) -> bool:

@@ -4,6 +4,7 @@ Shapes: N texts of n tokens each, including the pads of shorter prompts, and V t
 vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 """A function (ids [N, n], scores [N, V]) -> scores [N, V], like a transformers logits processor."""
 
 NEVER = -torch.inf
+NEARLY_0 = 1e-6
+"""Temperatures below this could make scores overflow."""
 
 
 def repetition_penalty(penalty: float, pads: Tensor) -> Rule:
@@ -94,7 +97,10 @@ def guided(scale: float, unguided: Callable[[Tensor], Tensor]) -> Rule:
 
 
 def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
-    """Add a bias to the last token of a sequence if the text ends with its other tokens."""
+    """Add a bias to the last token of a sequence if the text ends with its other tokens.
+
+    A bias below the smallest finite number is -inf.
+    """
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         added = torch.zeros_like(scores)
@@ -102,7 +108,9 @@ def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
             *start, last = sequence
             if len(start) <= ids.shape[1]:
                 same = ids[:, ids.shape[1] - len(start) :] == ids.new_tensor(start)
-                added[:, last] += torch.where(same.all(-1), bias, 0.0).to(added)
+                # a tensor overflows to -inf, while torch refuses to convert such a Python number
+                number = torch.tensor(bias, dtype=added.dtype, device=added.device)
+                added[:, last] += torch.where(same.all(-1), number, 0.0)
         return scores + added
 
     return rule
@@ -191,10 +199,17 @@ def growing_end(ends: Sequence[int], start: int, factor: float) -> Rule:
             return scores
         end_ids = torch.tensor(ends, device=scores.device)
         own = scores.index_select(1, end_ids)
-        more = torch.where(own.isfinite(), own.abs() * (factor**beyond - 1), 0.0)
+        more = torch.where(own.isfinite(), own.abs() * (_power(factor, beyond) - 1), 0.0)
         return scores.index_add(1, end_ids, more)
 
     return rule
+
+
+def _power(factor: float, exponent: int) -> float:
+    """factor ** exponent, up to 1e30, which makes an end certain: long texts would overflow."""
+    if factor > 1 and exponent * math.log(factor) > math.log(1e30):
+        return 1e30
+    return float(factor**exponent)
 
 
 def finite(ids: Tensor, scores: Tensor) -> Tensor:
@@ -209,8 +224,19 @@ def renormalized(ids: Tensor, scores: Tensor) -> Tensor:
 
 
 def divided(temperature: float) -> Rule:
-    """Divide scores by a temperature."""
-    return lambda ids, scores: scores / temperature
+    """Divide scores by a temperature.
+
+    For one near 0, the most probable token keeps a finite score, and others may get -inf. For one
+    above the largest number of the scores' type, -inf stays -inf.
+    """
+
+    def rule(ids: Tensor, scores: Tensor) -> Tensor:
+        limits = torch.finfo(scores.dtype)
+        if temperature < NEARLY_0:
+            scores = scores - scores.amax(-1, keepdim=True)
+        return scores / min(max(temperature, limits.tiny), limits.max)
+
+    return rule
 
 
 def top_k(count: int, at_least: int) -> Rule:

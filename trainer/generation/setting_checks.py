@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
 from trainer.errors import InputError
+from trainer.foreign.numbers import is_number
 from trainer.models.input_checks import require_tensors
 
 BATCHES = frozenset(
@@ -114,6 +115,8 @@ def listed(tokens: int | Collection[int] | None) -> list[int]:
     return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
 
 
+LARGEST_BIAS = 1e30
+"""The largest number added to a score: sums of several of them are finite, also in float32."""
 _PLAIN = (bool, int, float, str, list, tuple, dict)
 
 
@@ -121,12 +124,17 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_real(value: object) -> TypeGuard[int | float]:
+    return is_number(value)
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and _is_number(value) and math.isfinite(value)
+def _is_seconds(value: object) -> bool:
+    return value == math.inf or _is_real(value)
+
+
+def _is_bias(value: object) -> bool:
+    """Whether a value may be added to a score; -inf forbids a token."""
+    return value == -math.inf or (_is_real(value) and value <= LARGEST_BIAS)
 
 
 def _is_id_or_ids(value: object) -> bool:
@@ -150,13 +158,14 @@ def _are_biases(value: object) -> bool:
         return False
     pairs = [*value.items()] if isinstance(value, Mapping) else list(value)
     whole = all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs)
-    return whole and all(_are_words([ids]) and _is_number(bias) for ids, bias in pairs)
+    return whole and all(_are_words([ids]) and _is_bias(bias) for ids, bias in pairs)
 
 
 def _is_decay(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         return False
-    return _is_finite(value[0]) and value[0] % 1 == 0 and _is_number(value[1])
+    start, factor = value
+    return _is_real(start) and start % 1 == 0 and _is_real(factor) and 0 <= factor <= 1e6
 
 
 def _are_texts(value: object) -> bool:
@@ -178,19 +187,23 @@ def _are_functions(value: object) -> bool:
 
 _STRUCTURES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "bad_words_ids": (_are_words, "a list of lists of ids, none empty, such as [[5], [7, 9]]"),
-    "sequence_bias": (_are_biases, "a dictionary {(5, 6): -2.0}, or a list [[[5, 6], -2.0]]"),
+    "sequence_bias": (
+        _are_biases,
+        "a dictionary {(5, 6): -2.0}, or a list [[[5, 6], -2.0]], with numbers up to 1e30, or -inf",
+    ),
     "suppress_tokens": (_are_ids, "a list of ids"),
     "begin_suppress_tokens": (_are_ids, "a list of ids"),
-    "exponential_decay_length_penalty": (_is_decay, "a pair (first token, factor)"),
+    "exponential_decay_length_penalty": (
+        _is_decay,
+        "a pair (first token, factor from 0 to 1,000,000)",
+    ),
     "forced_bos_token_id": (_is_id, "an id"),
     "forced_eos_token_id": (_is_id_or_ids, "an id, or a list of ids"),
     "eos_token_id": (_is_id_or_ids, "an id, or a list of ids"),
     "pad_token_id": (_is_id, "an id"),
     "bos_token_id": (_is_id, "an id"),
     "decoder_start_token_id": (_is_id_or_list, "an id, or a list with one for each prompt"),
-    "guidance_scale": (_is_finite, "a finite number"),
-    "length_penalty": (_is_finite, "a finite number"),
-    "max_time": (_is_number, "a number of seconds"),
+    "max_time": (_is_seconds, "a number of seconds"),
     "seed": (_is_id, "a whole number"),
     "prefix_allowed_tokens_fn": (callable, "a function (row, ids) -> ids"),
     "streamer": (_is_streamer, "an object with the methods put and end"),

@@ -26,6 +26,16 @@ WHOLE_NUMBERS: Mapping[str, float] = {
     "seed": -math.inf,
 }
 """Settings that are whole numbers -> the smallest accepted value."""
+RANGES: Mapping[str, tuple[float, float, str]] = {
+    "repetition_penalty": (1e-6, 1e6, "a number from 0.000001 to 1,000,000"),
+    "encoder_repetition_penalty": (1e-6, 1e6, "a number from 0.000001 to 1,000,000"),
+    "length_penalty": (-50, 50, "a number from -50 to 50"),
+    "guidance_scale": (-1e6, 1e6, "a number from -1,000,000 to 1,000,000"),
+}
+"""Setting -> smallest and largest value, and both in words.
+
+Beyond them, products and powers overflow, which would look like a fault of the model.
+"""
 LEAST: Mapping[float, str] = {0: " from 0", 1: " above 0"}
 """Smallest accepted value -> its description in an error."""
 
@@ -90,12 +100,13 @@ class GenerationSettings:
             accepted = "a whole number" + LEAST.get(least, "")
             self._require(name, partial(_is_whole, least=least), accepted)
         self._require("temperature", lambda v: v >= 0, "a number of 0 or more")
-        self._require("length_penalty", lambda v: True, "a number")
+        for name in ("length_penalty", "repetition_penalty"):
+            least, most, accepted = RANGES[name]
+            self._require(name, partial(is_within, least=least, most=most), accepted)
         for name in ("top_p", "typical_p"):
             self._require(name, lambda v: 0 < v <= 1, "a number above 0, up to 1")
         for name in ("min_p", "epsilon_cutoff", "eta_cutoff"):
             self._require(name, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-        self._require("repetition_penalty", lambda v: v > 0, "a number above 0")
         if self.early_stopping not in (True, False, "never"):
             found = f"found {self.early_stopping!r}"
             raise InputError(f"generation.early_stopping: {found}; accepted: true, false, never")
@@ -167,7 +178,12 @@ class GenerationSettings:
         if value is None and name == "top_k":
             return
         if not is_number(value) or not holds(value):
-            raise InputError(f"generation.{name}: found {value!r}; accepted: {accepted}")
+            raise InputError(f"generation.{name}: found {value!r:.60}; accepted: {accepted}")
+
+
+def is_within(value: float, least: float, most: float) -> bool:
+    """Whether a number is in a range of RANGES."""
+    return least <= value <= most
 
 
 def _is_whole(value: float, least: float) -> bool:

@@ -25,6 +25,14 @@ WRONG = [
     ({"stop": [""]}, "generation.stop: found ['']; accepted: texts, none empty"),
     ({"stop": "END"}, "generation.stop: found 'END'; accepted: a list of texts"),
     ({"stop": None}, "generation.stop: found None; accepted: a list of texts"),
+    *(
+        (
+            {"repetition_penalty": value},
+            f"generation.repetition_penalty: found {value}; accepted: a number from 0.000001",
+        )
+        for value in (0, 5e-324, 1e-300, 1e39, 1e300, float("inf"), float("nan"), -1e300)
+    ),
+    ({"length_penalty": 1e6, "num_beams": 2}, "generation.length_penalty: found 1000000.0; acc"),
     ({"batch_size": 2.5}, "generation.batch_size: found 2.5; accepted: a whole number above 0"),
     ({"seed": "1"}, "generation.seed: found '1'; accepted: a whole number"),
 ]
