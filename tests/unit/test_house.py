@@ -26,7 +26,8 @@ USUAL_FUNCTION = 40
 LAYERS = (
     ("trainer.local_copies", "trainer.plurals"),
     ("trainer.errors",),
-    ("trainer.choices", "trainer.foreign", "trainer.redaction", "trainer.settings")
+    ("trainer.choices", "trainer.foreign", "trainer.option_types", "trainer.redaction")
+    + ("trainer.settings",)
     + ("trainer.peer_names", "trainer.peer_reasons", "trainer.registry"),
     ("trainer.terminal",),
     ("trainer.checkpoint", "trainer.devices", "trainer.foreign.downloads"),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.option_types import Options
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -72,7 +74,7 @@ class Ask:
     reason: str = ""
 
 
-class Callback:
+class Callback(Options, where="callbacks.{}"):
     """Observes a run. Subclasses are dataclasses, and methods receive facts, never the Trainer.
 
     Every rank calls `on_step_end`, `on_weights` and `on_evaluate` with equal arguments, so that all

@@ -8,10 +8,11 @@ from trainer.data.near_duplicates import near_duplicates
 from trainer.data.renamed_columns import renamed
 from trainer.data.rows import Splits, check_amounts
 from trainer.data.splits import held_out, limited
+from trainer.option_types import Options
 
 
 @dataclass(frozen=True)
-class FunctionSplits:
+class FunctionSplits(Options, where="dataset"):
     """Functions as rows, split into train and validation; near-duplicates stay together."""
 
     columns: dict[str, str] = field(default_factory=dict)

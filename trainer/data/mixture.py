@@ -10,13 +10,14 @@ from trainer.data.renamed_columns import renamed
 from trainer.data.rows import Files, Splits
 from trainer.data.splits import limited
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Options, where="dataset.mixture"):
     """A source of a mixture."""
 
     dataset: Any
@@ -35,7 +36,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Options, where="dataset"):
     """Training rows from several data sets, in fixed shares; each data set is evaluated separately.
 
     The samples of a step depend only on the seed and the step, not on the number of processes. Each

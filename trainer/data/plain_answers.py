@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trainer.data.renamed_columns import renamed
 from trainer.data.rows import Splits, check_amounts
 from trainer.data.splits import limited
+from trainer.option_types import Options
 
 CAPITALS = {
     "Argentina": "Buenos Aires", "Australia": "Canberra", "Austria": "Vienna",
@@ -43,7 +44,7 @@ HELD_OUT = 6
 
 
 @dataclass(frozen=True)
-class PlainAnswers:
+class PlainAnswers(Options, where="dataset"):
     """Questions about capitals, each with a plain answer (chosen) and a wordy one (rejected).
 
     The columns are prompt, chosen and rejected. Without `paired` they are prompt, completion and

@@ -9,6 +9,7 @@ from trainer.data.formats import read
 from trainer.data.rows import Splits
 from trainer.data.sources import files_at
 from trainer.errors import InputError
+from trainer.option_types import Options
 from trainer.plurals import plural
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlainText:
+class PlainText(Options, where="dataset"):
     """Text files (.txt, UTF-8), each read as one row with the column `text`.
 
     Without validation files, the last lines of each training file are held out. Random lines of a

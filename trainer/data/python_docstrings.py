@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.data.python_stdlib import PythonStdlib
 from trainer.data.rows import Splits, check_amounts
 from trainer.data.splits import limited
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,7 @@ MAX_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class PythonDocstrings:
+class PythonDocstrings(Options, where="dataset"):
     """Functions of the standard library that have a docstring, and 3 to 5 docstrings for each.
 
     Columns: text (the function's code without its docstring and name), choices (first lines of

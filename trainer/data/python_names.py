@@ -12,6 +12,7 @@ from trainer.data.rows import Splits, check_amounts
 from trainer.data.splits import limited
 from trainer.data.tag_schemes import Span, tags_of
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +32,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class PythonNames:
+class PythonNames(Options, where="dataset"):
     """The words (tokens) of functions of the standard library; names are tagged in BIO format.
 
     Columns: tokens, tags. Types: function (its name), argument (of its signature), call (a dotted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.data.python_stdlib import PythonStdlib
 from trainer.data.rows import Splits, check_amounts
 from trainer.data.splits import limited
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,7 @@ LONGEST_ANSWER = 60
 
 
 @dataclass(frozen=True)
-class PythonQuestions:
+class PythonQuestions(Options, where="dataset"):
     """Questions about the functions of the standard library, whose answers are parts of the code.
 
     The questions ask what a function returns, raises or loops over, and what the default value of

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 from trainer.data.python_names import PythonNames
 from trainer.data.python_stdlib import PythonStdlib
 from trainer.data.rows import Splits, check_amounts
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class PythonTasks:
+class PythonTasks(Options, where="dataset"):
     """Two tasks: to classify functions by their package, and to tag the names in functions.
 
     Columns: task; source and package if the task is package; tokens and tags if the task is names.

@@ -13,6 +13,7 @@ from trainer.data.renamed_columns import missing, renamed
 from trainer.data.sources import Source, entries_at, read_entries, source_at
 from trainer.data.splits import hold_out, limited, num_shared
 from trainer.errors import InputError, RowError
+from trainer.option_types import Options
 from trainer.plurals import of_all, plural
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Options, where="dataset"):
     """Rows from local files or the hub: a whole data set at `path`, or separate files per split.
 
     With `path`, the fields `train`, `validation` and `test` name splits of it. They default to the

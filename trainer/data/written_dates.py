@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from trainer.data.renamed_columns import renamed
 from trainer.data.rows import Splits
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 FIRST, DAYS = date(1950, 1, 1), 100 * 365
 MONTHS = (
@@ -28,7 +29,7 @@ FORMS = (
 
 
 @dataclass(frozen=True)
-class WrittenDates:
+class WrittenDates(Options, where="dataset"):
     """Dates from 1950 to 2049, written in seven ways, each with its ISO form.
 
     Columns: source ("the 3rd of May, 1987") and target ("1987-05-03"). No day is in both splits.

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 LONGEST_TIMEOUT = 1e8
 """Seconds, some three years; torch cannot wait for much longer."""
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
+class DeviceOptions(Options, where="launch"):
     """The options of `place`; the defaults are those of `launch` in configs/config.yaml."""
 
     timeout: float | None = None

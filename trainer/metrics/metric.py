@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
+from trainer.option_types import Options
+
 if TYPE_CHECKING:
     from trainer.tasks.comparison import Compared
 
 
-class Metric:
+class Metric(Options, where="metrics"):
     """Compares predictions with references. Subclasses are dataclasses of options."""
 
     greater_is_better: bool

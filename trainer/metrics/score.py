@@ -31,9 +31,9 @@ class Score(Metric):
     """The name of the score; the key of its result, unless `names` is overridden."""
     kinds: ClassVar[tuple[str, ...]] = ("classes",)
 
-    def __init_subclass__(cls, **arguments: object) -> None:
+    def __init_subclass__(cls, where: str | None = None) -> None:
         """Support the older declarations `of_classes` and `of_label_sets`."""
-        super().__init_subclass__(**arguments)
+        super().__init_subclass__(where)
         defined = vars(cls)
         if "kinds" not in defined and ("of_classes" in defined or "of_label_sets" in defined):
             sets = defined.get("of_label_sets", "label_sets" in cls.kinds)

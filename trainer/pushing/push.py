@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import InputError
 from trainer.foreign.downloads import bars_on_terminals_only
+from trainer.option_types import Options
 from trainer.pushing.changes import Changes, changes
 from trainer.pushing.hub_errors import errors_of_push
 from trainer.pushing.push_record import FILE, Content, Identity, record_bytes
@@ -22,7 +23,7 @@ MESSAGE = "Push with tempering"
 
 
 @dataclass(frozen=True)
-class Destination:
+class Destination(Options, where="push"):
     """The repository to push to, and the options of the push."""
 
     repo: str

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9_][\w.-]{0,95}")
 REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -12,7 +13,7 @@ REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
 @dataclass(frozen=True)
-class PushSettings:
+class PushSettings(Options, where="push"):
     """The repository that job=push writes to, and what it sends."""
 
     repo: str | None = None
@@ -42,7 +43,7 @@ class PushSettings:
         if self.repo is not None and not is_repository(self.repo):
             raise InputError(f"push.repo: found '{self.repo}'; accepted: name or owner/name")
         for name, value in [("revision", self.revision), *(("tags", tag) for tag in self.tags)]:
-            if value is not None and not is_reference(value):
+            if value is not None and not (isinstance(value, str) and is_reference(value)):
                 accepted = "a name of letters, digits, '.', '_', '-' and '/'"
                 raise InputError(f"push.{name}: found '{value}'; accepted: {accepted}")
         parts = self.path.split("/") if self.path else []

@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(Options, where="prepare"):
     """The settings with which job=prepare fills the token cache and writes its report."""
 
     processes: int | None = None
@@ -25,7 +26,7 @@ class PrepareSettings:
 
 
 @dataclass(frozen=True)
-class PruneSettings:
+class PruneSettings(Options, where="prune"):
     """The entries that job=prune removes from the token cache; entries in use are kept."""
 
     days: float | None = 30.0

@@ -16,6 +16,7 @@ from trainer.metrics.named import metrics_of
 from trainer.metrics.score import SHAPES, Score
 from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.formats.rope_request import check_request
+from trainer.option_types import Options
 from trainer.pushing.push_settings import PushSettings
 from trainer.runs.prepare_settings import PrepareSettings, PruneSettings
 from trainer.runs.serve_settings import ServeSettings
@@ -29,7 +30,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Options, where="model"):
     """The weights to start from, and changes to them."""
 
     path: str | None = "???"
@@ -75,7 +76,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class TokenizerSettings:
+class TokenizerSettings(Options, where="tokenizer"):
     """The tokenizer to use."""
 
     path: str | None = None
@@ -93,7 +94,7 @@ class TokenizerSettings:
 
 
 @dataclass(frozen=True)
-class LaunchSettings:
+class LaunchSettings(Options, where="launch"):
     """How many processes to start, and on which machines."""
 
     num_processes: int | str = "auto"
@@ -178,7 +179,7 @@ def is_host(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class InputSettings:
+class InputSettings(Options, where="input"):
     """The inputs of predict, generate and chat other than a data set."""
 
     text: str | None = None
@@ -202,7 +203,7 @@ class InputSettings:
 
 
 @dataclass(frozen=True)
-class OutputSettings:
+class OutputSettings(Options, where="output"):
     """The outputs of predict, generate, merge and export."""
 
     file: str | None = None
@@ -232,7 +233,7 @@ DTYPE_NAMES |= {"f16": "fp16"}
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(Options, where="export"):
     """The format and the dtype that the export job writes."""
 
     format: Literal["onnx", "gguf", "torch", "merged", "safetensors"] | None = None
@@ -258,7 +259,7 @@ class ExportSettings:
 
 
 @dataclass(frozen=True)
-class InspectSettings:
+class InspectSettings(Options, where="inspect"):
     """The amount of data that the inspect job prints."""
 
     samples: int = 3
@@ -268,7 +269,7 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
-class PlanSettings:
+class PlanSettings(Options, where="plan"):
     """The size of the micro batch for which the plan job estimates the memory of activations."""
 
     tokens: int = 4096

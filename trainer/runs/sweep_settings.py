@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.option_types import Options
+
 PRUNERS = {
     "median": "MedianPruner",
     "percentile": "PercentilePruner",
@@ -14,7 +16,7 @@ PRUNERS = {
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(Options, where="sweep"):
     """The objective of a sweep and the rule that ends jobs early; only for commands with -m."""
 
     objective: str | None = None

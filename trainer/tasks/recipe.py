@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from trainer.errors import InputError
 from trainer.models.outputs import Outputs
+from trainer.option_types import Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class Head:
     """Entries of config.json, such as id2label and problem_type."""
 
 
-class Recipe:
+class Recipe(Options, where="recipe"):
     """One task. The Trainer calls the recipe, never the reverse.
 
     Subclasses are frozen dataclasses whose fields are the user's options.

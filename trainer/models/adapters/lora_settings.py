@@ -2,16 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Literal
 
 from trainer.errors import InputError
+from trainer.option_types import Options
 
 INITS = ("default", "pissa", "loftq")
 
 
 @dataclass(frozen=True)
-class LoRASettings:
+class LoRASettings(Options, where="model.lora"):
     """The settings under `model.lora`. The constructor raises InputError for invalid values."""
 
     rank: int | None = None
@@ -69,7 +69,6 @@ class LoRASettings:
         return self.ia3 or self.rank is not None
 
     def __post_init__(self) -> None:
-        self._check_types()
         if self.rank is not None and self.rank < 1:
             raise InputError(f"model.lora.rank: found {self.rank}; accepted: 1 or more, null")
         if self.alpha is not None and not (self.alpha > 0 and math.isfinite(self.alpha)):
@@ -102,22 +101,6 @@ class LoRASettings:
         if not self.adds_adapters and given:
             accepted = "accepted: with model.lora.rank, which adds adapters"
             raise InputError(f"model.lora.{given[0]}: found it without a rank; {accepted}")
-
-    def _check_types(self) -> None:
-        """Refuse values of another type, which Python code may pass.
-
-        A text would be taken for a list of its letters.
-        """
-        numbers = {"rank": Integral, "alpha": Real, "dropout": Real}
-        for name, kind in numbers.items():
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                accepted = "a whole number" if kind is Integral else "a number"
-                raise InputError(f"model.lora.{name}: found {value!r:.60}; accepted: {accepted}")
-        for name in ("targets", "feedforward", "modules_to_save", "trainable_tokens"):
-            if isinstance(value := getattr(self, name), str):
-                accepted = f"a list, such as [{value[:40]!r}]"
-                raise InputError(f"model.lora.{name}: found {value!r:.60}; accepted: {accepted}")
 
     def _refuse_with_ia3(self) -> None:
         """Refuse settings that only LoRA has."""
