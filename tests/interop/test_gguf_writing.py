@@ -184,6 +184,17 @@ def sentencepiece(folder: Path) -> Tokenizer:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def without_unknown(folder: Path) -> Tokenizer:
+    """The tokenizer of `sentencepiece` with an unknown token that is not in its vocabulary."""
+    import tokenizers
+
+    made = sentencepiece(folder)
+    saved = json.loads(made.backend.to_str())
+    saved["model"]["unk_token"] = "<none>"
+    made.backend = tokenizers.Tokenizer.from_str(json.dumps(saved))
+    return made
+
+
 def test_what_the_format_cannot_hold_is_refused(tmp_path: Path, minilm: Path) -> None:
     with pytest.raises(InputError, match="gguf has no writer for bert; accepted: cohere2, gemma"):
         architecture_of(AutoConfig({"model_type": "bert"}))
@@ -204,6 +215,10 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path, minilm: Path) ->
     for message, (family, entries) in refused.items():
         with pytest.raises(InputError, match=re.escape(message)):
             metadata_of(AutoConfig({"model_type": family, **SIZES, **entries}))
+    with pytest.raises(
+        InputError, match="^tokenizer: unk_token: found '<none>'; accepted: a token"
+    ):
+        vocabulary_of(without_unknown(tmp_path), 300, [])
     tokenizer = with_digits()
     with pytest.raises(InputError, match=r"found \d+ tokens for 20 embeddings"):
         vocabulary_of(tokenizer, 20, [])

@@ -82,6 +82,10 @@ def _tokens(
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     unknown = saved["model"].get("unk_token")
     if unknown is not None and kind == "llama":
+        if unknown not in vocabulary:  # the library loads such a file, and fails at unknown text
+            raise InputError(
+                f"tokenizer: unk_token: found {unknown!r:.60}; accepted: a token of it"
+            )
         types[vocabulary[unknown]] = UNKNOWN
     return tokens, types
 
