@@ -41,10 +41,14 @@ def recipe_of(
     revision: str | None = None,
     given: Mapping[str, Any] | None = None,
     trusted_packages: Sequence[str] = (),
+    places: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe of a model's folder, hub id or pkg:// path; fields in `given` take precedence."""
+    """The recipe of a model's folder, hub id or pkg:// path; fields in `given` take precedence.
+
+    `places` are further arguments of `hub.find`, such as token and cache_dir.
+    """
     given = given or {}
-    folder = hub.find(path, revision=revision, what="model.path")
+    folder = hub.find(path, **{"revision": revision, **(places or {})}, what="model.path")
     saved = _saved_node(folder, given, trusted_packages)
     if "_target_" not in given:
         check_target(saved["_target_"], folder / recipe_file.FILE, "recipe", trusted_packages)

@@ -56,14 +56,28 @@ class ConfiguredModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, revision: str | None = None, **overrides: Any
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        **overrides: Any,
     ) -> Self:
         """The model that `save_pretrained` wrote to a folder or the hub, in eval mode.
 
         `overrides` replace entries of config.json. Raises InputError for invalid files or
         overrides.
         """
-        folder = hub.find(str(path), revision=revision, what="model.path")
+        folder = hub.find(
+            str(path),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            what="model.path",
+        )
         entries = _read_config(folder / CONFIG)
         saved = entries.get("architectures")
         if saved != [cls.__name__]:

@@ -100,7 +100,8 @@ def pipeline(
     from trainer.devices.precision import DTYPES, resolve_precision
 
     _refuse(config, use_fast, trust_remote_code, framework)
-    recipe = _recipe_of(model, task, revision)
+    places = _places(model_kwargs or {}, token)
+    recipe = _recipe_of(model, task, {"revision": revision, **places})
     task = task or _task_of(model, recipe)
     kind = _kind_of(task)
     recipe = recipe or default_recipe(kind, model)
@@ -109,12 +110,9 @@ def pipeline(
         options.pop("aggregation_strategy", None)  # there is one form of answers
     _check_head(kind, model, recipe)
     model_options = {**(model_kwargs or {}), "dtype": dtype if torch_dtype is None else torch_dtype}
-    loading = {"token": token} if token is not None else {}
-    loaded = _loaded_model(kind, model, {**model_options, **loading}, revision)
+    loaded = _loaded_model(kind, model, {**model_options, **places}, revision)
     place = _device_of(device if device_map is None else device_map)
-    if tokenizer is None and not isinstance(model, str):
-        tokenizer = getattr(model, "name_or_path", None) or None
-    found = _loaded_tokenizer(tokenizer, model, revision, loading)
+    found = _loaded_tokenizer(tokenizer, model, revision, places)
     if issubclass(kind, TextPipeline):
         if issubclass(kind, Text2TextGenerationPipeline):
             options["requested_task"] = task
@@ -156,7 +154,14 @@ def _refuse(
         raise InputError("pipeline: trust_remote_code: found True; accepted: False")
 
 
-def _recipe_of(model: object, task: str | None, revision: str | None) -> Any:
+def _places(model_kwargs: Mapping[str, Any], token: str | None) -> dict[str, Any]:
+    """Where the model's files are: the arguments for the model, the tokenizer and the recipe."""
+    names = ("cache_dir", "local_files_only", "subfolder", "token")
+    given = {**model_kwargs, "token": token or model_kwargs.get("token")}
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+def _recipe_of(model: object, task: str | None, places: Mapping[str, Any]) -> Any:
     """The recipe in a model's folder; None for a loaded model or a task that takes any head."""
     from trainer.config.saved_recipe import recipe_of
 
@@ -166,7 +171,7 @@ def _recipe_of(model: object, task: str | None, revision: str | None) -> Any:
         return None
     kind = None if task is None else _kind_of(task)
     needs_none = kind is not None and (not kind.head or kind is ReplacedTokenDetectionPipeline)
-    return None if needs_none else recipe_of(str(model), revision)
+    return None if needs_none else recipe_of(str(model), places=places)
 
 
 def _task_of(model: Any, recipe: Any) -> str:
@@ -210,17 +215,22 @@ def _loaded_model(
 
 
 def _loaded_tokenizer(
-    tokenizer: Any, model: Any, revision: str | None, options: Mapping[str, Any]
+    tokenizer: Any, model: Any, revision: str | None, places: Mapping[str, Any]
 ) -> Any:
+    """A given or loaded tokenizer; without one, that of the model's files, in their revision."""
     from trainer.tokenizer import Tokenizer
 
-    if tokenizer is None and not _is_path(model):
-        raise InputError("pipeline: tokenizer: found None with a loaded model; accepted: one")
     if tokenizer is not None and not _is_path(tokenizer):
         return tokenizer
-    return Tokenizer.from_pretrained(
-        tokenizer or model, revision=None if tokenizer else revision, **options
-    )
+    path = model
+    if tokenizer is not None:  # of another repository
+        path, revision = tokenizer, None
+        places = {name: value for name, value in places.items() if name != "subfolder"}
+    elif not _is_path(model):
+        path, revision = getattr(model, "source", (getattr(model, "name_or_path", None), None))
+    if not path:
+        raise InputError("pipeline: tokenizer: found None with a loaded model; accepted: one")
+    return Tokenizer.from_pretrained(path, revision=revision, **places)
 
 
 def _device_of(device: Any) -> Any:
