@@ -68,7 +68,12 @@ def in_fp32(outputs: Any) -> Any:
 
 def in_float64(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in float64; in host memory if its device lacks the type (Apple's GPUs)."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+    return tensor.to(device_with_float64(tensor.device)).double()
+
+
+def device_with_float64(device: torch.device) -> torch.device:
+    """A device, or host memory if the device lacks float64 (Apple's GPUs)."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def keep_masters_in_fp32(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from trainer.devices.precision import device_with_float64, in_float64
 from trainer.errors import InputError, NumericsError
 from trainer.generation.drafts import Assistant, Draft, PromptLookup
 from trainer.generation.extending import check_streamer, put
@@ -56,7 +57,9 @@ class _Text:
         """The ids of the text [1, n], including leading pads."""
         self.checked = ScoredText(plan.model, plan.source)
         self.rules, self.stops = plan.rules(1), plan.stops()
-        self.generator = torch.Generator(plan.ids.device).manual_seed(plan.own_seed)
+        # the drafts' and the model's probabilities are in float64, so it is where they are
+        place = device_with_float64(plan.ids.device)
+        self.generator = torch.Generator(place).manual_seed(plan.own_seed)
         # drafts are not guided: guidance would need a call of the model for each drafted token
         drafting = self.rules[1:] if plan.is_guided else self.rules
         self.drafter = _drafter(plan, drafting, self.generator)
@@ -111,20 +114,25 @@ class _Text:
         if not self.plan.settings.do_sample:
             best = scores.argmax(-1)
             return best[: _first_false(best[:k] == draft.tokens) + 1]
-        probabilities = scores.double().softmax(-1)
+        return self._sampled(draft, in_float64(scores).softmax(-1)).to(scores.device)
+
+    def _sampled(self, draft: Draft, probabilities: Tensor) -> Tensor:
+        """The accepted tokens and one more, by the model's probabilities [k + 1, V] in float64."""
+        device, tokens, k = probabilities.device, draft.tokens, len(draft.tokens)
+        tokens = tokens.to(device)
         if draft.probabilities is None:  # keep the sampled tokens up to the first that differs
             sampled = torch.multinomial(probabilities, 1, generator=self.generator).flatten()
-            return sampled[: _first_false(sampled[:k] == draft.tokens) + 1]
-        positions = torch.arange(k, device=scores.device)
-        drafted = draft.probabilities[positions, draft.tokens]
-        ratio = probabilities[positions, draft.tokens] / drafted
-        draws = torch.rand(k, dtype=torch.float64, device=scores.device, generator=self.generator)
+            return sampled[: _first_false(sampled[:k] == tokens) + 1]
+        positions = torch.arange(k, device=device)
+        drafted = draft.probabilities[positions, tokens]
+        ratio = probabilities[positions, tokens] / drafted
+        draws = torch.rand(k, dtype=torch.float64, device=device, generator=self.generator)
         accepted = _first_false(draws < ratio)
         rest = probabilities[accepted]
         if accepted < k:
             rest = (rest - draft.probabilities[accepted]).clamp(min=0)
         last = torch.multinomial(rest, 1, generator=self.generator)
-        return torch.cat((draft.tokens[:accepted], last))
+        return torch.cat((tokens[:accepted], last))
 
 
 def _drafter(plan: Plan, rules: Sequence[Rule], generator: torch.Generator) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.devices.precision import in_float64
 from trainer.generation.logit_rules import Rule
 from trainer.generation.plan import Plan
 from trainer.generation.scored_text import ScoredText
@@ -68,11 +69,12 @@ class Assistant:
             scores = self.text.logits(flat, 1)
             for rule in self.rules:
                 scores = rule(grown, scores)
-            probabilities = scores.double().softmax(-1)
-            token = self._chosen(probabilities)
+            probabilities = in_float64(scores).softmax(-1)  # on a device with the generator
+            chosen = self._chosen(probabilities)
+            token = chosen.to(grown.device)
             grown = torch.cat((grown, token), 1)
             rows.append(probabilities)
-            if bool(torch.isin(token, self.ends)) or self._is_improbable(token, probabilities):
+            if bool(torch.isin(token, self.ends)) or self._is_improbable(chosen, probabilities):
                 break
         self.width, self.drafted = ids.shape[1], len(rows)
         tokens = grown[0, ids.shape[1] :]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.devices.precision import in_float64
 from trainer.errors import InputError, NumericsError
 from trainer.generation import stopping
 from trainer.generation.outputs import GenerateOutput
@@ -70,7 +71,7 @@ def _chosen(scores: Tensor, sampled: bool, plan: Plan, num_generated: int) -> Te
         raise NumericsError(f"generation: token {num_generated} of text {row}: {found}")
     if not sampled:
         return scores.argmax(-1)
-    shifted = (scores - peak.unsqueeze(1)).double()
+    shifted = in_float64(scores - peak.unsqueeze(1))
     rows = range(plan.first, plan.first + len(scores))
     return draw(shifted, plan.seed, rows, num_generated).to(scores.device)
 

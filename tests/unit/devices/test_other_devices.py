@@ -1,7 +1,9 @@
 """Devices that are neither a CPU nor a CUDA GPU: Apple's and Intel's, by fake tensors."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.models.adapters.merging import merged_parameters
 from trainer.models.auto import AutoModelForCausalLM
 from trainer.models.config import ModelConfig
+from trainer.models.families.marian import sinusoids
 
 WITHOUT_FLOAT64 = ("mps",)
 
@@ -78,6 +81,39 @@ def test_adapters_are_merged_on_the_device(kind: str) -> None:
         merged = dict(merged_parameters(placed(model, kind)))
     for name in adapted_layers(model):
         assert merged[f"{name}.weight"].device.type == kind
+
+
+def test_sinusoids_are_computed_in_float64_where_it_is() -> None:
+    with pretended("mps"):
+        found = sinusoids(torch.empty(5, dtype=torch.int64, device="mps"), 8)
+    assert found.dtype == torch.float32 and found.device.type == "mps"
+
+
+ROOT = Path(__file__).parents[3]
+ELSEWHERE = {
+    "trainer/generation/logit_rules.py": "only for CUDA",
+    "trainer/generation/sampling.py": "of scores that in_float64 returned; draws made on the host",
+    "trainer/generation/assisted.py": "where the probabilities are, which in_float64 returned",
+    "trainer/models/attention/flash_trial.py": "only for CUDA",
+    "trainer/models/families/marian.py": "where the positions are, which in_float64 returned",
+    "trainer/devices/precision.py": "in_float64 itself",
+    "trainer/data/task_samples.py": "counts of the data, on the host",
+    "trainer/tasks/label_losses.py": "counts of the data, on the host",
+    "trainer/pipelines/sentence_similarity.py": "of lists of numbers, on the host",
+}
+"""File with a tensor in float64 -> why no device without the type gets it."""
+
+
+def test_no_other_file_makes_float64_on_a_device() -> None:
+    """Apple's GPUs have no float64: other files call `in_float64`, or are listed with a reason."""
+    found = set()
+    for path in [*ROOT.glob("trainer/**/*.py"), *ROOT.glob("recipes/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        if re.search(
+            r"\.double\(\)|dtype=torch\.(float64|double)|\.to\(torch\.(float64|double)", text
+        ):
+            found.add(path.relative_to(ROOT).as_posix())
+    assert found == set(ELSEWHERE)
 
 
 def test_sums_have_a_type_that_the_device_has() -> None:

@@ -21,7 +21,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with hub_here(monkeypatch) as server:
         monkeypatch.delenv("HF_TOKEN")
         monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-        folder = Path(saved(tmp_path / "model", SequenceClassification(problem="single_label", labels=["a", "b"])))
+        folder = Path(
+            saved(
+                tmp_path / "model",
+                SequenceClassification(problem="single_label", labels=["a", "b"]),
+            )
+        )
         contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         assert {"recipe.json", "tokenizer.json"} <= set(contents)
         repository = server.create("me/private")

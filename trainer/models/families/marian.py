@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainer.devices.precision import in_float64
 from trainer.models.blocks.autocast import to_autocast_type
 from trainer.models.blocks.dropout import Dropout
 from trainer.models.blocks.encoder_decoder import EncoderDecoder, SharedEmbeddings
@@ -46,9 +47,11 @@ def sinusoids(positions: Tensor, size: int) -> Tensor:
     cosines in the second half.
     """
     half = (size + 1) // 2
-    indices = torch.arange(half, dtype=torch.float64, device=positions.device)
-    angles = positions.double().unsqueeze(1) / 10000 ** (2 * indices / size)
-    return torch.cat((angles.sin(), angles.cos()[:, : size - half]), 1).float()
+    places = in_float64(positions)  # in float32, the angles of late positions would be inexact
+    indices = torch.arange(half, dtype=torch.float64, device=places.device)
+    angles = places.unsqueeze(1) / 10000 ** (2 * indices / size)
+    found = torch.cat((angles.sin(), angles.cos()[:, : size - half]), 1).float()
+    return found.to(positions.device)
 
 
 def _body(config: ModelConfig, pooler: bool) -> EncoderDecoder:
