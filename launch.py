@@ -65,7 +65,6 @@ def _main(arguments: Sequence[str]) -> int:
             if print_requested(command):
                 return 0
             if command.multirun:
-                activity.done()
                 return sweep(command, same_program(__file__))
             run = compose_run(command)
     except (InputError, EnvironmentFault) as error:

@@ -262,6 +262,13 @@ REFUSED = (
     (["seed=interval(1,3)"], "seed: found interval(1,3); accepted: values a,b,c, or hydra/sweeper"),
     (["trainer.nope=1,2"], "trainer.nope: unknown key"),
     (
+        ["seed=range(0,100000)"],
+        "-m: found 1,001 jobs or more, each of which is checked before the first starts; accepted: "
+        "up to 1,000, or a search with hydra/sweeper=optuna",
+    ),
+    (["seed=range(0,2000000000)"], "-m: found 1,001 jobs or more"),
+    (["seed=range(0,40)", "trainer.num_epochs=range(1,41)"], "-m: found 1,600 jobs or more"),
+    (
         ["seed=1,2", "hydra/launcher=ray"],
         "hydra/launcher=ray: not installed; accepted: pip install",
     ),

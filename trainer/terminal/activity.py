@@ -25,8 +25,8 @@ PRINT_AFTER = 10.0
 FRAMES = {True: "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", False: "|/-\\"}
 """The frames of the animation: True -> with Unicode, False -> in ASCII."""
 ERASE = "\r\x1b[2K"
-LOGGED = ("train", "evaluate", "export", "merge", "prepare", "push")
-"""The jobs that print their activities where there is no terminal."""
+LOGGED = ("train", "evaluate", "export", "merge", "prepare", "push", "sweep")
+"""The jobs, and the kind of command, that print their activities where there is no terminal."""
 
 
 class _Display(Protocol):

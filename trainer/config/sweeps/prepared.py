@@ -1,9 +1,11 @@
 """Prepared: a sweep whose jobs are composed and checked before the first job starts."""
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -26,12 +28,15 @@ from trainer.errors import InputError, first_line
 from trainer.runs.sweep_records import Records
 from trainer.stores.run_store import local_folder
 from trainer.stores.url import is_in_store
+from trainer.terminal.activity import doing
 
 DEFAULT_DIR = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 """Hydra's default of hydra.sweep.dir. It is not used: it contains the time, so a continued sweep
 would not find its folder.
 """
 DEFAULT_SUBDIR = "${hydra.job.num}"
+MOST_JOBS = 1000
+"""The most jobs of a sweep: their configs are all composed and checked before the first starts."""
 SILENT = {"version": 1, "root": None, "disable_existing_loggers": False}
 """Logging settings for Hydra that leave the program's own logging unchanged."""
 
@@ -75,7 +80,7 @@ def prepared(command: Command) -> Sweep:
         raise InputError("hydra.sweep.subdir: found with a URL; accepted: output_dir=URL alone")
     params = OmegaConf.select(hydra, "sweeper.params") or {}
     space = [*(f"{key}={value}" for key, value in params.items()), *arguments]
-    jobs = [loader.job(overrides) for overrides in _jobs_to_check(space, loader, hydra)]
+    jobs = _checked_jobs(_jobs_to_check(space, loader, hydra), loader)
     if not loader.by_subdir:
         _refuse_same_folder(jobs)
     place = _place(loader, jobs[0])
@@ -86,6 +91,15 @@ def prepared(command: Command) -> Sweep:
     text = "\n".join([*others, *sorted(space)])
     name = f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return Sweep(command, config, arguments, loader, place, folder, name, jobs)
+
+
+def _checked_jobs(space: Sequence[Sequence[str]], loader: JobLoader) -> list[Job]:
+    """The jobs with these overrides. The first faulty one raises InputError."""
+    jobs: list[Job] = []
+    for overrides in space:
+        doing("checking the jobs", f"{len(jobs):,} of {len(space):,}")
+        jobs.append(loader.job(overrides))
+    return jobs
 
 
 def typed_hydra(command: Command) -> dict[str, str]:
@@ -160,6 +174,10 @@ def _jobs_to_check(space: Sequence[str], loader: JobLoader, hydra: DictConfig) -
     except (HydraException, ValueError) as error:  # a ValueError for range(1,5,0)
         accepted = "accepted: a,b or choice(), range() or glob()"
         raise InputError(f"-m: {first_line(error)}; {accepted}") from error
+    if (count := math.prod(map(len, values))) > MOST_JOBS and is_basic:
+        found = f"found {count:,} jobs or more, each of which is checked before the first starts"
+        accepted = f"accepted: up to {MOST_JOBS:,}, or a search with hydra/sweeper=optuna"
+        raise InputError(f"-m: {found}; {accepted}")
     if is_basic:
         return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
     first = [each[0] for each in values]
@@ -181,7 +199,9 @@ def _alternatives(override: Override, with_all: bool) -> list[str]:
         return [f"{key}={value.start}", f"{key}={value.end}"]
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    found = [f"{key}={each}" for each in override.sweep_string_iterator()]
+    # one more than is accepted: a range may have billions of values
+    most = MOST_JOBS + 1 if with_all else None
+    found = [f"{key}={each}" for each in islice(override.sweep_string_iterator(), most)]
     if isinstance(value, RangeSweep) and not with_all:
         found = list(dict.fromkeys([*found[:1], *found[-1:]]))
     if not found:

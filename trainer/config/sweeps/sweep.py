@@ -26,6 +26,7 @@ from trainer.config.sweeps.search import is_search, prepare_search
 from trainer.config.sweeps.task import JobFailed, JobTask, Stop, SweepStopped
 from trainer.errors import EnvironmentFault, InputError, first_line
 from trainer.launching.place import is_task_of_srun
+from trainer.terminal import activity
 
 OURS = str(CONFIGS.parent / "trainer")
 """The folder with the code of this program."""
@@ -42,12 +43,16 @@ def sweep(command: Command, launcher: Sequence[str]) -> int:
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ or is_task_of_srun():
         accepted = f"{program(command)} -m ... alone, which starts the processes of each job itself"
         raise InputError(f"-m: found within torchrun or a similar launcher; accepted: {accepted}")
+    if not command.cfg:
+        activity.begin("sweep")
     found = prepared(command)
     if command.cfg:
+        activity.done()
         print("---\n".join(yaml_files.dump(job.run.config) for job in found.jobs), end="")
         return 0
     check_files_of_jobs(found)
     task = _task(found, launcher)
+    activity.done()
     code = _run(found, task)
     return show_results(found) or code
 
