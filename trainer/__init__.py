@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trainer.local_copies import name_urls_in_logs
+
 if TYPE_CHECKING:
     from trainer.generation.settings import GenerationSettings as GenerationSettings
     from trainer.generation.text import generate as generate
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
     AutoTokenizer = Tokenizer
     from trainer.trainer import Trainer as Trainer
+
+name_urls_in_logs()
 
 _HOMES = {
     "AutoConfig": "trainer.models.auto",

@@ -1,5 +1,6 @@
 """Local copies of files in stores: where they are, and messages that show their URLs instead."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -37,6 +38,28 @@ def with_urls(text: str) -> str:
             copies = rf"({re.escape(start)}/(?:inputs|runs)/[0-9a-f]{{16}})(/copy)?/"
             text = re.sub(rf"{copies}(?=(.*))", _as_url, text, flags=re.DOTALL)
     return text
+
+
+LOGGERS = ("trainer", "trainer.fresh", "trainer.pads", "trainer.lengths")
+"""The names of all loggers of the package."""
+
+
+class _NamesUrls(logging.Filter):
+    """Changes log records so that they name URLs, whichever handlers the user has configured."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if (changed := with_urls(text)) != text:
+            record.msg, record.args = changed, None
+        return True
+
+
+def name_urls_in_logs() -> None:
+    """Let the logs of the package name the URL of a file in a store, as its errors do."""
+    for name in LOGGERS:
+        found = logging.getLogger(name)
+        if not any(isinstance(each, _NamesUrls) for each in found.filters):
+            found.addFilter(_NamesUrls())
 
 
 def _as_url(found: re.Match[str]) -> str:

@@ -11,6 +11,8 @@ from unittest import mock
 
 import pytest
 
+from trainer.local_copies import LOGGERS
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     [
@@ -57,6 +59,12 @@ LAYERS = (
 
 A module's layer is that of its longest prefix. `trainer` itself is the package's public names.
 """
+
+OTHER_LOGGERS = (
+    *("trainer.export.onnx_graph", "trainer.jobs.parts.data", "trainer.launching.launcher"),
+    *("trainer.models.quantization.quantize", "trainer.local_copies"),
+)
+"""Modules that look up loggers by name: of other packages, to change their level, and of ours."""
 
 
 @lru_cache(maxsize=1)
@@ -113,6 +121,20 @@ def test_imports_go_to_lower_layers() -> None:
         if layer_of(name) > layer_of(module)
     ]
     report(upward)
+
+
+def test_logs_of_every_module_name_urls() -> None:
+    """A logger with another name would show the paths of local copies."""
+    report(
+        [
+            f"{module}: getLogger({ast.unparse(node.args[0])})"
+            for module in trees()
+            if not is_inside(module, "trainer.config") and module not in OTHER_LOGGERS
+            for node in ast.walk(trees()[module])
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger"
+            if node.args and getattr(node.args[0], "value", None) not in LOGGERS
+        ]
+    )
 
 
 def test_no_modules_import_each_other() -> None:

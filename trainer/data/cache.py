@@ -17,7 +17,7 @@ from trainer.data import cache_locks
 from trainer.data.array_files import array_pieces, mapped
 from trainer.errors import EnvironmentFault
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("trainer")
 
 INDEX = "index.json"
 Check = Callable[[Mapping[str, np.ndarray]], str | None]

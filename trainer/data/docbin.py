@@ -9,7 +9,7 @@ from trainer.data.compressed import bytes_of
 from trainer.data.read_options import ReadOptions
 from trainer.errors import InputError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("trainer")
 
 
 def read_docbin(path: Path, place: str, reading: ReadOptions) -> Content:

@@ -12,7 +12,7 @@ from trainer.data.squad_files import flattened, is_squad
 from trainer.data.text_files import lines_of, text_of
 from trainer.errors import InputError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("trainer")
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances")
 """Keys under which an object may hold the list of rows."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainer.data.mixed_rows import MixedRows
     from trainer.data.streaming.sharded_rows import ShardedRows
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("trainer")
 
 IN_TRAIN_TOO = (
     "%s: %s is in dataset.train too, so its metrics do not measure the quality on new rows"

@@ -21,7 +21,7 @@ from trainer.data.rows import Files
 from trainer.data.sources import read_files
 from trainer.data.tokens import TokenTable
 from trainer.errors import InputError
-from trainer.local_copies import with_urls
+from trainer.local_copies import LOGGERS, with_urls
 from trainer.stores import store, url
 from trainer.stores.inputs import staged
 from trainer.terminal.console import PlainFormatter
@@ -272,6 +272,18 @@ def test_messages_name_the_url_that_was_typed(
     record.msg = f"dataset.train: {copy}/b.jsonl and {copy}: the same"
     said = "dataset.train: memory://bucket/rows/b.jsonl and memory://bucket/rows: the same"
     assert PlainFormatter(rewritten=with_urls).format(record) == said
+
+
+def test_logs_in_python_name_the_url(stage: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With any handler, such as that of pytest, not only with the formatter of commands."""
+    put('{"text": "a"}\n', "rows/b.jsonl")
+    copy = staged("memory://bucket/rows", "dataset.train")
+    for name in LOGGERS[:2]:  # the others show a warning once
+        logging.getLogger(name).warning("%s: %d rows are empty", copy / "b.jsonl", 3)
+        logging.getLogger(name).warning("%s: %d rows are empty", "elsewhere/b.jsonl", 3)
+    said = ["memory://bucket/rows/b.jsonl: 3 rows are empty", "elsewhere/b.jsonl: 3 rows are empty"]
+    assert caplog.messages == said * 2
+    assert caplog.records[1].args == ("elsewhere/b.jsonl", 3)
 
 
 def test_errors_in_python_name_the_url(stage: Path, minilm: Path) -> None:
