@@ -22,7 +22,7 @@ ROWS = 60
 CTRL_C = b"\x03"
 REDRAWN = re.compile(b"(?=\r\x1b\\[)")
 """Before a line is drawn again."""
-HALF = re.compile(b"\r\x1b?$")
+HALF = re.compile(b"\r\x1b?\\Z")
 """What may be the first part of such a place."""
 
 
@@ -53,14 +53,15 @@ def on_terminal(
     *,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    until: Mapping[str, bytes] | None = None,
+    until: Mapping[str, int] | None = None,
     stdout: int | None = None,
     timeout: float = 600,
 ) -> Screen:
     """Run a Python program on a terminal with this many columns.
 
-    Once a text of `until` is on the screen, its value is typed, such as CTRL_C. With `stdout` only
-    standard error and input are the terminal.
+    Once a text of `until` is on the screen, Ctrl-C is typed as many times as its value says. With
+    `stdout` only standard error and input are the terminal. A program that has not ended after
+    `timeout` seconds is killed, even if it still draws.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
@@ -83,18 +84,12 @@ def on_terminal(
     raw, first, rest = b"", 0.0, b""
     waiting, drawn, snapshots = dict(until or {}), set[str](), dict[str, list[str]]()
     while True:
-        ready, _, _ = select.select([ours], [], [], timeout)
-        try:
-            piece = os.read(ours, 65536) if ready else b""
-        except OSError:  # Linux reports that the other side is closed
-            piece = b""
+        piece = _next_piece(ours, began + timeout)
         if not piece:
             break
         first = first or time.monotonic() - began
         raw += piece
-        half = HALF.search(rest + piece)
-        end = half.start() if half else len(rest + piece)
-        known, rest = (rest + piece)[:end], (rest + piece)[end:]
+        known, rest = _whole(rest + piece)
         for number, part in enumerate(REDRAWN.split(known)):
             stream.feed(part)
             drawn = drawn if number == 0 else set()  # else the next drawing has begun
@@ -104,13 +99,38 @@ def on_terminal(
                 os.write(ours, CTRL_C * waiting.pop(text))
             snapshots |= dict.fromkeys(drawn, _lines(screen))
     stream.feed(rest)
-    os.close(ours)
-    try:
-        code = process.wait(120)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+    code = _end_of(process, ours, _lines(screen), began + timeout)
     return Screen(code, _lines(screen), raw.decode(), first, bool(screen.cursor.hidden), snapshots)
+
+
+def _next_piece(terminal: int, end: float) -> bytes:
+    """What the program writes next; nothing if it has ended, or from the time `end` on."""
+    ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+    if not ready or time.monotonic() >= end:
+        return b""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux reports that the other side is closed
+        return b""
+
+
+def _whole(text: bytes) -> tuple[bytes, bytes]:
+    """The text up to what may be the first part of a place of REDRAWN, and this part."""
+    half = HALF.search(text)
+    end = half.start() if half else len(text)
+    return text[:end], text[end:]
+
+
+def _end_of(process: subprocess.Popen[bytes], terminal: int, lines: list[str], end: float) -> int:
+    """The exit code of a program that writes nothing more; it is killed if it does not end."""
+    os.close(terminal)
+    try:
+        assert time.monotonic() < end, ("the program does not end; its terminal shows", lines)
+        return process.wait(120)
+    except (AssertionError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _lines(screen: pyte.HistoryScreen) -> list[str]:
