@@ -91,9 +91,13 @@ class Cluster:
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def wait_for(self, name: str, agent: subprocess.Popen[bytes]) -> None:
-        """Wait until a rank has written that it is held."""
+        """Wait until a rank has written that it is held.
+
+        The agent may run on without doing so, for example if the other agent ends early.
+        """
+        end = time.monotonic() + 600
         while not (self.folder / name).exists():
-            assert agent.poll() is None, self.logs()
+            assert agent.poll() is None and time.monotonic() < end, (name, self.logs())
             time.sleep(0.05)
 
     def logs(self) -> str:

@@ -69,9 +69,11 @@ class Bench:
         return json.loads((self.folder / run / "results.json").read_text())
 
     def wait_for(self, path: str, process: Any) -> None:
-        """Wait until a file of a run exists and is not empty."""
-        file = self.folder / path
+        """Wait until a file of a run exists and is not empty; a run without it is killed."""
+        file, end = self.folder / path, time.monotonic() + 600
         while not (file.exists() and (file.is_dir() or file.stat().st_size)):
+            if time.monotonic() > end:
+                os.killpg(process.pid, signal.SIGKILL)
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
 

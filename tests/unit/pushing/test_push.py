@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_a_commit_by_somebody_else_in_the_meantime_is_not_overwritten(server: Hu
     server.hold.clear()
     command = [sys.executable, "-c", PUSH, server.endpoint, str(Path.cwd())]
     with started(command) as process:
-        assert server.waiting.wait(600)
+        wait_for_upload(server, process)
         server.put("me/x", {"a.txt": b"theirs"})
         server.hold.set()
         _, error = process.communicate(timeout=600)
@@ -129,7 +130,7 @@ def test_a_killed_push_leaves_no_half_and_the_next_completes_it(server: Hub) -> 
     server.hold.clear()
     command = [sys.executable, "-c", PUSH, server.endpoint, str(Path.cwd())]
     with started(command) as process:
-        assert server.waiting.wait(600)
+        wait_for_upload(server, process)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=600)
     server.hold.set()
@@ -155,6 +156,14 @@ push({"a.txt": b"b", "model.safetensors": b"w" * 5000}, Destination("me/x"))
 
 def started(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_upload(server: Hub, process: subprocess.Popen[str]) -> None:
+    """Wait until the server holds the upload of this push, which may fail before that."""
+    end = time.monotonic() + 600
+    while not server.waiting.wait(0.1):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "the push does not begin its upload"
 
 
 def test_names_of_repositories_and_references() -> None:

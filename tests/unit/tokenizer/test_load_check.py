@@ -229,6 +229,7 @@ Tokenizer.from_pretrained({str(folder)!r})
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     end = time.monotonic() + 600
     while not (found := children.read_text().split()) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
