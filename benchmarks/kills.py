@@ -153,7 +153,9 @@ def opened_store(folder: Path) -> Iterator[Bucket]:
     )
     try:
         assert process.stdout is not None
-        os.environ["AWS_ENDPOINT_URL"] = process.stdout.readline().strip()  # once it is ready
+        address = process.stdout.readline().strip()  # once it is ready
+        assert address, "the store's server did not start"  # boto3 would ask the real AWS
+        os.environ["AWS_ENDPOINT_URL"] = address
         client = boto3.client("s3")
         client.create_bucket(Bucket=BUCKET)
         yield Bucket(folder, client=client)
