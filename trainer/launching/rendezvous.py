@@ -105,7 +105,9 @@ def _bound(family: socket.AddressFamily, address: Any) -> socket.socket | None:
     """
     try:
         listening = socket.socket(family, socket.SOCK_STREAM)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:  # e.g. too many open files
+            raise
         return None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
