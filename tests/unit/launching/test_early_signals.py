@@ -58,10 +58,10 @@ if __name__ == "__main__":
     if "saving" in sys.argv:
         seen, usual = threading.Event(), early_signals._ends_process
         early_signals._ends_process = lambda number: (usual(number), seen.set())[0]
+        early_signals.PATIENCE = 600
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert seen.wait(60)  # by the thread that watches signals
-        time.sleep(2 * early_signals.PATIENCE)
+            assert seen.wait(60)  # the thread decides before its patience ends, and not only then
         sys.exit(print(interruption.signal.name))
     launch.compose_run = wait
     sys.exit(launch.main([]))
