@@ -32,8 +32,9 @@ from trainer.serving.server import Server, listening_socket, url_of
 
 KEY = "a-key-of-nobody"
 LONG = "model.config={max_position_embeddings: 20000}"
-PATIENCE = 120
-"""Seconds until a server or a client counts as hanging."""
+PATIENCE = 50
+"""Seconds until a server or a client counts as hanging. The default of serve.client_timeout is
+longer, so a test fails if its own, shorter limit has no effect."""
 WORDS = ["what", "a happy day", "for a function", "don't", "f(x)"]
 
 
