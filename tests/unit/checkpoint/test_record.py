@@ -49,7 +49,7 @@ def test_what_a_power_failure_left(log):
 
 
 def test_nothing_to_cut_changes_nothing(log, tmp_path):
-    os.utime(log.path, (0, 0))  # so that reading the file changes the time of its last access
+    os.utime(log.path, (0, 0))  # any write changes this, however coarse the clock
 
     def state() -> tuple[int, int, int]:
         found = log.path.stat()
