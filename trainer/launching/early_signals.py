@@ -54,6 +54,8 @@ def _watch_native_code() -> None:
 
 
 def _stop_watching() -> None:
+    global _leaving
+    _leaving = threading.Lock()  # another thread of the parent may have held the inherited one
     signal.set_wakeup_fd(-1)
     _watching.clear()
 

@@ -180,6 +180,26 @@ print("alive")
     assert done.stdout == "alive\n", done.stderr
 
 
+def test_a_process_that_is_forked_while_its_parent_ends_can_be_ended_too() -> None:
+    code = """
+import os, signal, time
+from trainer.launching import early_signals
+early_signals.leave_unsaved()
+early_signals._leaving.acquire()
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(writer, b"ready")
+    time.sleep(60)
+    os._exit(0)
+os.read(reader, 5)
+os.kill(child, signal.SIGTERM)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "143\n", done.stderr
+
+
 PANICS = {"type": "Strip", "content": "a", "start": 3, "stop": 3}
 """A decoder that slices a token of three a from 3 to 0."""
 
