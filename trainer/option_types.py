@@ -1,7 +1,9 @@
 """Option types: refuses values of the wrong type for the fields of a dataclass of options."""
 
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field
 from functools import cache
 from numbers import Integral, Real
@@ -21,13 +23,16 @@ class Options:
     lists and mappings are checked. The default of a field is always accepted.
     """
 
-    where: ClassVar[str] = ""
-    """The key of the options in a config, which errors name; {} stands for the class's file."""
+    _options_key: ClassVar[str] = ""
+    """The key of the options in a config, which errors name; {} stands for the class's file.
 
-    def __init_subclass__(cls, where: str | None = None) -> None:
-        super().__init_subclass__()
+    Not `where`: as an attribute, it would be the default of a field of that name.
+    """
+
+    def __init_subclass__(cls, where: str | None = None, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
         if where is not None:
-            cls.where = where
+            cls._options_key = where
 
     if not TYPE_CHECKING:
 
@@ -39,28 +44,54 @@ class Options:
 def _check(cls: type[Options], values: tuple[object, ...], named: Mapping[str, object]) -> None:
     """Raise InputError for the first value of a wrong type."""
     key: object = cls
-    known = _fields_of(key)
-    for name, value in [*zip(known, values, strict=False), *named.items()]:
+    positional, known = _arguments_of(key)
+    for name, value in [*zip(positional, values, strict=False), *named.items()]:
         if name not in known or _is_default(known[name][0], value):
             continue
         if accepted := _accepted_instead(value, known[name][1]):
-            where = cls.where.format(cls.__module__.rpartition(".")[2])
-            raise InputError(f"{where}.{name}: found {value!r:.60}; accepted: {accepted}")
+            where = cls._options_key.format(cls.__module__.rpartition(".")[2])
+            found = re.sub(r"\s*\n\s*", " ", repr(value))  # arrays have several lines
+            key = f"{where}.{name}" if where else name
+            raise InputError(f"{key}: found {found:.60}; accepted: {accepted}")
 
 
 @cache
-def _fields_of(cls: object) -> dict[str, tuple["Field[object]", tuple[object, ...]]]:
-    """The arguments of a dataclass: name -> its field, and the types of which a value has one.
+def _arguments_of(
+    cls: object,
+) -> tuple[tuple[str, ...], dict[str, tuple["Field[object]", tuple[object, ...]]]]:
+    """The positional arguments of a dataclass, and those to check.
 
-    Empty for classes that are not dataclasses, or whose types only a type checker can look up.
+    The latter are name -> its field, and the types of which a value has one. A constructor that a
+    class defines itself may take other types than the fields have, and convert them. Its arguments
+    are only checked if they are annotated with the type of the field.
     """
-    declared = vars(cls).get("__dataclass_fields__", {})
+    constructor = getattr(cls, "__init__", None)
+    code = getattr(constructor, "__code__", None)
+    if not isinstance(cls, type) or code is None:
+        return (), {}
+    declared, hints = getattr(cls, "__dataclass_fields__", {}), _hints_of(cls)
     try:
-        hints = get_type_hints(cls)
-    except (NameError, TypeError):
-        return {}
-    taken = {name: each for name, each in declared.items() if each.init and name in hints}
-    return {name: (each, _members(hints[name])) for name, each in taken.items()}
+        annotated = getattr(constructor, "__annotations__", {})
+    except NameError:
+        annotated = {}
+    taken = {
+        name: (declared[name], _members(hints[name]))
+        for name, annotation in annotated.items()
+        if name in declared and name in hints and annotation == declared[name].type
+    }
+    return code.co_varnames[1 : code.co_argcount], taken
+
+
+def _hints_of(cls: type) -> dict[str, object]:
+    """The types of a class's attributes, without those that only a type checker can look up."""
+    found: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        try:
+            found |= get_type_hints(base)
+        except (AttributeError, NameError, SyntaxError, TypeError):
+            for name in vars(base).get("__annotations__", {}):
+                found.pop(name, None)
+    return found
 
 
 def _members(hint: object) -> tuple[object, ...]:
@@ -92,7 +123,8 @@ def _accepted_instead(value: object, members: tuple[object, ...]) -> str | None:
 def _fits(value: object, kind: object) -> bool:
     """Whether a value may be passed for a number, a switch, a list or a mapping."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # of numpy or torch
-        value = value.item()
+        with suppress(RuntimeError):  # tensors on the meta device have no value
+            value = value.item()
     if kind in LISTS:
         return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
     if kind in MAPPINGS:

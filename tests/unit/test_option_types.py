@@ -3,10 +3,10 @@
 import importlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from trainer.config.sections import CLOSED
 from trainer.data.mixture import Source
 from trainer.devices.options import DeviceOptions
 from trainer.errors import InputError
+from trainer.metrics.metric import Metric
+from trainer.metrics.score import Score
 from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.option_types import Options
 from trainer.pushing.push import Destination
@@ -123,3 +125,106 @@ def test_numbers_of_other_libraries_defaults_and_unknown_types_pass() -> None:
     for name, value in (("count", 2.5), ("share", True), ("switch", "false"), ("either", None)):
         with pytest.raises(InputError, match=f"^known.{name}: found "):
             Known(**{name: value})
+
+
+@dataclass(frozen=True)
+class Ordered(Options, where="ordered"):
+    """A constructor's order that is not the order of the fields."""
+
+    kind: ClassVar[str] = "a"
+    start: InitVar[int]
+    made: int = field(default=0, init=False)
+    _: KW_ONLY
+    switch: bool = False
+
+
+@dataclass(frozen=True)
+class Later(Ordered):
+    count: int = field(default=1, kw_only=False)
+    names: list[str] = field(default_factory=list)
+
+
+def test_positional_values_are_those_of_the_constructor() -> None:
+    found = Later(3, 5, ["a"], switch=True)
+    assert (found.count, found.names, found.switch) == (5, ["a"], True)
+    with pytest.raises(InputError, match="^ordered.names: found 'a'; accepted: a list"):
+        Later(3, 5, "a")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^ordered.count: found True; accepted: a whole number$"):
+        Later(3, True)
+
+
+@dataclass
+class Converted(Options, where="converted"):
+    """A constructor of its own, which converts texts."""
+
+    names: list[str] = field(default_factory=list)
+    count: int = 1
+
+    def __init__(self, names: str, count: int) -> None:
+        self.names, self.count = names.split(","), count
+
+
+class Patient(EarlyStopping):
+    """Without fields of its own, and therefore not decorated."""
+
+
+def test_a_constructor_that_converts_is_left_alone_and_an_inherited_one_is_checked() -> None:
+    assert Converted("a,b", 2).names == ["a", "b"]
+    with pytest.raises(InputError, match="^converted.count: found '2'; accepted: a whole number$"):
+        Converted("a", "2")  # type: ignore[arg-type]
+    line = r"^callbacks\.test_option_types\.patience: found None; accepted: a whole number$"
+    with pytest.raises(InputError, match=line):
+        Patient(None)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Unknown(Known):
+    extra: "np.Missing" = None  # type: ignore[name-defined]
+
+
+def test_types_that_cannot_be_looked_up_leave_inherited_fields_checked() -> None:
+    assert Unknown(extra="x").extra == "x"
+    with pytest.raises(InputError, match="^known.share: found 'x'"):
+        Unknown(share="x")  # type: ignore[arg-type]
+
+
+@dataclass
+class Placed(Options):
+    where: str
+    count: int = 1
+
+
+def test_a_field_may_be_called_where_and_a_key_may_be_missing() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'where'"):
+        Placed()  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="^count: found 'x'; accepted: a whole number$"):
+        Placed("here", "x")  # type: ignore[arg-type]
+
+
+class Tagged:
+    tag: ClassVar[object] = None
+
+    def __init_subclass__(cls, tag: object = None, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        cls.tag = tag
+
+
+@pytest.mark.parametrize("base", [Metric, Score])
+def test_arguments_of_a_class_reach_other_bases(base: Any) -> None:
+    class Both(base, Tagged, tag="x"):  # type: ignore[misc]
+        pass
+
+    assert Both.tag == "x"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (np.zeros((2, 2)), "array([[0., 0.], [0., 0.]])"),
+        (torch.tensor(1, device="meta"), "tensor(..., device='meta', size=(), dtype=torch.int64)"),
+    ],
+)
+def test_arrays_and_tensors_without_a_value_are_one_line(value: Any, found: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Known(count=value)
+    assert str(caught.value) == f"known.count: found {found}; accepted: a whole number"

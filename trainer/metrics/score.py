@@ -31,9 +31,9 @@ class Score(Metric):
     """The name of the score; the key of its result, unless `names` is overridden."""
     kinds: ClassVar[tuple[str, ...]] = ("classes",)
 
-    def __init_subclass__(cls, where: str | None = None) -> None:
+    def __init_subclass__(cls, where: str | None = None, **arguments: object) -> None:
         """Support the older declarations `of_classes` and `of_label_sets`."""
-        super().__init_subclass__(where)
+        super().__init_subclass__(where, **arguments)
         defined = vars(cls)
         if "kinds" not in defined and ("of_classes" in defined or "of_label_sets" in defined):
             sets = defined.get("of_label_sets", "label_sets" in cls.kinds)
