@@ -104,13 +104,18 @@ def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         added = torch.zeros_like(scores)
+        smallest = torch.finfo(torch.float32).min
         for sequence, bias in biases.items():
             *start, last = sequence
-            if len(start) <= ids.shape[1]:
-                same = ids[:, ids.shape[1] - len(start) :] == ids.new_tensor(start)
-                # a tensor overflows to -inf, while torch refuses to convert such a Python number
-                number = torch.tensor(bias, dtype=added.dtype, device=added.device)
-                added[:, last] += torch.where(same.all(-1), number, 0.0)
+            first = ids.shape[1] - len(start)
+            if first >= 0:
+                same = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+                for column, token in enumerate(
+                    start, first
+                ):  # a tensor of them would be waited for
+                    same &= ids[:, column] == token
+                number = float(bias) if bias >= smallest else NEVER  # torch would refuse it
+                added[:, last] += torch.where(same, number, 0.0).to(added)
         return scores + added
 
     return rule
