@@ -48,7 +48,10 @@ class _NamesUrls(logging.Filter):
     """Changes log records so that they name URLs, whichever handlers the user has configured."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:
+            return True  # the handler reports a message that does not fit its arguments
         if (changed := with_urls(text)) != text:
             record.msg, record.args = changed, None
         return True

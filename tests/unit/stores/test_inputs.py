@@ -286,6 +286,19 @@ def test_logs_in_python_name_the_url(stage: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.records[1].args == ("elsewhere/b.jsonl", 3)
 
 
+def test_a_log_message_that_does_not_fit_its_arguments_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Handlers report it, as in any logger: an app may have one that is called trainer, too."""
+    log, seen = logging.getLogger(LOGGERS[0]), list[logging.LogRecord]()
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", seen.append)
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [handler])
+    log.warning("%d rows", "some")
+    assert [(record.msg, record.args) for record in seen] == [("%d rows", ("some",))]
+
+
 def test_errors_in_python_name_the_url(stage: Path, minilm: Path) -> None:
     """Of rows, models and dropped rows, as on the command line; the raw message stays in `args`."""
     good = '{"text": "a", "label": "x"}\n'
