@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import MISSING, Field
 from functools import cache
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from trainer.errors import InputError
 
@@ -38,7 +38,8 @@ class Options:
 
         def __new__(cls, *values: object, **named: object) -> "Options":
             _check(cls, values, named)
-            return super().__new__(cls)
+            made = super().__new__  # that of another base, where there is one
+            return made(cls) if made is object.__new__ else made(cls, *values, **named)
 
 
 def _check(cls: type[Options], values: tuple[object, ...], named: Mapping[str, object]) -> None:
@@ -97,7 +98,8 @@ def _hints_of(cls: type) -> dict[str, object]:
 def _members(hint: object) -> tuple[object, ...]:
     """The types in a union, without their parameters, such as list for list[str]."""
     united = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return tuple(get_origin(each) or each for each in united)
+    origins = {each: get_origin(each) for each in united}
+    return tuple(each if origin in (None, Literal) else origin for each, origin in origins.items())
 
 
 def _is_default(field: "Field[object]", value: object) -> bool:
@@ -112,12 +114,12 @@ def _accepted_instead(value: object, members: tuple[object, ...]) -> str | None:
         return None
     if value is None:
         # a text or another type may be accepted, too, but not None
-        return _words(own[0]) if own[0] in known else None
+        return _words(own) if own[0] in known else None
     if not known.issuperset(own) or any(_fits(value, each) for each in own):
         return None
     if isinstance(value, str) and set(own) & set(LISTS):
         return f"a list, such as [{value[:40]!r}]"
-    return _words(own[0]) + ", or null" * (type(None) in members)
+    return _words(own) + ", or null" * (type(None) in members)
 
 
 def _fits(value: object, kind: object) -> bool:
@@ -135,7 +137,15 @@ def _fits(value: object, kind: object) -> bool:
     return isinstance(value, number) and not isinstance(value, bool)
 
 
-def _words(kind: object) -> str:
-    if kind in (*LISTS, *MAPPINGS):
-        return "a list" if kind in LISTS else "a mapping"
-    return {int: "a whole number", float: "a number", bool: "true, false"}[kind]  # type: ignore[index]
+def _words(kinds: Iterable[object]) -> str:
+    """The accepted types in words, without those that have none."""
+    words: dict[object, str] = {
+        **dict.fromkeys(LISTS, "a list"),
+        **dict.fromkeys(MAPPINGS, "a mapping"),
+        **{int: "a whole number", float: "a number", bool: "true, false", str: "a text"},
+    }
+    found: list[str] = []
+    for each in kinds:
+        literals = get_args(each) if get_origin(each) is Literal else ()
+        found += [words[each]] if each in words else map(str, literals)
+    return ", ".join(found)

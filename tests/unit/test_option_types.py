@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recipes.sentence_embedding import SentenceEmbedding
+from recipes.seq2seq import Seq2Seq
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.config.sections import CLOSED
 from trainer.data.mixture import Source
@@ -24,6 +25,7 @@ from trainer.models.adapters.lora_settings import LoRASettings
 from trainer.option_types import Options
 from trainer.pushing.push import Destination
 from trainer.pushing.push_settings import PushSettings
+from trainer.runs.run import LaunchSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OTHERS = (LoRASettings, Destination, DeviceOptions, EarlyStopping, Source, SentenceEmbedding)
@@ -82,6 +84,14 @@ def test_the_cases_are_not_empty() -> None:
         (
             lambda: LoRASettings("2"),
             "model.lora.rank: found '2'; accepted: a whole number, or null",
+        ),
+        (
+            lambda: LaunchSettings(None),
+            "launch.num_processes: found None; accepted: a whole number, a",
+        ),
+        (
+            lambda: Seq2Seq(early_stopping=None),
+            "recipe.early_stopping: found None; accepted: true, false, never",
         ),
         (lambda: EarlyStopping(None), "callbacks.early_stopping.patience: found None; accepted: a"),
     ],
@@ -175,6 +185,24 @@ def test_a_constructor_that_converts_is_left_alone_and_an_inherited_one_is_check
     line = r"^callbacks\.test_option_types\.patience: found None; accepted: a whole number$"
     with pytest.raises(InputError, match=line):
         Patient(None)  # type: ignore[arg-type]
+
+
+class Counted:
+    made: int
+
+    def __new__(cls, count: int) -> "Counted":
+        found = super().__new__(cls)
+        found.made = count
+        return found
+
+
+@dataclass
+class Both(Options, Counted, where="both"):
+    count: int
+
+
+def test_another_base_may_make_the_object_from_the_values() -> None:
+    assert Both(3).made == Both(count=4).made - 1 == 3
 
 
 @dataclass(frozen=True)
