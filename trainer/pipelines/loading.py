@@ -227,7 +227,9 @@ def _loaded_tokenizer(
         path, revision = tokenizer, None
         places = {name: value for name, value in places.items() if name != "subfolder"}
     elif not _is_path(model):
-        path, revision = getattr(model, "source", (getattr(model, "name_or_path", None), None))
+        source = getattr(model, "source", None)  # another package's model may have such a module
+        named = (getattr(model, "name_or_path", None), None)
+        path, revision = source if isinstance(source, tuple) else named
     if not path:
         raise InputError("pipeline: tokenizer: found None with a loaded model; accepted: one")
     return Tokenizer.from_pretrained(path, revision=revision, **places)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import trainer
 from recipes.sequence_classification import SequenceClassification
@@ -60,3 +61,9 @@ def test_the_tokenizer_of_a_loaded_model_is_of_its_revision(server: Hub) -> None
     model = kind.from_pretrained("me/private", revision="v1", token=TOKEN)
     found = trainer.pipeline("text-classification", model, token=TOKEN)
     assert found.tokenizer.name_or_path == "me/private"
+
+
+def test_a_module_called_source_is_no_place_of_files() -> None:
+    model = nn.ModuleDict({"source": nn.Linear(1, 1)})
+    with pytest.raises(InputError, match="^pipeline: tokenizer: found None with a loaded model"):
+        trainer.pipeline("fill-mask", model)
