@@ -6,7 +6,16 @@ import torch
 from tests.cuda.device import CUDA, Device, Trace
 from tests.cuda.models import model_of
 from trainer.generation.decoding import Decoding
-from trainer.generation.logit_rules import Rule, sequence_bias, top_h, top_p, typical_p
+from trainer.generation.logit_rules import (
+    Rule,
+    forced,
+    growing_end,
+    sequence_bias,
+    suppressed,
+    top_h,
+    top_p,
+    typical_p,
+)
 from trainer.generation.running_texts import RunningText, RunningTexts
 from trainer.generation.settings import GenerationSettings
 from trainer.generation.token_choice import ChoiceSettings
@@ -77,11 +86,20 @@ def test_rules_of_sums_work_with_deterministic_kernels(rule: Rule) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-def test_biases_of_sequences_do_not_wait() -> None:
-    rule = sequence_bias({(5,): -2.0, (6, 7): -1e300, (9,): 10**20})
+OF_IDS = {
+    "sequence_bias": sequence_bias({(5,): -2.0, (6, 7): -1e300, (9,): 10**20}),
+    "suppressed": suppressed([5, 6]),
+    "forced": forced([5], 3),
+    "growing_end": growing_end([5, 6], 1, 1.5),
+}
+
+
+@pytest.mark.parametrize("rule", OF_IDS.values(), ids=OF_IDS)
+def test_rules_of_ids_copy_them_once(rule: Rule) -> None:
     with Device() as device:
         ids = torch.ones(2, 3, dtype=torch.int64, device=CUDA)
         scores = torch.ones(2, 97, device=CUDA)
+        rule(ids, scores)
         with device.traced() as trace:
             assert rule(ids, scores).shape == (2, 97)
-    assert not trace.waits, trace.waits
+    assert not trace.waits and not trace.copies, trace

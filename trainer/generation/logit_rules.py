@@ -6,6 +6,7 @@ vocabulary.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -110,9 +111,7 @@ def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
             first = ids.shape[1] - len(start)
             if first >= 0:
                 same = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-                for column, token in enumerate(
-                    start, first
-                ):  # a tensor of them would be waited for
+                for column, token in enumerate(start, first):  # without a copy to the device
                     same &= ids[:, column] == token
                 number = float(bias) if bias >= smallest else NEVER  # torch would refuse it
                 added[:, last] += torch.where(same, number, 0.0).to(added)
@@ -123,24 +122,30 @@ def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
 
 def suppressed(tokens: Sequence[int], from_length: int = 0, to_length: int | None = None) -> Rule:
     """Forbid these tokens while a text's length is at least `from_length` and below `to_length`."""
+    ids_on = _copies(tokens)
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         length = ids.shape[1]
         if length < from_length or (to_length is not None and length >= to_length):
             return scores
-        return scores.index_fill(1, torch.tensor(tokens, device=scores.device), NEVER)
+        return scores.index_fill(1, ids_on(scores.device), NEVER)
 
     return rule
 
 
+def _copies(ids: Sequence[int]) -> Callable[[torch.device], Tensor]:
+    """A function device -> the ids there, which are copied once, not for every token."""
+    return cache(lambda device: torch.tensor(ids, device=device))
+
+
 def forced(tokens: Sequence[int], length: int) -> Rule:
     """Allow only these tokens when texts have exactly `length` tokens."""
+    ids_on = _copies(tokens)
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         if ids.shape[1] != length:
             return scores
-        kept = torch.tensor(tokens, device=scores.device)
-        return torch.full_like(scores, NEVER).index_fill(1, kept, 0.0)
+        return torch.full_like(scores, NEVER).index_fill(1, ids_on(scores.device), 0.0)
 
     return rule
 
@@ -197,12 +202,13 @@ def checked(processor: Rule) -> Rule:
 
 def growing_end(ends: Sequence[int], start: int, factor: float) -> Rule:
     """Make end tokens more probable with every token after the first `start` tokens."""
+    ids_on = _copies(ends)
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
         beyond = ids.shape[1] - start
         if beyond <= 0:
             return scores
-        end_ids = torch.tensor(ends, device=scores.device)
+        end_ids = ids_on(scores.device)
         own = scores.index_select(1, end_ids)
         more = torch.where(own.isfinite(), own.abs() * (_power(factor, beyond) - 1), 0.0)
         return scores.index_add(1, end_ids, more)
