@@ -25,7 +25,7 @@ PROBE_SECONDS = 5.0
 """The seconds to wait for the hub's first response if the cache has no file of a repository."""
 PACKAGE = "pkg://"
 WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "adapter_model*.safetensors")
-"""Files of a hub repository that are downloaded in addition to the weights."""
+"""Patterns of files in a hub repository that are downloaded in addition to the weights."""
 CODE = "*.py"
 """The files of a repository that hold a model's own code."""
 IN_SUBFOLDERS = "*/*"
@@ -81,7 +81,7 @@ def find(
 
 
 def _inside(found: Path, inside: str, path: str, what: str) -> Path:
-    """The folder `inside` of the one that was found for `path`, or without one that folder."""
+    """The folder `inside` the folder `found`, or `found` itself if `inside` is empty."""
     if inside and not (found / inside).is_dir():
         raise InputError(f"{what}: '{path}' has no folder '{inside.strip('/')}'")
     folder = found / inside if inside else found
@@ -90,7 +90,7 @@ def _inside(found: Path, inside: str, path: str, what: str) -> Path:
 
 
 def of_url(path: str, revision: str | None, what: str) -> tuple[str, str | None]:
-    """The path and revision in a URL of the hub or a local file; other paths are unchanged."""
+    """The path and revision that a hub or file URL names; other paths are returned unchanged."""
     if not is_url(path):
         return path, revision
     check_url(path, what)

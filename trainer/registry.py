@@ -100,7 +100,7 @@ _trusted: list[str] = []
 
 
 def trust(*packages: str) -> None:
-    """Allow the parts of these packages to be found by name, and their classes as `_target_`.
+    """Allow these packages' parts to be found by name, and their classes to be used as `_target_`.
 
     Only the user may decide this, on the command line with `trusted_packages=[...]`. The packages
     stay trusted until the process ends. Raises InputError for a package that does not exist.
@@ -116,12 +116,12 @@ def trust(*packages: str) -> None:
 
 
 def trusted() -> tuple[str, ...]:
-    """The packages that the user trusts besides this project's own."""
+    """The packages that the user trusts, in addition to this project's own."""
     return tuple(_trusted)
 
 
 def find(kind: Kind, name: object, where: str) -> Any:
-    """Import and return the part of this kind and name.
+    """Import and return the part of this kind with this name.
 
     Raises InputError, which starts with `where`, if no part or several parts have this name.
     """
@@ -156,7 +156,7 @@ def entries(kind: Kind) -> list[Entry]:
 
 
 def own_names(kind: Kind) -> list[str]:
-    """The names of the modules in the home of a kind that are parts."""
+    """The names of the modules that are parts of a kind, in the kind's home package."""
     return [each.name for each in _modules(kind, kind.home, "")]
 
 

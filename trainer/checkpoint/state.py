@@ -1,4 +1,4 @@
-"""The state that resuming needs besides the weights: progress, optimizer, EMA and callbacks."""
+"""The state that resuming needs in addition to weights: progress, optimizer, EMA and callbacks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -74,9 +74,9 @@ def write_state(
     callbacks: Mapping[str, Any] | None = None,
     share: Share | None = None,
 ) -> None:
-    """Write `folder` (a checkpoint's state/) as safetensors and JSON. Rank 0 calls it.
+    """Write `folder` (a checkpoint's state/) as safetensors and JSON. Only rank 0 calls this.
 
-    In sharded training every rank calls it, each with its `share` of the tensors.
+    In sharded training, every rank calls it with its `share` of the tensors.
     """
     files.make_folder(folder)
     flat = {
@@ -149,8 +149,8 @@ def optimizer_tensors(
 ) -> "dict[str, dict[str, Tensor]]":
     """The moments of every parameter of the optimizer: {parameter name: {moment name: tensor}}.
 
-    `names` are the trained parameters by name; the tensors are not copied. Raises
-    InputError for an optimizer whose state is not all tensors (LBFGS, SparseAdam).
+    `names` maps names to the trained parameters. The tensors are not copied. Raises InputError for
+    an optimizer whose state is not all tensors (LBFGS, SparseAdam).
     """
     found: dict[str, dict[str, Tensor]] = {}
     for name, parameter, _ in _named(optimizer, names):

@@ -213,11 +213,11 @@ class FlatBatch:
         return replace(self, dropout_keys=keys, step_key=step_key(seed, step))
 
     def more_entries(self) -> dict[str, np.ndarray]:
-        """Axis -> [N], the number of entries of each sample, for axes that a subclass adds."""
+        """Axis that a subclass adds -> [N], the number of entries of each sample along it."""
         return {}
 
     def owners_along(self, axis: str) -> Tensor | None:
-        """[E], the sample (0 .. N-1) of each entry of an axis of `more_entries`.
+        """[E], the sample (0 to N - 1) of each entry along an axis that `more_entries` returns.
 
         None for any other axis.
         """

@@ -70,7 +70,7 @@ def _is_arrow_table(rows: object) -> bool:
 
 
 def _table_of_arrow(rows: "pa.Table | pa.RecordBatch", where: str) -> "Dataset":
-    """The rows of an Arrow table, with the types that a parquet file of them would have."""
+    """The rows of an Arrow table, with the types they would have if read from a parquet file."""
     import pyarrow as pa
 
     from trainer.data.exact_json import dataset_of
@@ -98,7 +98,7 @@ def all_rows(dataset: Any) -> list[Any]:
 
 
 def named_sets(given: object) -> dict[str, Any]:
-    """Evaluation sets by name. A single one, which may be a dict of columns, is named ""."""
+    """Name -> evaluation set. A single set, which may be a dict of columns, is named ""."""
     if isinstance(given, Mapping) and not _is_columns(given):
         return {name: rows for name, rows in given.items() if rows is not None}
     return {} if given is None else {"": given}
@@ -156,7 +156,7 @@ def _is_columns(given: Mapping[str, Any]) -> bool:
 
 
 def _check_columns(columns: Mapping[str, Any], where: str) -> None:
-    """Raise InputError for an entry that is not a column, such as a text: a row, not a column."""
+    """Raise InputError for an entry that is no column, such as a text if the mapping is a row."""
     for name, column in columns.items():
         by_index = hasattr(column, "__len__") and hasattr(column, "__getitem__")
         if isinstance(column, (str, bytes, Mapping)) or not by_index:

@@ -46,9 +46,9 @@ def completed_chats(rows: Rows, names: Sequence[str]) -> list[list[CompletedChat
     """The conversations in the columns `names`, one list for each column.
 
     A cell is a text (one answer), the messages of the answer, or a whole conversation. The column
-    prompt has texts or messages. Without this column, the messages that whole conversations all
-    begin with are the prompt. Raises RowError for an empty completion, and for a prompt that is not
-    the beginning of its conversation.
+    `prompt` holds texts or messages. Without it, the prompt consists of the messages with which all
+    conversations of a row begin; for a single column, of those before the answer. Raises RowError
+    for an empty completion, and for a prompt that is not the beginning of its conversation.
     """
     cells = {name: label_column(rows, name, "recipe") for name in names}
     prompts = rows.get(PROMPT) or [None] * len(cells[names[0]])
@@ -64,8 +64,8 @@ def completed_chats(rows: Rows, names: Sequence[str]) -> list[list[CompletedChat
 def completed_texts(rows: Rows, names: Sequence[str]) -> list[list[CompletedText]]:
     """Prompts with the completions in the columns `names`, one list for each column.
 
-    Without a column prompt, the longest common prefix of a row's texts, up to its last white space,
-    is the prompt. Raises RowError for an empty completion.
+    Without a column `prompt`, the prompt is the longest common prefix of a row's texts, up to the
+    last white space in it. Raises RowError for an empty completion.
     """
     columns = {name: text_column(rows, name, "recipe") for name in names}
     prompts = text_column(rows, PROMPT, "recipe") if PROMPT in rows or len(names) == 1 else None

@@ -223,7 +223,8 @@ def stream_samples(
 ) -> RowStream | TokenStream:
     """Training samples from a stream: `num_samples` of them, in global batches of `batch_size`.
 
-    A recipe tokenizes rows as they arrive. Raises InputError if the recipe creates samples itself.
+    A recipe tokenizes rows as they arrive. Raises InputError for a recipe that
+    creates samples itself or needs all rows.
     """
     rows = StreamRows(stream, where, seed)
     if isinstance(recipe, PlainRecipe):
@@ -306,7 +307,7 @@ def is_rows(dataset: object) -> bool:
 
 
 def rows_of(dataset: object, samples: Samples) -> SampleRows:
-    """The rows of the samples; their `known` is false if `dataset` consists of samples."""
+    """The rows that the samples were made from; `known` is false if `dataset` is not a table."""
     table = dataset if is_rows(dataset) and hasattr(dataset, "column_names") else None
     numbers = samples.rows if isinstance(samples, (TokenTable, TaskSamples)) else None
     sequence_numbers = samples.sequence_rows if isinstance(samples, TokenTable) else None

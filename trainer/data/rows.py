@@ -93,7 +93,7 @@ class Files(Options, where="dataset"):
     delimiter: str | None = None
     """The delimiter of csv and tsv files; null: comma for .csv, tab for .tsv."""
     encoding: str | None = None
-    """The encoding of text files, such as cp1252; null: the one of the byte order mark, or UTF-8
+    """The encoding of text files, such as cp1252; null: the byte order mark decides; UTF-8
     without a mark."""
     format: str | None = None
     """The format of all files, such as csv, jsonl or txt; null: each file's ending decides."""
@@ -172,7 +172,8 @@ class Files(Options, where="dataset"):
     def load(self, label: str = "label") -> Splits:
         """The splits, with columns renamed and rows limited. Raises InputError.
 
-        Held-out rows are stratified by `stratify_by`, or by the column `label` if that is null.
+        Held-out rows are stratified by `stratify_by`, or by the column `label` if `stratify_by`
+        is null.
         """
         bad_rows = BadRows(self.bad_rows, self.max_bad_rows)
         if self.streaming:
@@ -198,7 +199,7 @@ class Files(Options, where="dataset"):
         )
 
     def _streamed(self, bad_rows: BadRows) -> Splits:
-        """The shards of the training rows, which are not read yet, and the other sets as tables.
+        """The training rows as shards that are not read yet, and the other sets as tables.
 
         With `path`, only the shards of the wanted splits are read or downloaded.
         """
@@ -298,7 +299,7 @@ def text_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: s
 
 
 def label_column(rows: "Dataset | Mapping[str, Sequence[Any]]", name: str, key: str) -> list[Any]:
-    """A column that may not hold nulls. Raises the same errors as `text_column`."""
+    """A column that must not hold nulls. Raises InputError and RowError, like `text_column`."""
     values = column_of(rows, name, key)
     for row, value in enumerate(values):
         if value is None:
@@ -337,7 +338,7 @@ def _warn_of_split_twice(wanted: Mapping[str, str], source: Source) -> None:
 
 
 def _warn_of_files_twice(listed: Mapping[str, Sequence[Sequence[Path]]]) -> None:
-    """Warn of files that are training rows too. `listed` are the files of each key's entries."""
+    """Warn of training files that are in other sets. `listed`: key -> the files of its entries."""
     files = {key: {file.resolve() for at in found for file in at} for key, found in listed.items()}
     for key, others in files.items():
         for file in sorted(others & files.get("train", set())) if key != "train" else ():

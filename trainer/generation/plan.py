@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def is_guided(self) -> bool:
-        """Whether texts use classifier-free guidance, which is then the first of the rules."""
+        """Whether texts use classifier-free guidance; its rule is then the first one."""
         return self.settings.guidance_scale not in (None, 1)
 
     def texts(self, copies: int) -> GrowingTexts:
@@ -108,7 +108,7 @@ class Plan:
         return [*found, rule.renormalized] if s.renormalize_logits else found
 
     def _first_rules(self, copies: int) -> list[Rule]:
-        """The rules that depend on the prompts."""
+        """The rules that come first: guidance, biases of sequences, and repetition."""
         s, found = self.settings, []
         read = (self.ids if self.source is None else self.source.ids).repeat_interleave(copies, 0)
         if self.is_guided:
@@ -130,8 +130,10 @@ class Plan:
         return found
 
     def _check_guidance(self) -> None:
-        """Raise InputError if guidance is impossible: without a prompt that could be left out, or
-        with another number of negative prompts.
+        """Raise InputError if guidance is impossible.
+
+        The decoder of an encoder-decoder has no prompt that could be left out, and each prompt
+        needs one negative prompt if any are given.
         """
         s, count = self.settings, len(self.ids)
         if self.source is not None:
@@ -179,7 +181,7 @@ class Plan:
         return [token for token in tokens if 0 <= token < self.model.config.vocab_size]
 
     def _forcing_rules(self) -> list[Rule]:
-        """The rules that force first and last tokens, favor end tokens, or suppress tokens."""
+        """The rules that force or suppress tokens, favor end tokens, or replace invalid scores."""
         s, width = self.settings, self.ids.shape[1]
         found: list[Rule] = []
         if s.forced_bos_token_id is not None:

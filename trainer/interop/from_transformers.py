@@ -1,4 +1,4 @@
-"""Code for transformers and the equivalent code for tempering; a test runs both and compares them.
+"""Code for transformers and the equivalent code for tempering; a test compares their results.
 
 `python -m trainer.interop.from_transformers` prints docs/from_transformers.md.
 """
@@ -10,7 +10,7 @@ from trainer.peer_names import FURTHER_WORDS, PEER_NAMES
 
 @dataclass(frozen=True)
 class Example:
-    """Code for a task, for transformers and for tempering. It may use variables of earlier code."""
+    """Code for a task, for transformers and for tempering. It may use earlier variables."""
 
     topic: str
     transformers_code: str

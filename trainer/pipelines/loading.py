@@ -107,7 +107,7 @@ def pipeline(
     recipe = recipe or default_recipe(kind, model)
     if kind is TokenClassificationPipeline and _has_crf(recipe):
         kind = CRFTaggingPipeline
-        options.pop("aggregation_strategy", None)  # there is one form of answers
+        options.pop("aggregation_strategy", None)  # answers have only one form
     _check_head(kind, model, recipe)
     model_options = {**(model_kwargs or {}), "dtype": dtype if torch_dtype is None else torch_dtype}
     loaded = _loaded_model(kind, model, {**model_options, **places}, revision)
@@ -155,14 +155,14 @@ def _refuse(
 
 
 def _places(model_kwargs: Mapping[str, Any], token: str | None) -> dict[str, Any]:
-    """Where the model's files are: the arguments for the model, the tokenizer and the recipe."""
+    """The arguments that locate files, for loading the model, the tokenizer and the recipe."""
     names = ("cache_dir", "local_files_only", "subfolder", "token")
     given = {**model_kwargs, "token": token or model_kwargs.get("token")}
     return {name: given[name] for name in names if given.get(name) is not None}
 
 
 def _recipe_of(model: object, task: str | None, places: Mapping[str, Any]) -> Any:
-    """The recipe in a model's folder; None for a loaded model or a task that takes any head."""
+    """The recipe in a model's folder; None for a loaded model or a task that needs no recipe."""
     from trainer.config.saved_recipe import recipe_of
 
     if model is None:
@@ -217,17 +217,17 @@ def _loaded_model(
 def _loaded_tokenizer(
     tokenizer: Any, model: Any, revision: str | None, places: Mapping[str, Any]
 ) -> Any:
-    """A given or loaded tokenizer; without one, that of the model's files, in their revision."""
+    """The given tokenizer, loaded if it is a path; by default the one among the model's files."""
     from trainer.tokenizer import Tokenizer
 
     if tokenizer is not None and not _is_path(tokenizer):
         return tokenizer
     path = model
-    if tokenizer is not None:  # of another repository
+    if tokenizer is not None:  # `revision` and `subfolder` are the model's
         path, revision = tokenizer, None
         places = {name: value for name, value in places.items() if name != "subfolder"}
     elif not _is_path(model):
-        source = getattr(model, "source", None)  # another package's model may have such a module
+        source = getattr(model, "source", None)  # in other models, a submodule may be called source
         named = (getattr(model, "name_or_path", None), None)
         path, revision = source if isinstance(source, tuple) else named
     if not path:

@@ -26,7 +26,7 @@ from trainer.tasks.recipe import Recipe
 from trainer.tasks.setting_checks import check_sharding
 
 COMMIT = re.compile("[0-9a-f]{40}")
-"""A full commit hash; unlike those of a branch or tag, the commit's files cannot change."""
+"""A full commit hash. Unlike a branch or a tag, it always refers to the same files."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class LaunchSettings(Options, where="launch"):
     rendezvous: str | None = None
     """HOST:PORT on the machine with node_rank 0, through which the machines connect."""
     timeout: float = 600.0
-    """Seconds that a process waits for another at the start, in a collective, or for its
+    """Seconds that a process waits for another to start, to join a collective, or to send a
     heartbeat."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """ddp: each process holds the whole model; fsdp: each holds a share; auto: ddp if it fits."""
@@ -115,8 +115,8 @@ class LaunchSettings(Options, where="launch"):
     context_parallel: int = 1
     """Number of processes that share the tokens of each text of a decoder, for long contexts."""
     tensor_parallel: int = 1
-    """Number of processes that split each layer of a decoder; fsdp then shards over groups of such
-    processes.
+    """Number of processes (a group) that split each layer of a decoder; with fsdp, the groups shard
+    the model among them.
     """
     reduce_gradients: Literal["auto", "step", "micro_batch"] = "auto"
     """With fsdp: reduce gradients over devices once per step, or after every micro batch, which
@@ -149,7 +149,7 @@ class LaunchSettings(Options, where="launch"):
 
     @property
     def device_options(self) -> DeviceOptions:
-        """The options for the Trainer, without `timeout`, which the process group already has."""
+        """The options for the Trainer. `timeout` is left out: the process group already has it."""
         return DeviceOptions(
             None,
             self.strategy,
@@ -241,7 +241,8 @@ class ExportSettings(Options, where="export"):
     safetensors (the same folder in another dtype)."""
     dtype: str | None = None
     """The dtype of the weights: fp32, bf16, fp16; for gguf also q8_0, q4_k_m and others; null: fp32
-    for onnx and torch, fp16 for gguf, and the dtype of the base's files for merged."""
+    for onnx and torch, fp16 for gguf, and the dtype of the base's files for merged; safetensors
+    needs a dtype."""
 
     def __post_init__(self) -> None:
         if self.format is None or self.dtype is None:
@@ -253,7 +254,7 @@ class ExportSettings(Options, where="export"):
 
     @property
     def numbers(self) -> str | None:
-        """`dtype` by its name in `EXPORT_DTYPES`."""
+        """The name that `EXPORT_DTYPES` uses for `dtype`; None if `dtype` is None."""
         name = None if self.dtype is None else self.dtype.lower()
         return None if name is None else DTYPE_NAMES.get(name, name)
 
@@ -275,7 +276,7 @@ class PlanSettings(Options, where="plan"):
     tokens: int = 4096
     """Tokens in the micro batch; trainer.max_tokens_per_micro_batch takes precedence."""
     length: int | None = None
-    """Tokens in each of its sequences; null: use the model's maximum, but at most 4096."""
+    """Tokens in each sequence of the micro batch; null: the model's maximum, but at most 4096."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "length"):
@@ -330,7 +331,7 @@ class Run:
     output_url: str | None = None
     """The URL of output_dir if it is in a store."""
     program: str = "python launch.py"
-    """How the program was called, with --config-dir if one was given."""
+    """The command that started the program, including --config-dir if it was given."""
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The config from which this object was built, with secrets, for the run's other processes."""
 
@@ -359,7 +360,7 @@ def fitting_metrics(
 ) -> dict[str, Any]:
     """The metrics to compute: the recipe's usual ones instead of the default scores (accuracy, F1).
 
-    The default scores stay if the recipe names no metrics and its predictions are an array.
+    The default scores stay if the recipe names no metrics and they can score its predictions.
     Metrics that the user chose stay; the Trainer refuses those that do not suit the recipe.
     """
     if recipe is None or "metrics" in chosen:

@@ -128,7 +128,7 @@ class Resumable:
     def write(self, directory: Path, progress: Progress, ranks: Ranks) -> None:
         """Write a checkpoint: a model that other tools can load, and state/.
 
-        Every rank calls it.
+        Every rank must call this method.
         """
         weights = whole_weights(self.model, written_parameters(self.model))
         if ranks.is_main:
@@ -195,7 +195,7 @@ class Resumable:
             self.state.stopped = ""
 
     def _restore_optimizer(self, saved: SavedState, now: Progress) -> None:
-        """Restore the moments, unless the optimizer has changed and the user allowed it."""
+        """Restore the moments, or drop them if the user has allowed a change of optimizer."""
         kind = "trainer.optimizer"
         before = saved.progress.config_fingerprint.get(kind)
         if before != now.config_fingerprint[kind]:
@@ -222,7 +222,7 @@ class Resumable:
         return whole + 3 * sum(p.nbytes for p in self.parameters.values())
 
     def _written(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The weights in a checkpoint: all, or for a model with adapters only trained ones."""
+        """The weights in a checkpoint: all, or only the trained ones of a model with adapters."""
         names = written_parameters(self.model)
         return {name: w for name, w in weights.items() if names is None or name in names}
 
@@ -237,7 +237,7 @@ class Resumable:
             load_optimizer_tensors(self.optimizer, self.parameters, saved.optimizer)
 
     def fingerprints(self, settings: TrainSettings) -> dict[str, str]:
-        """The values that a resumed run must match, as short texts by name in the config."""
+        """Name -> short text, for the values in which a resumed run must match this run."""
         parameters = list(self.model.named_parameters())
         shapes = _digest([[name, *p.shape, p.requires_grad] for name, p in parameters])
         num_trained = sum(p.requires_grad for _, p in parameters)
@@ -266,12 +266,12 @@ class Resumable:
         return found | {f"trainer.{name}": value for name, value in recorded(settings).items()}
 
     def _rows(self) -> dict[str, range]:
-        """The rows of each parameter that this rank holds; empty if it holds all of them."""
+        """This rank's rows of each parameter of which it holds only some rows."""
         found = {name: own_rows(p) for name, p in self.model.named_parameters()}
         return {name: rows for name, rows in found.items() if rows is not None}
 
     def _columns(self) -> dict[str, range]:
-        """The columns of each parameter that this rank holds, if not all of them."""
+        """This rank's columns of each parameter of which it holds only some columns."""
         found = {name: own_columns(p) for name, p in self.model.named_parameters()}
         return {name: columns for name, columns in found.items() if columns is not None}
 
@@ -302,7 +302,7 @@ class Resumable:
         self.state.step = progress.step
         for name in ("tokens", "skipped", "skipped_in_a_row", "stopped"):
             setattr(self.state, name, facts[name])
-        # after a checkpoint of an earlier version, the mean covers only later steps
+        # checkpoints of earlier versions have no losses; the mean then covers only later steps
         self.state.losses = [float(each) for each in facts["losses"]]
         self.throughput.load_state(facts["throughput"])
         waited = progress.evaluations_without_improvement
@@ -312,14 +312,14 @@ class Resumable:
 
 
 def _config_of(model: nn.Module) -> dict[str, Any]:
-    """The entries of a model's config.json; none if it has no such file."""
+    """The entries of a model's config.json; empty if it has no such file."""
     if isinstance(model, PretrainedModel):
         return model.config.to_dict()
     return model.config_entries() if isinstance(model, ConfiguredModel) else {}
 
 
 def _refuse_other_batches(saved: Progress, now: Progress) -> None:
-    """Raise InputError for another global batch size: no step would start at the saved position."""
+    """Raise InputError for another global batch size, which the saved position does not fit."""
     before, after = saved.global_batch_size, now.global_batch_size
     if before != after:
         raise InputError(

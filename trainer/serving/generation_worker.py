@@ -42,7 +42,7 @@ class Prompt:
 
     @property
     def reach(self) -> int:
-        """The maximum number of tokens in the prompt and one of its texts."""
+        """The maximum number of tokens in the prompt plus one of its texts."""
         return len(self.ids) + max(each.generation.max_new_tokens for each in self.settings)
 
 
@@ -75,7 +75,7 @@ class GenerationWorker:
         max_read_tokens: int,
         max_running_texts: int,
     ) -> None:
-        """The arguments limit the batch and the calls to the model.
+        """The last three arguments limit the batch and the calls to the model.
 
         `max_cache_tokens` limits the number of texts times the length of the longest text, and
         `max_running_texts` limits the number of texts. One call to the model reads at most
@@ -148,7 +148,7 @@ class GenerationWorker:
         return not admitted or (tokens <= self._max_read_tokens and not alone)
 
     def _cells(self, more: Sequence[Prompt]) -> int:
-        """The size of the cache in tokens with `more` prompts: number of texts x longest length."""
+        """The cache size in tokens if `more` prompts join: number of texts x longest length."""
         reaches = [answer.prompt.reach for answer in self._answers.values()]
         reaches += [prompt.reach for prompt in more for _ in prompt.settings]
         return len(reaches) * max(reaches, default=0)

@@ -44,7 +44,7 @@ class Guard:
         self._key = None if key is None else key.encode()
         self._figures = figures
         self._incomplete_bytes = 0
-        """The total size in bytes of bodies that have not arrived completely."""
+        """The number of bytes received so far of bodies that are still incomplete."""
         self.in_progress = 0
         """The number of requests that are being answered."""
         figures.watch("requests_in_work", "Requests that are being answered.", self._count)

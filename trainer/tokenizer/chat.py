@@ -24,7 +24,7 @@ CHATML = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 """The default template: ChatML (OpenAI, 2023), with the eos token after each answer."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Keys for the reasoning of a message; the first one that the message has is used."""
+"""Keys for the reasoning of a message; the first one with a value is used."""
 WRAPPERS = ("content", "tool_calls", "function")
 """Entries of a message from which null entries are removed, too."""
 ARGUMENTS = ("add_generation_prompt", "chat_template", "continue_final_message", "conversation") + (
@@ -60,7 +60,7 @@ def chosen_template(
 ) -> str:
     """The template to use: `given` (Jinja, or a name), else the tokenizer's own.
 
-    Of several templates of the tokenizer, this is "tool_use" if there are tools, else "default".
+    Of several templates, "tool_use" is chosen if it exists and there are tools, else "default".
     Raises InputError for an unknown name.
     """
     use_default_template(tokenizer)

@@ -134,7 +134,7 @@ class Vocabulary:
 
     @property
     def extra_special_tokens(self) -> list[str]:
-        """The new name of `additional_special_tokens`."""
+        """`additional_special_tokens`, under its newer name in transformers."""
         return self.additional_special_tokens
 
     @extra_special_tokens.setter
@@ -225,10 +225,10 @@ class Vocabulary:
         return self.backend.num_special_tokens_to_add(pair)
 
     def sample_row(self, pair: bool = False) -> tokenizers.Encoding:
-        """The row of a short text, or of a pair of texts, with the special tokens of any row.
+        """Encode a short text, or a pair of texts, with the special tokens that every row gets.
 
-        The text is "a" or, if the vocabulary cannot express it, one of its tokens. The truncation
-        and padding of earlier calls, which the backend keeps, are removed.
+        The text is "a" or, if "a" yields no tokens, the first token that does. The
+        truncation and padding that the backend keeps from earlier calls are removed.
         """
         with settings_lock():
             self.backend.no_truncation()

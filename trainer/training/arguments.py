@@ -70,9 +70,9 @@ class Arguments:
     tokenizer: Processor | None
     """The tokenizer, or the processor that the recipe uses instead."""
     train: object
-    """Rows (a table if there is a recipe), or samples."""
+    """Rows (with a recipe: a table, a stream or a mixture), or samples."""
     evaluation: dict[str, Any]
-    """Each evaluation set (rows or samples) by its name; a single unnamed one has the name ''."""
+    """Name -> evaluation set (rows or samples); a single unnamed set has the name ''."""
     metrics: dict[str, Metric]
     callbacks: list[Callback]
     seams: Seams
@@ -85,7 +85,7 @@ def checked(given: RawArguments, seed: int) -> Arguments:
 
     Models and tokenizers are loaded if paths are given. Recipes, callbacks and metrics may be given
     as classes, which are instantiated, and metrics also by name. Weights that are missing from a
-    model's files are initialized with `seed`. Raises InputError for values of other types.
+    model's files are initialized with `seed`. Raises InputError for arguments of the wrong type.
     """
     chosen = _recipe(given)
     sets = named_sets(given.evaluation)
@@ -204,7 +204,7 @@ def _checked_for_stream(recipe: Recipe) -> Recipe:
 
 
 def _has_known_head(recipe: Recipe) -> bool:
-    """Whether the recipe names a head that does not depend on labels that are still unknown."""
+    """Whether the recipe has a head and already knows the labels that the head depends on."""
     if type(recipe).head is Recipe.head:  # a recipe for samples needs no head
         return False
     try:
@@ -215,7 +215,7 @@ def _has_known_head(recipe: Recipe) -> bool:
 
 
 def _config_of(model: object) -> Mapping[str, Any]:
-    """The entries of a model's config.json; none if it has no such file."""
+    """The entries of a model's config; empty if the model has no config."""
     if isinstance(model, (str, Path)):
         return AutoConfig.from_pretrained(str(model)).to_dict()
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
@@ -223,7 +223,7 @@ def _config_of(model: object) -> Mapping[str, Any]:
 
 
 def _with_shift(recipe: Recipe, model: nn.Module) -> Recipe:
-    """The recipe of a model's own loss, with `shifted` set for a next-token loss."""
+    """The recipe; for a model's own loss, `shifted` is set if that is a next-token loss."""
     if not isinstance(recipe, OwnLoss):
         return recipe
     return OwnLoss(shifted=getattr(model, "loss_type", "") == "ForCausalLM")
@@ -314,7 +314,7 @@ def check_run_facts(output_dir: object, seed: object) -> None:
 def with_progress(callbacks: object, progress: object) -> list[Callback]:
     """The callbacks as a list, with a Progress callback if `progress` is true and there is none.
 
-    Raises InputError for values of other types.
+    Raises InputError for arguments of the wrong type.
     """
     if not isinstance(progress, bool):
         raise InputError(f"progress: found {_type_name(progress)}; accepted: True, False")
@@ -332,7 +332,7 @@ def _callbacks(callbacks: Any) -> list[Callback]:
 
 
 def one_callback(given: object) -> Callback:
-    """A callback, or an instance of a class of callbacks. Raises InputError for other values."""
+    """Return a callback, or instantiate a callback class. Raises InputError for other values."""
     found = _instance(given, Callback, "callbacks")
     if not isinstance(found, Callback):
         accepted = "accepted: trainer.callbacks.callback.Callback objects"

@@ -66,9 +66,9 @@ class Setup:
     placement: Placement
     train: Samples | None
     evaluation: Mapping[str, Samples]
-    """Samples by the name of their evaluation set; a single unnamed one has the name ''."""
+    """Name of an evaluation set -> its samples; a single unnamed set has the name ''."""
     evaluation_rows: Mapping[str, Any]
-    """The rows of these samples, by the same names."""
+    """Name of an evaluation set -> the rows of its samples."""
     metrics: Mapping[str, Metric]
     callbacks: list[Callback]
     folder: RunFolder | None
@@ -103,7 +103,7 @@ class Setup:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a callback shows the progress, so that long preparations are shown as well."""
+        """Whether a callback shows progress, so that long preparations show theirs too."""
         return any(isinstance(each, (Progress, EvaluationProgress)) for each in self.callbacks)
 
     def sample_rows(self, name: str) -> SampleRows:
@@ -126,8 +126,8 @@ class Setup:
     ) -> Samples:
         """Convert a data set to samples with `recipe` (default: the run's recipe).
 
-        Error messages call the data set `where`. Every rank calls it. Without `needs_answers`,
-        answers that cannot be used are left out.
+        Error messages call the data set `where`. Every rank must call this method. Without
+        `needs_answers`, all answers are ignored if one of them is invalid.
         """
         with self.ranks.main_first():  # the other ranks read rank 0's results from the cache
             return as_samples(
@@ -144,7 +144,7 @@ class Setup:
             )
 
     def stream_of(self, stream: object, where: str) -> StreamSamples:
-        """Make training samples of a stream of rows. Raises InputError without `max_steps`."""
+        """Make training samples from a stream of rows. Raises InputError without `max_steps`."""
         settings = self.settings
         if isinstance(stream, ShardedRows) and not isinstance(self.recipe, PlainRecipe):
             return self._sharded(stream)
@@ -186,7 +186,7 @@ class Setup:
 def set_up(
     given: Arguments, output_dir: str | Path | None, seed: int, context: RunContext
 ) -> Setup:
-    """Place the model on its device and make samples of all rows. Every rank calls it."""
+    """Place the model on its device and make samples of all rows. Every rank must call it."""
     folder = RunFolder(output_dir) if output_dir is not None else None
     model, settings, devices = given.model, given.settings, context.devices
     choose = partial(
@@ -245,7 +245,7 @@ def _with_samples(setup: Setup, train_rows: object, cache_dir: Path | None) -> S
 
 
 def _set_recipes(given: Arguments, context: RunContext) -> dict[str, Recipe]:
-    """The recipes of evaluation sets with options of their own, or with a mixture source's name."""
+    """The recipes of evaluation sets that have their own options or a mixture source's name."""
     found = set_recipes(given.recipe, context.data.set_recipes)
     if isinstance(given.train, MixedRows):
         sources = given.train.sources

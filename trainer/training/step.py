@@ -117,7 +117,7 @@ class Stepper:
 
         A batch that does not count adds no gradient; with it, this rank only takes part in the
         collectives that other ranks wait for. `asked_to_leave` returns the exit code with which
-        this rank was asked to exit, or 0. The code is added to a sum over ranks that the step
+        this rank was asked to exit, or 0. All ranks learn the code from a sum that the step
         computes anyway. If a micro batch does not fit in memory on a rank, no rank updates its
         weights: that rank runs `placeholder` instead, so that the others do not wait. Without a
         placeholder the step raises torch.OutOfMemoryError.
@@ -176,9 +176,9 @@ class Stepper:
     def update(self, sums: Tensor, learning_rate: float) -> Callable[[], StepFacts]:
         """Like `apply`, but returns a function that reads the step's measurements later.
 
-        Call the returned function once, before the next update. A GPU decides whether to apply the
-        update, so that the host need not wait for the numbers. The average of the weights is only
-        updated when the measurements are read.
+        Call the returned function once, before the next update. With `decides_on_device`, the GPU
+        decides whether to apply the update, so that the host need not wait for the numbers; the
+        moving average of the weights is then updated only when the measurements are read.
         """
         numbers, gradients = self._measure(sums)
         if not self.decides_on_device:
@@ -255,7 +255,10 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _update_on_device(self, numbers: Tensor, gradients: list[Tensor], rate: float) -> None:
-        """The same update as `_update_from_host`, bit for bit, without reading `numbers`."""
+        """Apply the same update as `_update_from_host`, bit for bit, without reading `numbers`.
+
+        The moving average is updated when the measurements are read.
+        """
         loss_sum, count, too_large, norm = numbers[0], numbers[1], numbers[-2], numbers[-1]
         good = norm.isfinite() & loss_sum.isfinite() & (too_large == 0)
         factor = torch.where(count == 0, 0.0, self.ranks.world_size / (self.scale * count))
@@ -283,9 +286,9 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
 
     def fits(self, batch: Batch, placeholder: Callable[[], Batch], extra_bytes: int = 0) -> bool:
-        """Whether a forward and backward pass fits in memory, with `extra_bytes` more in use.
+        """Whether a forward and backward pass fits in memory with `extra_bytes` more bytes in use.
 
-        It has no lasting effect. All ranks must call it if the model is sharded.
+        The call has no lasting effect. All ranks must call it if the model is sharded.
         """
         found = True
         self._remember_statistics()
@@ -318,7 +321,7 @@ class Stepper:
                 yield batch, is_counted, True
 
     def _gradients(self, batch: Batch, weight: float, perturbed: bool = False) -> Tensor:
-        """Add a micro batch's gradients; return [loss sum, count, sum and count of each figure].
+        """Add a micro batch's gradients; return its part of the sums that `accumulate` returns.
 
         A pass with perturbed embeddings adds only to the loss sum, since its samples are already
         counted.
@@ -332,7 +335,7 @@ class Stepper:
         return torch.stack([number.to(self.ranks.widest) for number in numbers]) * weight
 
     def _pass(self, batch: Batch, model: nn.Module, factor: float) -> list[Tensor]:
-        """Add the gradients of the loss sum times `factor`; return loss sum, count and figures."""
+        """Add the gradients of the loss sum times `factor`; return the sums and counts."""
         self.reduction.begin()
         parts = parts_of(batch, self.recipe.texts_per_pass)
         cached = (

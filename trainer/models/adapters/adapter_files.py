@@ -57,8 +57,8 @@ DELTA = ".trainable_tokens_delta"
 """The suffix that PEFT adds to a module's name for the rows of trainable_token_indices."""
 PREFIX = "base_model.model."
 ADAPTED = "model_config.json"
-"""The name of the file with the base model's config. It is not config.json, since transformers
-would then expect a whole model.
+"""The name of the file with the base model's config. It is not called config.json, because
+transformers would then expect a whole model.
 """
 
 
@@ -75,12 +75,12 @@ class AdapterWeights(JoinedFiles):
 
     @property
     def base(self) -> str | None:
-        """The base model's path during training, if PEFT's config names another."""
+        """The base model's path during training, if PEFT's config has a different path."""
         return self._metadata.get("base")
 
     @property
     def base_name(self) -> str | None:
-        """The base model's name in the adapter's config when it was saved."""
+        """The base model's name in adapter_config.json at the time the adapter was saved."""
         return self._metadata.get("base_name")
 
     @property
@@ -106,7 +106,7 @@ class SavedAdapter:
     folder: Path
     config: AdapterConfig
     base: str
-    """The base model's path during training, or else the path in PEFT's config"""
+    """The base model's path during training if recorded, otherwise the path in PEFT's config"""
     needs_rounding: bool = False
     """Whether the adapters compensate for quantization errors (LoftQ)"""
 
@@ -120,7 +120,7 @@ class SavedAdapter:
     def found_base(self, **options: Any) -> tuple[str, Path]:
         """The path of the base model, and its folder or GGUF file, as for `base_folder`.
 
-        The path is the one during training if it can still be found, else that in PEFT's config.
+        If the path from training can no longer be found, the path in PEFT's config is used.
         """
         where = f"{self.folder / CONFIG}: base_model_name_or_path"
         options = {**options, "revision": self.config.revision}
@@ -137,7 +137,7 @@ class SavedAdapter:
         return base, found
 
     def described(self, home: Path) -> Path:
-        """The folder or file with the base model's config: this folder, or else `home`.
+        """The file or folder with the base model's config; `home` if this folder has no config.
 
         `home` is the base model's folder.
         """
@@ -147,7 +147,10 @@ class SavedAdapter:
         return self.folder if (self.folder / "config.json").is_file() else home
 
     def vocabulary(self, entries: Mapping[str, Any]) -> dict[str, int]:
-        """{"vocab_size": n} if the folder stores n embeddings and the config differs, else {}."""
+        """The vocabulary size of this folder, as an entry of the base model's config.
+
+        {"vocab_size": n} if the folder stores n embeddings and `entries` has another size, else {}.
+        """
         family = find_family(entries.get("model_type"))
         name, known = f"{family.keys['embeddings.token']}.weight", entries.get("vocab_size")
         with AdapterWeights(self.folder) as found:
@@ -165,8 +168,8 @@ class SavedAdapter:
     def load_into(self, model: Model, without_head: bool) -> None:
         """Add this folder's adapters to a base model.
 
-        Parameters of the model that are randomly initialized are trained too. Raises InputError if
-        the base does not match.
+        Randomly initialized parameters of the model become trainable too. Raises InputError if the
+        adapters do not fit the model.
         """
         if self.config.kind == "IA3":
             self._add_scales(model, without_head)
@@ -237,7 +240,10 @@ def read_adapter(folder: Path) -> SavedAdapter | None:
 
 
 def _check_quantization(model: Model, found: AdapterWeights) -> None:
-    """Warn if the base's quantization differs from that in training; with LoftQ, refuse it."""
+    """Warn if the base was quantized in training and is now quantized differently or not at all.
+
+    For LoftQ adapters, any difference raises InputError.
+    """
     kind, now = found.quantization, quantization_of(model)
     if found.needs_rounding and kind != now:
         raise InputError(
@@ -258,7 +264,7 @@ def _check_quantization(model: Model, found: AdapterWeights) -> None:
 def _sizes(
     model: Model, found: AdapterWeights, layers: list[str], config: AdapterConfig
 ) -> dict[str, tuple[int, float]]:
-    """The rank and the scaling of each layer, by our name."""
+    """Our name of each layer -> (rank, scaling)."""
     named = _short_names(found, model.prefix)
     sizes = {}
     for layer in layers:
@@ -302,7 +308,7 @@ def _check_ranks(
 
 
 def _scales(model: Model, found: AdapterWeights) -> dict[str, bool]:
-    """The layers with scales, by our name -> whether their inputs are scaled.
+    """Our name of each layer with scales -> whether the scales multiply its inputs.
 
     PEFT stores scales of inputs as [1, in], and those of outputs as [out, 1].
     """
@@ -334,7 +340,7 @@ def _check_magnitudes(found: AdapterWeights, config: AdapterConfig) -> None:
 def _adapted(model: Model, found: AdapterWeights) -> tuple[list[str], set[str], set[str]]:
     """Find the layers with adapters, the tensors stored in full, and the modules with trained rows.
 
-    All of them are returned by our names.
+    All of them are returned under our names.
     """
     names = (weight_name(name) for name, _ in model.named_parameters())
     ours = {model.short_name(name).removesuffix(".weight"): name for name in names}
@@ -369,7 +375,7 @@ def _check_kind(model: Model, layer: str, name: str, folder: Path) -> None:
 
 
 def _refuse_packed(model: Model, found: AdapterWeights, whole: set[str]) -> None:
-    """Refuse tensors that were trained in full and are quantized in this model."""
+    """Refuse tensors that were trained in full but are quantized in this model."""
     for name in quantized_layers(model):
         if f"{name}.weight" in whole:
             raise InputError(
@@ -413,7 +419,10 @@ def _refuse_adapted_outputs(model: Model, found: AdapterWeights, named: Mapping[
 
 
 def _check_ties(model: Model, found: AdapterWeights, named: Mapping[str, str]) -> None:
-    """Refuse tied weights if they differ, or if one is missing: PEFT would use the base's."""
+    """Refuse tied weights that differ, or of which one is missing.
+
+    PEFT would take the missing one from the base.
+    """
     for second, first in tied_weights(model).items():
         rows = [name.removesuffix(".weight") + DELTA for name in (second, first)]
         stored = [named[name] for name in rows if name in named]
@@ -446,7 +455,7 @@ def model_home(folder: Path) -> Path:
 
 
 def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
-    """The path and revision of a model's tokenizer; an adapter without one uses its base's."""
+    """The path and revision of the tokenizer; an adapter without a tokenizer uses its base's."""
     folder = hub.find(path, revision=revision, what="model.path")
     saved = read_adapter(folder) if folder.is_dir() else None
     if saved is None or (folder / "tokenizer_config.json").is_file():
@@ -455,10 +464,10 @@ def tokenizer_home(path: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def load_adapter_weights(model: Model, folder: Path) -> None:
-    """Load the adapters that a model with the same adapters has saved.
+    """Load adapters from a folder into a model that already has the same adapters.
 
-    Raises InputError for a folder with other adapters: values with another factor, or rows of other
-    tokens, would fit, but they would mean something else.
+    Raises InputError if the adapters differ, even where the shapes match: in the scaling factor, or
+    in the tokens with trained rows.
     """
     config = read_adapter_config(folder / CONFIG)
     with AdapterWeights(folder, model.peft_names, model.stored_experts) as found:
@@ -480,12 +489,12 @@ def _refuse_further(model: Model, found: AdapterWeights) -> None:
 
 
 def _is_copy(model: Model, short: str) -> bool:
-    """Whether a module shares the weight that this tensor replaces, in whole or in some rows."""
+    """Whether the tensor is a tied weight (or rows of one), also stored under its other name."""
     return f"{short.removesuffix(DELTA).removesuffix('.weight')}.weight" in model.tied
 
 
 def _check_factors(model: Model, found: AdapterWeights, config: AdapterConfig) -> None:
-    """Refuse matrices whose product is multiplied by another number than in this model."""
+    """Refuse LoRA matrices whose scaling factor differs from that in this model."""
     layers = {n: m for n, m in adapted_layers(model).items() if isinstance(m, LoRALayer)}
     for name, (_, factor) in _sizes(model, found, list(layers), config).items():
         if not math.isclose(factor, layers[name].scaling, rel_tol=1e-9):
@@ -496,7 +505,7 @@ def _check_factors(model: Model, found: AdapterWeights, config: AdapterConfig) -
 
 
 def _check_rows(model: Model, config: AdapterConfig) -> None:
-    """Refuse trained rows of other tokens than in this model, or in another order."""
+    """Refuse trained rows unless this model trains the same tokens in the same order."""
     for name, module in modules_with_rows(model).items():
         listed, own = _listed(model, name, config), module.token_ids.tolist()
         if list(listed) != own:
@@ -585,7 +594,7 @@ def _overwrite_with_start(
     stored_name: str,
     folder: Path,
 ) -> None:
-    """Copy a matrix and its initial value, stored as a single matrix of twice the rank."""
+    """Copy a matrix and its initial value, which are stored as one matrix of twice the rank."""
     layer, _, leaf = name.rpartition(".")
     if leaf not in MATRICES:
         _overwrite(parameters[name], found, stored_name, folder)
@@ -625,9 +634,9 @@ def _overwrite_rows(
 
 
 def _listed(model: Model, module: str, config: AdapterConfig) -> tuple[int, ...]:
-    """The tokens with trained rows in a module, which is given by our name.
+    """The tokens with trained rows in the module with our name `module`.
 
-    Raises InputError if there are none, and for repeated ids and ids beyond the vocabulary.
+    Raises InputError if there are none, and for repeated ids and ids outside the vocabulary.
     """
     name = f"{module}.weight"
     short = model.short_name(name).removesuffix(".weight")

@@ -19,7 +19,7 @@ from trainer.models.blocks.softcap import cap_, slope_of
 from trainer.models.packing import Layout
 
 BLOCK = 128
-"""The number of queries per block. Only one block's scores are in memory, and few are masked."""
+"""The number of queries per block. Only one block's scores are in memory, few of them masked."""
 
 
 def causal_attention(

@@ -1,7 +1,7 @@
 """FlashAttention-2 (Dao, 2023) over flat sequences in Triton, with the masks of `Dropout`.
 
-It allocates no tensor of size [L, L]. Dimensions: T tokens, H query heads, K key heads of C
-channels.
+It allocates no tensor of size [L, L]. Dimensions: T tokens, L of them in the longest sequence; H
+query heads and K key heads of C channels.
 """
 
 import logging
@@ -42,9 +42,9 @@ def flash_attention(
     """query [T, H, C], key and value [T, K, C], dropout keys [T] -> [T, H, C].
 
     `sides` are the numbers of tokens that a token sees before and after itself; None: all. The
-    dropout masks are those of `Dropout.mask` for `head_keys(keys)`; if `keys` is None, they are
-    drawn from the device's generator. Scores are multiplied by `scale`, by default C^-1/2. With
-    `softcap` c, a score s then becomes c tanh(s / c).
+    dropout masks are those of `Dropout.mask` for `head_keys(keys)`; if `keys` is None, random
+    keys are drawn from the device's generator. Scores are multiplied by `scale`, by default C^-1/2.
+    With `softcap` c, a score s then becomes c tanh(s / c).
     """
     dropped, keep_scale, heads = 0, 1.0, None
     if dropout.active:
@@ -70,7 +70,7 @@ def flash_attention(
 def fits_flash_kernel(
     device: torch.device, dtype: torch.dtype, channels: int, capped: bool = False
 ) -> bool:
-    """Whether these kernels run on this device and agree with plain products.
+    """Whether these kernels run on this device and agree with unfused attention.
 
     The first call for each combination of dtype, channels and `capped` (whether scores are capped)
     tries the kernels on a small batch. If they fail on a GPU, a warning says so, and another

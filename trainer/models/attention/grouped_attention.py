@@ -45,9 +45,10 @@ def choose_path(
 
     Only "plain" returns the probabilities. "plain" and our Triton kernel ("flash") support dropout.
     These two and "blocks" support soft-capped scores (`caps`); torch's kernels do not. "plain" and
-    "blocks" run on any device. `own_mask` is true if a mask of pairs is needed: the caller passed
-    one, or a window counts the pads between tokens as columns. Only "plain" and "sdpa" accept such
-    a mask. On a CPU, "blocks" is 1.5 to 3 times as fast as "sdpa".
+    "blocks" run on any device. `own_mask` is true if a mask of (query, key) pairs is needed:
+    the caller passed one, or there are a window and pads between tokens, which count toward its
+    width. Only "plain" and "sdpa" accept such a mask. On a CPU, "blocks" is 1.5 to 3 times as fast
+    as "sdpa".
     """
     own_kernel = fits_flash and not weights_wanted and not own_mask
     if own_kernel and (dropping or (caps and device_type == "cuda")):
@@ -56,7 +57,7 @@ def choose_path(
         return "plain"
     if caps:
         return "plain" if own_mask else "blocks"
-    if device_type == "cuda" and dtype == torch.float64:  # no kernel
+    if device_type == "cuda" and dtype == torch.float64:  # torch has no kernel for it
         return "plain"
     if own_mask:
         return "plain" if device_type == "cpu" else "sdpa"
@@ -194,7 +195,7 @@ class GroupedAttention(nn.Module):
         layout: Layout,
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute scores [B, H, L, L] at once, or in blocks if this saves much memory."""
+        """Compute all scores [B, H, L, L] at once, or in blocks if blocks save much memory."""
         supported = layout.visible is None and not weights_wanted  # decoders have no `visible`
         if supported and is_split_in_blocks(layout, self.num_heads):
             return self._blocks(query, key, value, dropout_keys, layout), None

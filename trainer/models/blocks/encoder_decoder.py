@@ -1,8 +1,8 @@
 """The encoder-decoder of the T5 and BART families, over two flat batches.
 
-Dimensions: Ts source tokens (encoder) and Tt target tokens (decoder) in B sequences each, T for
-either; H heads of C channels; D is the hidden size. In grids, the longest sequence has L queries
-and S keys.
+Dimensions: Ts source tokens (encoder) and Tt target tokens (decoder), both in B sequences; T is Ts
+or Tt; H heads of C channels; D is the hidden size. A grid has L queries and S keys per sequence,
+including pads.
 """
 
 from abc import ABC, abstractmethod
@@ -49,9 +49,9 @@ class Stack:
     """Whether the feed-forward network is gated."""
     biases: bool = True
     pre_norm: bool = False
-    """Whether sublayers normalize their inputs (pre-norm) or the residual sums (post-norm)."""
+    """Whether sublayers normalize their inputs (pre-norm) instead of residual sums (post-norm)."""
     scale: float | None = None
-    """The factor of attention scores; None: channels^-1/2."""
+    """The factor that scales attention scores; None: channels^-1/2."""
 
 
 class EncoderDecoder(Body):
@@ -295,7 +295,7 @@ class SourceAttention(Sublayer):
 
 
 class SourceProjections(ReadsOtherTokens):
-    """The keys and values of the encoder's tokens."""
+    """Projects the encoder's tokens to keys and values."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__()

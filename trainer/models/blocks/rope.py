@@ -42,7 +42,7 @@ class Rope:
     theta: float = 10_000.0
     kind: str = "default"
     trained_length: int = 0
-    """The length in tokens of the longest text before scaling"""
+    """The maximum length of texts in tokens, before scaling"""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """The settings of this kind of scaling by name, such as factor"""
     truncate: bool = True
@@ -192,7 +192,7 @@ def read_rope(config: "ModelConfig", layer_kind: str = GLOBAL) -> Rope:
 
 
 def _given(config: "ModelConfig", layer_kind: str) -> tuple[str, Any, Any]:
-    """Return the name of the entry, its value for a kind of layer, and theta in older files."""
+    """The name of the entry, its value for a kind of layer, and theta as older files store it."""
     if config.known("rope_local_base_freq") is None:
         entry = "rope_scaling" if config.rope_scaling else "rope_parameters"
         given = getattr(config, entry)

@@ -103,7 +103,7 @@ class DisentangledAttention(BiasedAttention):
 
 
 class ConvolvedLayer(PositionedLayer):
-    """The first layer of the largest models, which adds a convolution of its input."""
+    """A layer that adds a convolution of its input: the first layer of the largest models."""
 
     def __init__(self, config: ModelConfig, attention: nn.Module) -> None:
         super().__init__(config, attention)
@@ -128,7 +128,7 @@ class ConvolvedLayer(PositionedLayer):
 
 
 class DebertaEncoder(Encoder):
-    """An encoder whose layers share a table of relative positions, but each layer projects it."""
+    """An encoder whose layers share a table of relative positions, which each layer projects."""
 
     keeps_first_column = False
     counts_gaps = True
@@ -165,7 +165,7 @@ def distances(config: ModelConfig) -> Distances:
 
 
 def position_kinds(config: ModelConfig) -> tuple[str, ...]:
-    """The kinds of position scores, from a list or from a string with | between the kinds."""
+    """The kinds of position scores, read from a list or from a string with | between them."""
     given = config.pos_att_type
     given = given.lower().split("|") if isinstance(given, str) else given
     return tuple(kind for kind in KINDS if kind in [str(each).strip() for each in given or ()])

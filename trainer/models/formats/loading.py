@@ -20,7 +20,7 @@ from trainer.models.sharded import local, own_columns, own_rows
 
 log = logging.getLogger("trainer")
 log_fresh = logging.getLogger("trainer.fresh")
-"""A separate logger: it can be silenced, since a run's start summary reports the same."""
+"""A separate logger, so that a run can silence it: the summary at its start reports the same."""
 
 DTYPES = {
     "float32": torch.float32,
@@ -33,7 +33,7 @@ REPLACE_HEAD = "model.new_head=true replaces the head by a fresh one"
 
 @dataclass(frozen=True)
 class Pending:
-    """Where to read the weights of a model on the meta device; names and shapes match the model."""
+    """Where to read the weights of a model on the meta device, with checked names and shapes."""
 
     folder: Path
     source: type[WeightFiles]
@@ -51,7 +51,7 @@ class Pending:
         self.fill_named(model, self._missing(model, part))
 
     def fill_named(self, model: FamilyModel, names: Collection[str]) -> None:
-        """Fill the parameters with these names that have no values yet, like `fill`."""
+        """Like `fill`, but only for the parameters in `names` that have no values yet."""
         missing = [name for name in self._missing(model, model) if name in names]
         if not missing:
             return
@@ -107,7 +107,7 @@ class Drawn:
     """
 
     def __init__(self, dtype: torch.dtype | None = None) -> None:
-        """`dtype` is that of the weights; None: torch's default."""
+        """`dtype` is the dtype of the weights; None: torch's default."""
         self.generator = torch.get_rng_state()
         self._dtype = torch.get_default_dtype() if dtype is None else dtype
 
@@ -138,9 +138,9 @@ def pending_weights(
 ) -> Pending:
     """Match a model on the meta device with the weights in a folder, safetensors by default.
 
-    A head or pooler that the folder lacks is initialized at random, and with `new_head` any head.
-    The same applies to a head whose names belong to another task's head according to the folder's
-    `architectures`, and with `ignore_mismatched` to a head whose tensors have other shapes.
+    A head or pooler that the folder lacks is initialized at random; with `new_head`, any head is.
+    So is a head whose tensors belong to another task's head according to the folder's
+    `architectures`, and with `ignore_mismatched` a head whose tensors have other shapes.
     `labels_in_file` are the folder's label names, if the user sets different ones. `elsewhere` are
     the hub's short names of tensors that another folder provides later: they are initialized at
     random without a message. Raises InputError for a missing tensor, a wrong shape, and a head for
@@ -185,9 +185,9 @@ def fill_from(
     dtype: torch.dtype | str | None,
     new_head: bool = False,
 ) -> dict[str, set[str] | list[str]]:
-    """Fill a model on the meta device with copies of tensors, given by parameter or hub names.
+    """Fill a model on the meta device with copies of `tensors`, keyed by parameter or hub names.
 
-    Returns the loading info; a missing head is initialized at random, and with `new_head` any head.
+    Returns the loading info. A missing head is initialized at random; with `new_head`, any head is.
     Raises InputError for any other missing tensor, and for a wrong shape.
     """
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
@@ -213,7 +213,7 @@ def fill_from(
 def _mismatched(
     model: FamilyModel, files: WeightFiles, wanted: dict[str, str], found: dict[str, str]
 ) -> list[str]:
-    """The head's parameters that have other shapes in the files."""
+    """The head's parameters whose shapes in the files differ from the model's."""
     return [
         name
         for name, parameter in model.named_parameters()
@@ -244,7 +244,7 @@ def overwrite_weights(model: FamilyModel, folder: Path) -> None:
 
 
 def opened(source: type[WeightFiles], folder: Path, model: FamilyModel) -> WeightFiles:
-    """Open a folder's files, with joined experts if the family has experts."""
+    """Open a folder's files. Experts that are stored separately are read as joined tensors."""
     files, stored = source(folder), model.family.stored_experts
     return files if stored is None else JoinedExperts(files, stored)
 
@@ -297,7 +297,7 @@ def _fresh_names(
 
 
 def _parts_of_this_task(model: FamilyModel, wanted: dict[str, str]) -> set[str]:
-    """The head's parameters that the pretraining head lacks; ModernBERT's heads share some."""
+    """The head's parameters that the pretraining head lacks; ModernBERT's share some with it."""
     head = {name for name in wanted if name.startswith(keys.HEAD)}
     heads = model.family.heads
     language_models = ("masked_lm", "causal_lm", "seq2seq_lm")
@@ -333,7 +333,7 @@ def _may_be_random(name: str) -> bool:
 def _check_labels(model: FamilyModel, in_file: dict[int, str], folder: Path) -> None:
     """Refuse a head that was trained for other labels.
 
-    Default names (LABEL_0) match any names of the same number of labels.
+    If the file has only default names (LABEL_0, ...), only the number of labels must match.
     """
     wanted = model.config.id2label
     unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in in_file.values())
@@ -393,7 +393,7 @@ def _dtype(
 
 
 def known_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """The dtype of this name. Raises InputError for one that weights cannot have."""
+    """The dtype with this name. Raises InputError for a dtype that weights cannot have."""
     kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if kind is None or kind not in DTYPES.values():
         raise InputError(f"dtype: found {dtype!r}; accepted: auto, {', '.join(DTYPES)}")
@@ -401,7 +401,7 @@ def known_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 def _fresh(model: FamilyModel, name: str) -> Tensor:
-    """A parameter's initial value: normal for matrices, ones and zeros for the rest."""
+    """A parameter's initial value: random for matrices, ones or zeros for norms and biases."""
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     shape = getattr(module, leaf).shape
