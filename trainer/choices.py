@@ -111,7 +111,7 @@ def schedule_name(name: str) -> str:
 def optimizer_name(name: str) -> str:
     """Our name of an optimizer, given another tool's name; other names are returned unchanged.
 
-    Raises InputError if we have only a similar optimizer and no package adds one of this name.
+    Raises InputError if we have only a similar optimizer and no package adds one with this name.
     """
     lower = str(name).lower()
     if lower in OTHER_OPTIMIZER and registry.locate(registry.OPTIMIZERS, lower) is None:

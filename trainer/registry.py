@@ -134,7 +134,7 @@ def find(kind: Kind, name: object, where: str) -> Any:
 def locate(kind: Kind, name: str) -> Entry | None:
     """The location of the part with this name, without importing it; None if there is none.
 
-    Raises InputError if two packages have a part of this name.
+    Raises InputError if two packages have a part with this name.
     """
     wanted = spelled(name)
     found = {each.module: each for each in entries(kind) if spelled(each.name) == wanted}
@@ -241,7 +241,7 @@ def _path_of(package: str) -> list[str]:
 
 
 def _exists(module: str) -> bool:
-    """Whether there is a module of this name. Its parent packages are imported."""
+    """Whether there is a module with this name. Its parent packages are imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError as error:

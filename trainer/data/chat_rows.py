@@ -35,7 +35,7 @@ UNREAD = (
 SHAREGPT = ("from", "value", "role", "content")
 """The keys of a turn that become the role and content of a message; other keys are kept."""
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
-"""Variables of a template that a row's chat_template_kwargs may not set."""
+"""Variables of a template that a row's chat_template_kwargs must not set."""
 
 
 def tools_of(rows: Mapping[str, Sequence[Any]]) -> list[Any] | None:

@@ -223,8 +223,8 @@ def stream_samples(
 ) -> RowStream | TokenStream:
     """Training samples from a stream: `num_samples` of them, in global batches of `batch_size`.
 
-    A recipe tokenizes rows as they arrive. Raises InputError for a recipe that
-    creates samples itself or needs all rows.
+    A recipe tokenizes rows as they arrive. Raises InputError for a recipe that creates samples
+    itself or needs all rows.
     """
     rows = StreamRows(stream, where, seed)
     if isinstance(recipe, PlainRecipe):

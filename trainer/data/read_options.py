@@ -75,7 +75,7 @@ class ReadOptions:
     has_header: bool = True
     """Whether csv and tsv files start with a line of column names."""
     encoding: str | None = None
-    """The encoding of text files; None: the byte order mark decides; UTF-8 without a mark."""
+    """The encoding of text files; None: UTF-8, unless a byte order mark indicates another."""
     delimiter: str | None = None
     """The delimiter of csv and tsv files; None: comma for .csv, tab for .tsv."""
     format: str | None = None

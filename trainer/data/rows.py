@@ -43,7 +43,7 @@ class Splits:
     set_recipes: Mapping[str, object] = field(default_factory=dict)
     """Validation set -> the recipe options that differ for it, or a complete recipe."""
     sources: Mapping[str, "Splits"] = field(default_factory=dict)
-    """Source of a mixture -> its validation sets and its test set, by their names in the source."""
+    """Source of a mixture -> its validation and test sets, keyed by their names in the source."""
 
     @property
     def train_table(self) -> "Dataset | None":
@@ -93,8 +93,8 @@ class Files(Options, where="dataset"):
     delimiter: str | None = None
     """The delimiter of csv and tsv files; null: comma for .csv, tab for .tsv."""
     encoding: str | None = None
-    """The encoding of text files, such as cp1252; null: the byte order mark decides; UTF-8
-    without a mark."""
+    """The encoding of text files, such as cp1252; null: UTF-8, unless a byte order mark
+    indicates another."""
     format: str | None = None
     """The format of all files, such as csv, jsonl or txt; null: each file's ending decides."""
     bad_rows: str = "error"
@@ -172,8 +172,7 @@ class Files(Options, where="dataset"):
     def load(self, label: str = "label") -> Splits:
         """The splits, with columns renamed and rows limited. Raises InputError.
 
-        Held-out rows are stratified by `stratify_by`, or by the column `label` if `stratify_by`
-        is null.
+        Held-out rows are stratified by `stratify_by` or, if it is null, by the column `label`.
         """
         bad_rows = BadRows(self.bad_rows, self.max_bad_rows)
         if self.streaming:

@@ -78,7 +78,7 @@ class Source:
             )
 
     def check(self, split: str, where: str) -> None:
-        """Raise InputError if there is no split of this name."""
+        """Raise InputError if there is no split with this name."""
         for part in split.split("+") if self.slices else [split]:
             name = part.split("[")[0] if self.slices else part
             if name not in self.names:

@@ -49,7 +49,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def tags_of(spans: Iterable[Span], num_words: int, scheme: str, bare: bool = False) -> list[str]:
-    """A tag for each word; spans may not overlap.
+    """A tag for each word; spans must not overlap.
 
     With `bare`, tags of the scheme IO have no prefix I.
     """

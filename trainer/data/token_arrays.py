@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EXTRA_COLUMNS: Mapping[str, Axis] = {"token_type_ids": "token", "roles": "sequence"}
 """Column that any recipe may create in addition to its fields -> the axis of its entries."""
 ROWS_PER_CALL = 1000
-"""The number of rows per call of a recipe; enough for the tokenizer to use every core."""
+"""The number of rows per call to a recipe; enough for the tokenizer to use every core."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def arrays_of(work: Work, progress: bool) -> dict[str, np.ndarray]:
 
 
 def part_of(work: Work, start: int) -> Part:
-    """The features of ROWS_PER_CALL rows from `start` on, made in one call of the recipe."""
+    """The features of ROWS_PER_CALL rows from `start` on, made in one call to the recipe."""
     rows, recipe, found = work.rows, work.recipe, Part({})
     chunk = chunk_of(rows, start, ROWS_PER_CALL)
     numbers = np.arange(start, min(start + ROWS_PER_CALL, len(rows)))

@@ -27,7 +27,7 @@ def named_device(value: object, name: str, others: tuple[str, ...] = ()) -> torc
 
 
 def _of_index(index: int) -> torch.device:
-    """The accelerator with this index; without an accelerator, the CUDA device of this name."""
+    """The accelerator with this index (CUDA if there is none); a negative index means the CPU."""
     if index < 0:
         return torch.device("cpu")
     own = torch.accelerator.current_accelerator(check_available=True)

@@ -60,7 +60,7 @@ class _Text:
         # the drafts' and the model's probabilities are in float64, so it is where they are
         place = device_with_float64(plan.ids.device)
         self.generator = torch.Generator(place).manual_seed(plan.own_seed)
-        # drafts are not guided: guidance would need a call of the model for each drafted token
+        # drafts are not guided: guidance would need a call to the model for each drafted token
         drafting = self.rules[1:] if plan.is_guided else self.rules
         self.drafter = _drafter(plan, drafting, self.generator)
 

@@ -175,9 +175,9 @@ def first_tokens(model: GenerativeModel, number: int) -> tuple[Tensor, Tensor]:
 def next_inputs(
     model: GenerativeModel, source: Mapping[str, Tensor], new: Tensor, lengths: Tensor
 ) -> dict[str, Any]:
-    """The arguments of a call of the model with the newest tokens.
+    """The arguments of a call to the model with the newest tokens.
 
-    For the first call of an encoder-decoder, `source` has the encoder's `input_ids` and `lengths`;
+    For the first call to an encoder-decoder, `source` has the encoder's `input_ids` and `lengths`;
     otherwise it is empty.
     """
     tokens = new.to(model.device, non_blocking=True), SequenceLengths(lengths)

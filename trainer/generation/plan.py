@@ -1,4 +1,4 @@
-"""Plan: a checked call of `generate`, with its first tokens, logit rules and stop conditions."""
+"""Plan: a checked call to `generate`, with its first tokens, logit rules and stop conditions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from trainer.generation.unguided import Unguided
 
 @dataclass(frozen=True)
 class Plan:
-    """A call of `generate`. Raises InputError for prompts longer than the model's positions."""
+    """A call to `generate`. Raises InputError for prompts that exceed the model's positions."""
 
     model: GenerativeModel
     settings: HubSettings
@@ -108,7 +108,7 @@ class Plan:
         return [*found, rule.renormalized] if s.renormalize_logits else found
 
     def _first_rules(self, copies: int) -> list[Rule]:
-        """The rules that come first: guidance, biases of sequences, and repetition."""
+        """The rules that come first: guidance, sequence biases, and repetition."""
         s, found = self.settings, []
         read = (self.ids if self.source is None else self.source.ids).repeat_interleave(copies, 0)
         if self.is_guided:

@@ -60,7 +60,7 @@ class RunningText(ChoosingText):
 
 
 class Reading:
-    """Runs the model on the prompts of new texts (prefill), one part per call of `advance`."""
+    """Runs the model on the prompts of new texts (prefill), one part per call to `advance`."""
 
     def __init__(self, model: GenerativeModel, texts: Sequence[RunningText], part: int) -> None:
         """Prepare to read the prompts. A single prompt is divided into parts of `part` tokens.

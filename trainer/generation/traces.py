@@ -17,7 +17,7 @@ from trainer.models.outputs import Outputs
 def traces(plan: Plan, ids: Tensor, copies: int) -> dict[str, Any]:
     """The requested attention and hidden states of texts, ids [N, n], by field of `GenerateOutput`.
 
-    They come from one call of the model on the finished texts. This is exact, since later tokens do
+    They come from one call to the model on the finished texts. This is exact, since later tokens do
     not change the hidden states of earlier tokens.
     """
     settings, source = plan.settings, plan.source

@@ -29,7 +29,7 @@ class Seams:
 
 @torch.no_grad()
 def find_seams(inner: ForeignModule) -> Seams:
-    """Compare a call of the whole model, which must be in eval mode, with calls of its modules.
+    """Compare a call to the whole model, which must be in eval mode, with calls to its modules.
 
     Raises InputError for a model whose loss this package would not compute as transformers does.
     """

@@ -17,7 +17,7 @@ PATIENCE = 1.0
 
 
 _leaving = threading.Lock()
-"""Held from the first call of `_leave` on."""
+"""Held from the first call to `_leave` on."""
 _watching: list[threading.Thread] = []
 """The thread that handles signals during native code, once it has been started."""
 

@@ -104,7 +104,7 @@ def check_shapes(call: Call, width: int | None, num_heads: int) -> None:
 
 
 def no_token_types(types: Tensor | None, config: ModelConfig) -> None:
-    """Raise InputError if a call of a model without token types has nonzero token types."""
+    """Raise InputError if a call to a model without token types has nonzero token types."""
     if types is None or torch.compiler.is_compiling():
         return
     if bool(types.any()):

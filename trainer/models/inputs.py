@@ -37,7 +37,7 @@ class Arguments(TypedDict, total=False):
     inputs_embeds: Tensor | None
     """[B, L, D] or [T, D], the tokens' embeddings in place of input_ids"""
     past_key_values: KeyValueCache | None
-    """The cache that an earlier call with use_cache returned; for padded calls of a decoder"""
+    """The cache that an earlier call with use_cache returned; for padded calls to a decoder"""
     use_cache: bool | None
     """Whether a decoder returns past_key_values. By default it does so if config.use_cache is true,
     in eval mode without gradients."""
@@ -47,7 +47,7 @@ class Arguments(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Call:
-    """The inputs of one call of a model, as the caller gave them."""
+    """The inputs of one call to a model, as the caller gave them."""
 
     input_ids: Tensor | None
     """[B, L], or [T] in a flat call"""

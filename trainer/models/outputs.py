@@ -30,7 +30,7 @@ class ModelOutput:
         return [(name, value) for name, value in pairs if value is not None]
 
     def get(self, name: str, default: object = None) -> Any:
-        """The field of this name, or `default` if it is not set."""
+        """The field with this name, or `default` if it is not set."""
         return dict(self.items()).get(name, default)
 
     def to_tuple(self) -> tuple[Any, ...]:

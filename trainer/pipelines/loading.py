@@ -223,7 +223,7 @@ def _loaded_tokenizer(
     if tokenizer is not None and not _is_path(tokenizer):
         return tokenizer
     path = model
-    if tokenizer is not None:  # `revision` and `subfolder` are the model's
+    if tokenizer is not None:  # the model's revision and subfolder do not apply
         path, revision = tokenizer, None
         places = {name: value for name, value in places.items() if name != "subfolder"}
     elif not _is_path(model):

@@ -175,7 +175,7 @@ def _checked_size(batch_size: int) -> int:
 
 
 def given_entries(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in the `generation_config` of a call of `generate`; {} if there is none."""
+    """The settings in the `generation_config` of a call to `generate`; {} if there is none."""
     from trainer.generation.hub_settings import entries_of
 
     return entries_of(settings.get("generation_config"))

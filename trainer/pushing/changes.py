@@ -82,7 +82,7 @@ def _is_outdated(path: str, partial: bool) -> bool:
 
 
 def _refuse(repo: str, blocking: set[str]) -> None:
-    """Raise InputError if there are files that the push may not replace or remove."""
+    """Raise InputError if there are files that the push must not replace or remove."""
     if not blocking:
         return
     names = sorted(blocking)

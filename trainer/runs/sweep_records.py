@@ -123,7 +123,7 @@ class Objective:
         return f"_{key}".endswith(f"_{self.name}") and not key.endswith(tuple(ends))
 
     def key_of(self, results: Iterable[str]) -> str | None:
-        """The result that is this one: of the whole set, else the first one of a named set."""
+        """The key of this result: the one without a set's name if there is one, else the first."""
         found = [key for key in results if key.startswith("eval_") and self.is_meant(key)]
         whole = f"eval_{self.name}"
         return whole if whole in found else next(iter(found), None)

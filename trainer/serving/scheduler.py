@@ -87,7 +87,7 @@ class Scheduler:
             self._changed.notify()
 
     def stop(self) -> None:
-        """End the thread after the current call of the model; remaining work is not answered."""
+        """End the thread after the current call to the model; remaining work is not answered."""
         with self._changed:
             self._stopping = True
             self._changed.notify()

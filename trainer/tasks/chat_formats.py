@@ -17,7 +17,7 @@ FORMATS = {
 """Format -> its required columns. A format is named after the column by which it is recognized."""
 
 Rows = Mapping[str, Sequence[Any]]
-"""Rows as columns: the cells of each column by its name."""
+"""Rows as columns: name of a column -> its cells."""
 
 
 def format_of(rows: Rows) -> str:

@@ -53,7 +53,7 @@ def _slices_of_blocks(
 
 
 def _members(rows: "SampleRows", column: str) -> dict[str, np.ndarray]:
-    """The indices of each slice's samples by its name, in the order of the names."""
+    """Name of a slice -> the indices of its samples, in the order of the names."""
     names: dict[str, str] = {}
     members: dict[str, list[int]] = {}
     for number, cell in enumerate(rows.column(column)):

@@ -247,5 +247,5 @@ def _as_gpt2(
 
 
 def _names(config: dict[str, Any], layout: dict[str, str]) -> dict[str, str]:
-    """Role -> special token: that of the config, else that of the layout."""
+    """Role -> special token, from the config or else from the layout."""
     return {role: content(config.get(f"{role}_token")) or token for role, token in layout.items()}

@@ -65,7 +65,7 @@ class _Capture:
             os.dup2(self._kept.fileno(), STANDARD_ERROR)
 
     def renew(self) -> None:
-        """In a forked process, end the calls of threads that do not exist there."""
+        """In a forked process, end the calls made by threads that do not exist there."""
         self._lock = threading.Lock()
         self._calls, self._panicked = 0, False
         if self._kept is not None:

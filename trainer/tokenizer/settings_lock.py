@@ -1,7 +1,7 @@
 """Settings lock: lets one thread at a time set a backend's truncation and padding, then encode.
 
 The settings belong to the backend, so without the lock one thread could encode with the settings of
-another. All tokenizers share one lock: each call of a backend uses all cores anyway.
+another. All tokenizers share one lock: each call to a backend uses all cores anyway.
 """
 
 import os

@@ -227,8 +227,8 @@ class Vocabulary:
     def sample_row(self, pair: bool = False) -> tokenizers.Encoding:
         """Encode a short text, or a pair of texts, with the special tokens that every row gets.
 
-        The text is "a" or, if "a" yields no tokens, the first token that does. The
-        truncation and padding that the backend keeps from earlier calls are removed.
+        The text is "a" or, if "a" yields no tokens, the first token that does. The truncation and
+        padding that the backend keeps from earlier calls are removed.
         """
         with settings_lock():
             self.backend.no_truncation()

@@ -21,7 +21,7 @@ Placeholder = Callable[[], Batch] | None
 def find_budget(
     session: Session, placeholder: Placeholder, batch_of: Callable[[np.ndarray], Batch]
 ) -> int:
-    """The maximum number of tokens per micro batch, from a search or else from the session.
+    """The maximum number of tokens per micro batch, from a search if needed or from the session.
 
     `batch_of` makes a batch of the given samples on the device. This may run a warm-up pass, which
     changes no weights. Every rank calls it.

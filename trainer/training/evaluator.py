@@ -37,7 +37,7 @@ class Evaluator:
         self.optimizer: torch.optim.Optimizer | None = None
         """The optimizer of the last training, which may keep an average."""
         self.evaluations: dict[str, Evaluation] = {}
-        """The last evaluation of each evaluation set, by its name."""
+        """Name of an evaluation set -> its last evaluation."""
         self._settled: Recipe | None = None
 
     def measure_sets(self) -> dict[str, float]:

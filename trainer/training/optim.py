@@ -58,7 +58,7 @@ def build_optimizer(
 
 
 def find_optimizer(name: str) -> OptimizerKind:
-    """The optimizer of this name, from this package, a trusted or installed one, or torch.
+    """The optimizer with this name: from this package, a trusted or installed package, or torch.
 
     Raises InputError for an unknown name, and for a name that two packages define.
     """

@@ -49,7 +49,7 @@ class Views:
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics of evaluations, by their names in the settings."""
+        """Name of a metric in the settings -> the metric."""
         return self.setup.metrics
 
     @property
@@ -78,7 +78,7 @@ class Views:
 
     @property
     def eval_samples(self) -> Mapping[str, Samples]:
-        """Each evaluation set as samples; a single unnamed one has the key ''."""
+        """Name of an evaluation set -> its samples; a single unnamed set has the name ''."""
         return self.setup.evaluation
 
     @property

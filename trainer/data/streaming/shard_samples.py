@@ -55,7 +55,7 @@ class ShardSamples(StreamSamples):
 
     Only the pieces for the current and the next steps are in memory. A checkpoint saves the
     stream's position (`state_at`), so that a resumed run does not read earlier rows. All ranks must
-    make the same calls of `has` and `rewind`. `collate` may be called in another thread, for
+    make the same calls to `has` and `rewind`. `collate` may be called in another thread, for
     samples up to the last one that was passed to `has`.
     """
 

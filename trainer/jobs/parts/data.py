@@ -53,7 +53,7 @@ class TrainingData:
 
     @property
     def tables(self) -> "dict[str, TrainRows]":
-        """The training rows and all evaluation sets, by their names in error messages."""
+        """Name in error messages -> rows, for the training rows and all evaluation sets."""
         named = {set_key(name): rows for name, rows in self.splits.validation.items()}
         return {"dataset.train": self.train, **named}
 

@@ -14,7 +14,7 @@ from trainer.models.paired_groups import paired_groups
 class Pairs:
     """The layouts of queries and keys; queries of sequence i see the keys of sequence i.
 
-    Created once per call of the model, so that all layers share its groups.
+    Created once per call to the model, so that all layers share its groups.
     """
 
     queries: Layout

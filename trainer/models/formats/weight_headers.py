@@ -35,7 +35,7 @@ class WeightHeaders:
     shapes: Mapping[str, tuple[int, ...]]
     """Tensor -> shape"""
     dtypes: Mapping[str, str]
-    """Tensor -> data type by its name in the format, such as BF16"""
+    """Tensor -> the format's name of its data type, such as BF16"""
     num_bytes: int
     """The number of bytes of all values"""
 
