@@ -31,7 +31,7 @@ CODE = "*.py"
 IN_SUBFOLDERS = "*/*"
 """Files in subfolders, which are exports or copies for other frameworks."""
 NOT_MODELS = ("hf://buckets/", "hf://datasets/", "hf://spaces/")
-"""The beginnings of the hub's URLs that do not name a model's repository."""
+"""The prefixes of hub URLs that do not name a model's repository."""
 HUB_URL = re.compile(
     r"hf://(models/)?(?P<repository>[^/@]+/[^/@]+)"
     r"(@(?P<revision>refs/(convert/\w+|pr/\d+)|[^/]+))?(?P<inside>/.+)?"

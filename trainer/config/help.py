@@ -40,7 +40,7 @@ Flags:
 
 
 DIRECTIVES = ("@package", "yaml-language-server:")
-"""The beginnings of comments that Hydra or an editor reads."""
+"""The prefixes of comments that Hydra or an editor reads."""
 
 
 def help_text(folders: list[Path], program: str) -> str:

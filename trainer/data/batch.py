@@ -61,7 +61,7 @@ class Samples(Protocol):
 
     If `collate` depends only on its arguments, the class may declare `pure = True`. Another thread
     then collates the next batches in advance. If only samples of equal shapes can share a batch,
-    the class declares `kinds`, [N] int: only samples with equal numbers share a batch.
+    it has an attribute `kinds`, [N] int: only samples of the same kind share a batch.
     """
 
     @property

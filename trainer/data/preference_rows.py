@@ -21,7 +21,7 @@ MISMATCHED = "mismatched"
 """The column that `with_mismatched` adds."""
 ACCEPTED = "accepted: a text, or a list of messages"
 CHAT_STARTS = ("[{", "[ {")
-"""The beginnings of a text that is a list of messages as JSON."""
+"""The prefixes by which a text is recognized as a JSON list of messages."""
 
 
 @dataclass(frozen=True)

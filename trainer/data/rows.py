@@ -234,7 +234,7 @@ class Files(Options, where="dataset"):
         return limited(rows, self.max_eval_rows, self.seed)
 
     def _splits(self, bad: BadRows) -> dict[str, "Dataset"]:
-        """The renamed rows by key: train, validation or validation.<name>, test."""
+        """Key (train, validation or validation.<name>, test) -> rows with renamed columns."""
         header = self.has_header is not False
         reading = ReadOptions(header, self.encoding, self.delimiter, self.format, bad)
         if self.path is None:

@@ -27,7 +27,7 @@ class Plan:
     ids: Tensor
     """[B, L], the prompts or, in an encoder-decoder, the decoder's first tokens."""
     mask: Tensor
-    """Whether each position is a token, not a pad, [B, L] bool."""
+    """[B, L] bool, True for tokens and False for pads."""
     seed: int
     source: Source | None = None
     """The input of the encoder, for an encoder-decoder."""

@@ -84,8 +84,8 @@ class TokenizerSettings(Options, where="tokenizer"):
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     train: bool = False
-    """Train a new tokenizer on the training rows; its kind is that of path, or kind if path is
-    null.
+    """Train a new tokenizer on the training rows, of the same kind as path or, if path is null, of
+    the kind that `kind` names.
     """
     kind: Literal["wordpiece", "bpe", "unigram", "gpt2"] = "gpt2"
     """The kind of tokenizer to train if path is null; gpt2 (byte-level BPE) is for decoders."""

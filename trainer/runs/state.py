@@ -319,7 +319,7 @@ def _config_of(model: nn.Module) -> dict[str, Any]:
 
 
 def _refuse_other_batches(saved: Progress, now: Progress) -> None:
-    """Raise InputError for another global batch size: its steps might not start at the position."""
+    """Raise InputError for another global batch size, whose steps start at other positions."""
     before, after = saved.global_batch_size, now.global_batch_size
     if before != after:
         raise InputError(

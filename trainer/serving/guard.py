@@ -34,7 +34,7 @@ class SlowClient(Exception):
 
 
 class Guard:
-    """An ASGI application that wraps another one and protects it."""
+    """An ASGI application that wraps and protects another ASGI application."""
 
     def __init__(
         self, app: App, settings: ServeSettings, key: str | None, figures: Figures

@@ -42,9 +42,9 @@ ARGUMENTS = ("add_generation_prompt", "chat_template", "continue_final_message",
 )
 """The arguments of `apply_chat_template`, for suggestions in error messages."""
 OPEN_END = "\x00the answer continues here "
-"""A mark that is put after the message to continue.
+"""A mark that is appended to the message to continue.
 
-The space at its end is missing from the output of a template that trims messages.
+A template that trims messages removes the space at the end of the mark.
 """
 
 

@@ -241,7 +241,7 @@ class _Launch:
         self.sides = tuple(self.longest if side < 0 else side for side in (left, right))
 
     def set_scores(self, scale: float, softcap: float) -> None:
-        """Set the scale and cap of the scores, converted to base-2 logarithms; cap 0: no cap."""
+        """Set the scale and cap of scores, times log2(e) since kernels use exp2; cap 0: no cap."""
         self.scale, self.cap = scale * LOG2_E, softcap * LOG2_E
 
     def run(

@@ -196,7 +196,7 @@ class GroupedAttention(nn.Module):
         weights_wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute all scores [B, H, L, L] at once, or in blocks if blocks save much memory."""
-        supported = layout.visible is None and not weights_wanted  # decoders have no `visible`
+        supported = layout.visible is None and not weights_wanted  # only encoders set `visible`
         if supported and is_split_in_blocks(layout, self.num_heads):
             return self._blocks(query, key, value, dropout_keys, layout), None
         return self._products(query, key, value, dropout_keys, layout, weights_wanted)

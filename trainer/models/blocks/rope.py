@@ -63,7 +63,7 @@ class Rope:
 
     @property
     def longest(self) -> int:
-        """The length in tokens of the longest text that the scaling is made for."""
+        """The maximum length of texts in tokens, with scaling."""
         return int(self.trained_length * max(1.0, self.numbers.get("factor", 1.0)))
 
     def rotation(self, position_ids: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

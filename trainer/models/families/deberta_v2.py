@@ -30,7 +30,7 @@ NOT_NULL = ("position_buckets", "norm_rel_ebd", "conv_kernel_size")
 """Optional entries that a file may leave out, but not set to null, as in transformers."""
 
 Positions = tuple[Tensor | None, Tensor | None]
-"""The table of relative positions, with a row for each, and the dropout keys of its rows"""
+"""The table with a row for each relative position, and the dropout keys of its rows"""
 
 
 class DebertaEmbeddings(Embeddings):
@@ -157,7 +157,7 @@ class DebertaEncoder(Encoder):
 
 
 def distances(config: ModelConfig) -> Distances:
-    """The mapping of distances to rows of the table."""
+    """The mapping from distances to rows of the table."""
     longest = config.max_relative_positions
     longest = config.max_position_embeddings if longest < 1 else longest
     buckets = config.position_buckets

@@ -297,7 +297,10 @@ def _fresh_names(
 
 
 def _parts_of_this_task(model: FamilyModel, wanted: dict[str, str]) -> set[str]:
-    """The head's parameters that the pretraining head lacks; ModernBERT's share some with it."""
+    """The head's parameters that the pretraining head lacks.
+
+    In ModernBERT, other heads share parameters with the pretraining head.
+    """
     head = {name for name in wanted if name.startswith(keys.HEAD)}
     heads = model.family.heads
     language_models = ("masked_lm", "causal_lm", "seq2seq_lm")
