@@ -57,8 +57,8 @@ class ModelConfig(ConfigNames):
     """The entries of a config.json and its family's defaults, as attributes to read and set.
 
     `id2label`, `label2id` and `num_labels` always agree. Entries that the family does not have are
-    kept for saving and have no effect; `unused` lists them. Both the family's names and those of
-    the shared blocks (`hidden_size` for DistilBERT's `dim`) work.
+    kept for saving and have no effect; `unused` lists them. An entry can be read and set by the
+    family's name (DistilBERT's `dim`) and by the name in the shared blocks (`hidden_size`).
     """
 
     family: FamilyConfig
@@ -72,8 +72,8 @@ class ModelConfig(ConfigNames):
     ) -> None:
         """`entries` come from a file, `overrides` from the user; keys of `overrides` must be known.
 
-        Entries that `overrides` replace are not checked. Raises InputError; errors in `entries`
-        start with `where`.
+        Entries that `overrides` replace are not checked. Raises InputError; messages about
+        `entries` start with `where`.
         """
         entries = _without_own_code(entries, where)
         overrides = dict(overrides or {})
@@ -108,7 +108,7 @@ class ModelConfig(ConfigNames):
         subfolder: str = "",
         **overrides: object,
     ) -> Self:
-        """The config of a local directory, a hub id or a pkg:// path, with entries replaced."""
+        """Read the config of a local directory, a hub id or a pkg:// path; apply the overrides."""
         folder = hub.find(
             str(path),
             revision=revision,
@@ -161,7 +161,7 @@ class ModelConfig(ConfigNames):
         return getattr(self, name) if any(entry in table for table in tables) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of config.json: defaults, overridden by other entries, and label names."""
+        """The contents of config.json: the family's defaults, the set entries and the labels."""
         names = {str(index): name for index, name in self.id2label.items()}
         labels = {"id2label": names, "label2id": self.label2id}
         set_defaults = {k: v for k, v in self.family.defaults.items() if v is not None}
@@ -201,7 +201,7 @@ class ModelConfig(ConfigNames):
         return {name for table in tables for name in table}
 
     def _override(self, overrides: dict[str, Any], where: str) -> None:
-        """Set all entries, or none if one is refused; errors start with `where`."""
+        """Set all entries, or none if any is invalid; error messages start with `where`."""
         entries, labels = dict(self._entries), self.id2label
         try:
             self._set(overrides)
@@ -248,9 +248,10 @@ class ModelConfig(ConfigNames):
 
 
 def _without_own_code(entries: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return the entries without auto_map, if this package implements the class that it names.
+    """Return the entries without auto_map, if this package implements that model type itself.
 
-    Raises InputError for any other entry that points at code.
+    The family lists such entries in `no_effect`. Raises InputError for any other entry that points
+    at code.
     """
     unsafe = [name for name in UNSAFE if name in entries]
     native = entries.get("model_type") in native_families() if unsafe else False
@@ -264,7 +265,7 @@ def _without_own_code(entries: Mapping[str, Any], where: str) -> Mapping[str, An
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The entries of `folder`/config.json, of another JSON file, or of a GGUF file's metadata.
+    """The entries of config.json in `folder`, which may also be a JSON file or a GGUF file.
 
     Raises InputError if the file is missing or does not hold a JSON object.
     """
@@ -302,7 +303,10 @@ _LABELS = ("id2label", "label2id", "num_labels")
 
 
 def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
-    """Return id2label, from any of `_LABELS`; if several are given, their lengths must agree."""
+    """Return id2label from `_LABELS`: from id2label, else label2id, else num_labels.
+
+    If num_labels is given too, it must be the number of names.
+    """
     count = entries.get("num_labels")
     names = _checked_names(entries.get("id2label"), f"{where}: id2label")
     if names is None and entries.get("label2id") is not None:
@@ -320,7 +324,7 @@ def _label_names(entries: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def _names_of_numbers(label2id: object, where: str) -> dict[int, str] | None:
-    """Return id2label from a mapping of names to numbers, which must differ."""
+    """Return id2label, the inverse of `label2id`, whose numbers must differ."""
     if not isinstance(label2id, Mapping):
         raise InputError(f"{where}: found {type(label2id).__name__}; accepted: a mapping")
     if not all(type(index) in (int, str) for index in label2id.values()):
@@ -358,9 +362,9 @@ def _require_mapping(value: object, where: str) -> None:
 
 
 def _typed(where: str, name: str, value: object, default: object) -> Any:
-    """Return `value`, which must have the type of `default`; an int is converted to float.
+    """Return `value`, which must have the type of `default`.
 
-    If `default` is None, any type is accepted.
+    If `default` is a float, an int is converted. If `default` is None, any type is accepted.
     """
     if default is None or (value is None and name in NULLABLE):
         return value

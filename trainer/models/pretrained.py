@@ -57,14 +57,14 @@ from trainer.stores.url import local_folder
 log = logging.getLogger("trainer")
 
 Given = dict[str, Any]
-"""The arguments of a call that only the head reads, such as labels, by name."""
+"""Argument name -> value, for the arguments of a call that only the head reads, such as labels."""
 
 
 class PretrainedModel(KnownParts, ABC):
-    """A body and, for a task, a head on it; an ordinary `nn.Module`.
+    """A body and, for a task, a head on top of it; an ordinary `nn.Module`.
 
-    Create it with `from_pretrained` or `from_config`. A subclass is a head, defined as HEAD in a
-    file of `trainer/models/heads`.
+    Create it with `from_pretrained` or `from_config`. A subclass adds the head of one task; a file
+    of `trainer/models/heads` defines the subclass and exports it as HEAD.
     """
 
     def __init_subclass__(cls) -> None:
@@ -105,9 +105,9 @@ class PretrainedModel(KnownParts, ABC):
         """Run a padded call (ids and mask [B, L]) or a flat call (ids [T], sequence_lengths [B]).
 
         sequence_lengths must be on the CPU. The head's TypedDict `Answers` lists the other
-        arguments; the head's labels, and then output_hidden_states, output_attentions and
-        return_dict, may be positional too. Under torch.export the outputs are a dictionary. Raises
-        InputError, naming the argument, for inputs that do not fit.
+        arguments. The head's labels, followed by output_hidden_states, output_attentions and
+        return_dict, may also be positional. Under torch.export the outputs are a dictionary. Raises
+        InputError, which names the argument, for invalid inputs.
         """
         answers = named_arguments(type(self), positional, named)
         require_tensors(
@@ -162,14 +162,15 @@ class PretrainedModel(KnownParts, ABC):
     ) -> Self:
         """Load the model from a local directory, a hub id or a pkg:// path, in eval mode.
 
-        `dtype` is float32 by default ("auto": the file's dtype); `torch_dtype` is its old name. A
-        head that is missing from the file gets random weights; with `new_head` every head does.
-        `from_tf` reads tf_model.h5, if it exists, without TensorFlow. For an adapter's folder
-        (as PEFT saves it) the base is loaded with the adapters, and only the adapters are trained.
-        With `lazily`, only names and shapes of the files' weights are read; `fill` reads the
-        weights. Adapters, and weights that are missing from the files, get their values
-        immediately. `quantization` (int8, int4, nf4) packs the body's linear layers while they are
-        read. Other arguments replace entries of the config or are transformers' own
+        `dtype` is float32 by default ("auto": the file's dtype); `torch_dtype` is the old name of
+        this argument. A head that the files lack gets random weights; with `new_head`, the head
+        gets random weights in any case. `from_tf` reads tf_model.h5, if it exists, without
+        TensorFlow. For a folder with a PEFT adapter, the base model is loaded and frozen, and the
+        adapter is added; modules with random weights stay trainable. With `lazily`, only the names
+        and shapes of the files' weights are read; `fill` reads the weights. Adapters, and weights
+        that the files lack, get their values immediately. `quantization` (int8, int4, nf4) packs
+        the body's linear layers while they are read. `config_overrides` replace entries of the
+        config, or are arguments of transformers' from_pretrained
         (`trainer/models/hub_options.py`). Raises InputError for invalid files or arguments.
         """
         options = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
@@ -214,11 +215,12 @@ class PretrainedModel(KnownParts, ABC):
         torch_dtype: torch.dtype | str | None = None,
         **options: object,
     ) -> Self:
-        """Create the model of a config. Its weights are drawn from torch's global generator.
+        """Create a model from a config, and draw its weights from torch's global generator.
 
-        With `lazily`, `fill` draws them later, with the same result. `dtype` is float32 by default,
-        and `torch_dtype` is its old name. `options` are those of `from_pretrained` that need no
-        files, such as attn_implementation and trust_remote_code. Raises InputError for others.
+        With `lazily`, `fill` draws them later, with the same result. `dtype` is float32 by default;
+        `torch_dtype` is the old name of this argument. `options` are the options of
+        `from_pretrained` that need no files, such as attn_implementation and trust_remote_code.
+        Raises InputError for any other option.
         """
         hub_options = load_options(options)
         if hub_options.overrides:
@@ -257,8 +259,8 @@ class PretrainedModel(KnownParts, ABC):
         For a model with adapters, only the adapters are written, in PEFT's format, or with `merge`
         the merged weights. `format="tf"` writes tf_model.h5 for transformers' TensorFlow classes.
         `state_dict` holds other weights to write, keyed by this model's parameter names. `options`
-        are transformers' own (`trainer/models/hub_options.py`). Raises InputError for invalid
-        values.
+        are arguments of transformers' save_pretrained (`trainer/models/hub_options.py`). Raises
+        InputError for invalid values.
         """
         named = one_path(directory, options, "save_directory", "directory")
         if not check_save_options(options):
@@ -302,12 +304,12 @@ class PretrainedModel(KnownParts, ABC):
     def add_lora(
         self, settings: LoRASettings, base: str | None = None, revision: str | None = None
     ) -> None:
-        """Freeze the weights and add LoRA adapters, which have no effect at first.
+        """Freeze the weights and add LoRA adapters, which at first do not change the outputs.
 
         The task's head and modules that started with random weights are trained in full; the
-        output weights of a language model are frozen. `base` is the path of the base model that the
-        adapter's files will name, by default the path that the weights were loaded from. Raises
-        InputError for a target that is not a linear layer of the body.
+        output weights of a language model are frozen. The adapter's files will name `base` as
+        the path of the base model; by default, it is the path from which the weights were loaded.
+        Raises InputError for a target that is not a linear layer of the body.
         """
         path, revision = (self.base_path, self.source[1]) if base is None else (base, revision)
         add_lora(self, settings, path, revision)
@@ -327,13 +329,15 @@ class PretrainedModel(KnownParts, ABC):
         mean_resizing: bool = True,
         **alias: int | None,
     ) -> nn.Embedding:
-        """Grow or shrink the vocabulary to `new_size` rows, optionally rounded up to a multiple.
+        """Grow or shrink the vocabulary to `new_size` rows.
+
+        With `pad_to_multiple_of`, the size is rounded up to a multiple of that number.
 
         Old rows are unchanged. New rows are drawn close to the mean of the old rows, as in
         transformers, or without `mean_resizing` from a normal distribution with std
         initializer_range. Tied weights and config.vocab_size change too. Returns the embeddings.
-        Create optimizers afterwards, since the parameters are new. Raises InputError for an
-        invalid size.
+        Create optimizers after this call, since it replaces the parameters. Raises InputError for
+        an invalid size.
         """
         new_size = alias.pop("new_num_tokens", new_size)
         if alias:
@@ -379,18 +383,18 @@ class PretrainedModel(KnownParts, ABC):
     def compile(self, *arguments: object, **options: object) -> None:
         """Compile the body with `torch.compile` and these options.
 
-        The head and code that depends on the batch's lengths are not compiled. So training and
+        The head, and code that depends on the batch's lengths, are not compiled, so training and
         evaluation each need only one graph for all lengths. Generation runs uncompiled.
         """
         self.body.compile(*arguments, **options)
 
     def fill(self, part: nn.Module) -> None:
-        """Load or draw the missing weights of a module, or of the whole model."""
+        """Load or draw those weights of a module (or the whole model) that have no values yet."""
         if self.pending is not None:
             self.pending.fill(self, part)
 
     def load_weights(self, directory: str | Path) -> None:
-        """Load all weights, including the head's, that a model with the same config saved."""
+        """Load all weights, including the head's, that a model with the same config has saved."""
         if self.lora is None:
             loading.overwrite_weights(self, Path(directory))
         else:
@@ -433,7 +437,7 @@ class PretrainedModel(KnownParts, ABC):
 
     @property
     def _embedding_width(self) -> int | None:
-        """The width of the token embeddings, which a wrapper may hold; None if it is unknown."""
+        """The width of the token embeddings, also inside a wrapper module; None if unknown."""
         inside = cast(nn.Module, self.body.embed.token).modules()
         return next((m.embedding_dim for m in inside if isinstance(m, nn.Embedding)), None)
 
@@ -458,7 +462,7 @@ class PretrainedModel(KnownParts, ABC):
         return inputs
 
     def _with_cache(self, call: Call, answers: Given, attentions: bool | None) -> Call:
-        """Return the call with the cache that it continues, or with a new one if it returns one.
+        """Return the call with the cache passed to it, or with a new one for the outputs if wanted.
 
         Raises InputError for a cache of another class, or for a call that cannot use a cache.
         """
@@ -496,7 +500,7 @@ class PretrainedModel(KnownParts, ABC):
         dtype: Any,
         new_head: bool,
     ) -> Self:
-        """The model with a state_dict's weights, and with the config of `path` or the given one."""
+        """A model with the weights of a state_dict, and the given config or that of `path`."""
         given = hub_options.overrides.pop("pretrained_model_name_or_path", path)
         if (given is None) == (hub_options.config is None):
             raise InputError(
@@ -529,13 +533,16 @@ class PretrainedModel(KnownParts, ABC):
 
 
 def _options(given: Given, options: Mapping[str, Any]) -> LoadOptions:
-    """The other arguments of from_pretrained; `options` say where files are found."""
+    """Parse the arguments of from_pretrained that its signature does not name.
+
+    `options` say where to find the config, if it is a path.
+    """
     found = load_options(given)
     return found if found.config is None else replace(found, config=_own(found.config, options))
 
 
 def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
-    """A `ModelConfig` from the argument `config`: a ModelConfig, transformers' config, or path."""
+    """A `ModelConfig` from the argument `config`, which may be a transformers config or a path."""
     if isinstance(given, ModelConfig):
         return given
     if isinstance(given, (str, Path)):
@@ -549,7 +556,7 @@ def _own(given: object, options: Mapping[str, Any]) -> ModelConfig:
 def _labels_to_keep(
     entries: Mapping[str, Any], overrides: Mapping[str, object]
 ) -> dict[int, str] | None:
-    """The folder's label names, to compare with the user's; None if either has none."""
+    """The folder's label names, if it has any and the user overrides them; otherwise None."""
     relabelled = not {"id2label", "label2id"}.isdisjoint(overrides)
     return saved_labels(entries) if relabelled else None
 
@@ -557,9 +564,9 @@ def _labels_to_keep(
 def _config_of(
     home: Path, adapter: adapter_files.SavedAdapter | None, hub_options: LoadOptions
 ) -> tuple[ModelConfig, dict[str, Any]]:
-    """The config with the user's overrides, and its entries without them.
+    """Return (the config with the user's overrides, the config's entries without overrides).
 
-    The config is read from the folder, unless the user gave one.
+    The config is read from the folder, unless the user passed a config.
     """
     described = home if adapter is None else adapter.described(home)
     entries = read_config(described) if hub_options.config is None else hub_options.config.to_dict()
@@ -572,7 +579,7 @@ def _config_of(
 
 
 def _overridden(hub_options: LoadOptions) -> ModelConfig:
-    """The config that the user gave, with the entries that the user replaces."""
+    """The config that the user passed, with the user's overrides."""
     config: ModelConfig = hub_options.config
     if hub_options.overrides:
         config = ModelConfig(config.to_dict(), hub_options.overrides, where="config")
@@ -618,9 +625,9 @@ def one_path(
     alias: str = "pretrained_model_name_or_path",
     name: str = "path",
 ) -> str | Path:
-    """Return `path`, or the argument named `alias`, which is removed from `named`.
+    """Return `path`, or remove the argument `alias` from `named` and return its value.
 
-    Raises InputError unless exactly one of them is given.
+    Raises InputError unless exactly one of the two is given.
     """
     given = named.pop(alias, None)
     if (path is None) == (given is None):
@@ -635,14 +642,15 @@ def one_path(
 def _one_dtype(
     dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
 ) -> torch.dtype | str | None:
-    """Return `dtype`, or the value of `torch_dtype`, its old name."""
+    """Return `dtype`, or if it is None, `torch_dtype`, the old name of this argument."""
     if dtype is not None and torch_dtype not in (None, dtype):
         raise InputError(f"torch_dtype: found {torch_dtype} with dtype {dtype}; accepted: one")
     return torch_dtype if dtype is None else dtype
 
 
 def _download(path: str, options: dict[str, Any], from_tf: bool) -> Path:
-    """Find a model's folder; download its weights in the first requested format that it has."""
+    """Find a model's folder, and download its weights: tf_model.h5 if `from_tf` is true and the
+    folder has this file, otherwise safetensors."""
     folder = Path()
     for source in (_weight_files(True), WeightFiles) if from_tf else (WeightFiles,):
         options["weights"] = source.pattern

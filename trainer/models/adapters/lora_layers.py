@@ -32,7 +32,7 @@ from trainer.models.sharded import is_spread
 MATRICES = ("lora_A", "lora_B")
 MAGNITUDE = "lora_magnitude_vector"
 START = ("start_A", "start_B")
-"""Frozen copies of an adapter's initial matrices; they exist if the initial product is not zero."""
+"""Frozen copies of the initial matrices; a layer has them if it subtracts the initial product."""
 PARTS = (*MATRICES, MAGNITUDE)
 """The suffixes of the parameters that LoRA and DoRA add to a layer."""
 SHORTEST = 1e-6
@@ -51,7 +51,7 @@ class LoRALayer(AdaptedLayer):
     parts: tuple[str, ...] = MATRICES
     extras: ClassVar[tuple[str, ...]] = ("lora_dropout",)
     keys: Tensor | None = None
-    """The dropout keys of the rows of the next input."""
+    """The dropout keys of the next input's rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = None if self.has_start else product_type(x, self.matrices)
@@ -74,7 +74,7 @@ class LoRALayer(AdaptedLayer):
     def plain_weight(self) -> Tensor | None:
         """[out, in], the frozen weight.
 
-        None if it is packed or sharded, or if it or the bias is trained.
+        None if the weight is packed or sharded, or if the weight or the bias is trained.
         """
         weight = self._parameters.get("weight")
         if weight is None or is_spread(weight):
@@ -102,10 +102,10 @@ class LoRALayer(AdaptedLayer):
 
 
 class DoRALayer(LoRALayer):
-    """An adapted layer with a trained norm of each output's weights (DoRA; Liu et al., 2024).
+    """An adapted layer with a trained norm for each row of the weight (DoRA; Liu et al., 2024).
 
     The output is m (W + scaling B A) x / |W + scaling B A|, where |.| is the norm of each row. As
-    in section 4.3 of the paper and in PEFT, no gradient flows through the division.
+    in section 4.3 of the paper and in PEFT, no gradient flows through the norm |W + scaling B A|.
     """
 
     lora_magnitude_vector: nn.Parameter
@@ -280,5 +280,5 @@ def _approximate(layer: LoRALayer, wanted: Tensor, init: str) -> None:
 
 
 def adapted_experts(model: nn.Module) -> dict[str, "LoRAGroupedLinear"]:
-    """The layers of experts with adapters, by name."""
+    """Module name -> layer of experts with adapters."""
     return {name: m for name, m in model.named_modules() if isinstance(m, LoRAGroupedLinear)}

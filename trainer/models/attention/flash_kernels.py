@@ -1,8 +1,9 @@
 """Triton kernels of attention over flat sequences, with the dropout masks of `blocks.dropout`.
 
-A program handles a block of rows (queries) or of keys of one sequence and head. A hash contains the
-draws of two neighboring keys, so a block processes its even keys first, then the odd ones. This
-changes only the order of sums. Scores are multiplied by log2(e), so that exp2 replaces exp.
+A program handles a block of rows (queries) or of keys of one sequence and head. One hash holds the
+dropout draws for two neighboring keys, so a program processes the even keys of each block first,
+then the odd keys. This changes only the order of sums. Scores are multiplied by log2(e), so that
+exp2 replaces exp.
 
 Dimensions: T tokens, H query heads and K key heads of C channels.
 """
@@ -11,7 +12,8 @@ import triton
 import triton.language as tl
 
 VARYING = ("num_tokens", "left", "right")
-"""Arguments that vary between batches; Triton would otherwise recompile for multiples of 16."""
+"""Arguments that vary between batches. By default, Triton would compile separate kernels for values
+that are 1 or multiples of 16."""
 
 
 @triton.jit

@@ -25,7 +25,8 @@ from trainer.models.packing import Layout
 Path = Literal["plain", "sdpa", "varlen", "flash"]
 
 LONG_ON_CPU = 512
-"""From this length in tokens on, CPUs use SDPA, which does not store the probabilities [L, L]."""
+"""If the longest sequence has at least this many tokens, CPUs use SDPA, which does not store the
+probabilities [L, L]."""
 
 
 def choose_path(

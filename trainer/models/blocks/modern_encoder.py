@@ -34,7 +34,8 @@ THETAS = {LOCAL: "local_rope_theta", GLOBAL: "global_rope_theta"}
 class ModernEncoder(Body):
     """Embeddings, layers and a final norm (Warner et al., 2024).
 
-    `pooled` is the first visible token, or the mean of a sequence if classifier_pooling is "mean".
+    `pooled` is the state of the first visible token, or the mean of the states of a sequence if
+    classifier_pooling is "mean".
     """
 
     only_ids = False

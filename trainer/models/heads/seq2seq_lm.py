@@ -68,7 +68,7 @@ class Answers(Arguments, total=False):
     decoder_dropout_keys: Tensor | None
     """int32, in the shape of decoder_input_ids: the dropout key of each of its tokens"""
     cache: SourceCache | None
-    """A flat call fills the cache; a later flat call continues the cached sequences, and its
+    """The first flat call fills the cache. Later flat calls continue the cached sequences; their
     input_ids are the decoder's next tokens
     """
 
@@ -167,7 +167,7 @@ class Seq2SeqLMModel(PretrainedModel):
 
     @property
     def forced_tokens(self) -> dict[int, int]:
-        """The forced first (0) and last (-1) tokens of generated texts, if any."""
+        """Position in generated texts, 0 (first) or -1 (last) -> the token forced there, if any."""
         names = {0: "forced_bos_token_id", -1: "forced_eos_token_id"}
         own = self.generation_config
         found = {n: own.get(name, self.config.known(name)) for n, name in names.items()}
@@ -225,7 +225,7 @@ class Seq2SeqLMModel(PretrainedModel):
 
 
 def _last(labels: Tensor, lengths: Tensor | SequenceLengths | None, pad: int | None) -> Tensor:
-    """[B], the last label of each row that is not a pad, or of each sequence of a flat call."""
+    """[B], the last label in each row that is not a pad; in a flat call, in each sequence."""
     if lengths is not None:
         return labels[to_device(host_lengths(lengths).cumsum(0) - 1, labels.device)]
     columns = torch.arange(labels.shape[-1], device=labels.device)
