@@ -1,4 +1,4 @@
-"""File operations: all writes, fsyncs, renames and removals, into which tests inject faults."""
+"""File operations: all writes, fsyncs, renames and removals, so that tests can inject faults."""
 
 import errno
 import hashlib
@@ -30,7 +30,7 @@ The moment is "before", "during" (half of a piece of a file has been written) or
 """
 
 READERS = 4
-"""The number of files that are hashed in parallel, since hashing takes longer than writing."""
+"""The number of files that are hashed in parallel; hashing takes longer than writing."""
 WINDOW = 1 << 22
 """The number of bytes that are hashed and written at a time."""
 
@@ -60,9 +60,10 @@ class Deferred:
 
 @contextmanager
 def deferred() -> Iterator[Deferred]:
-    """Context manager in which this thread's files are kept in memory; tensors are copied.
+    """Context manager that keeps this thread's files in memory; their tensors are copied.
 
-    Folders are created at once. Copies of GPU tensors may still be running when the context ends.
+    Folders are still created at once, and `write_pieces` and `append_line` still write at once.
+    Copying from a GPU may continue after the context ends.
     """
     kept = Deferred()
     token = _deferred.set(kept)
@@ -88,7 +89,7 @@ def sealing() -> Iterator[Seals]:
 
 @contextmanager
 def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
-    """Call the hook around an operation; an OSError becomes an EnvironmentFault of one line."""
+    """Call the hook around an operation; convert an OSError to a one-line EnvironmentFault."""
     try:
         _call_hook("before", name, *paths)
         yield
@@ -98,7 +99,7 @@ def operation(name: str, *paths: Path, size: int = 0) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
-    """Create or replace a file. Readers see the old or the new content, also after a crash.
+    """Create or replace a file. Readers see the old or the new content, even after a crash.
 
     Only this user can read a `private` file.
     """
@@ -114,9 +115,9 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """Like `write_bytes`, for pieces that are made while writing. `sealing` leaves the file out."""
+    """Like `write_bytes`, for content that is produced in pieces. `sealing` leaves the file out."""
     if (seals := _seals.get()) is not None:
-        seals.pop(path, None)  # of a file that this one replaces
+        seals.pop(path, None)  # the seal of the file that this one replaces
     token = _seals.set(None)  # the pieces may be tensors, which nobody has checked
     try:
         _write(path, pieces, 0)
@@ -125,7 +126,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = None) -> None:
-    """Write to a pipe, a device or an open descriptor, which is not replaced by a file.
+    """Write to a pipe, a device or an open descriptor, without replacing it by a file.
 
     Each piece is written immediately. Raises BrokenPipeError if the reader is gone.
     """
@@ -142,14 +143,14 @@ def write_through(path: Path, pieces: Iterable[bytes], descriptor: int | None = 
 
 
 def write_json(path: Path, value: object) -> None:
-    """Like `write_bytes`: strict JSON, keys in the order given; NaN and infinities become null."""
+    """Write strict JSON like `write_bytes`. Keys keep their order; NaN and infinity become null."""
     write_bytes(path, json_bytes(value))
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Like `write_bytes`: a safetensors file, streamed one tensor at a time from any device."""
+    """Write a safetensors file like `write_bytes`, one tensor at a time, from any device."""
     from trainer.checkpoint.tensors import host_copies, pieces, require_finite
 
     if (kept := _deferred.get()) is not None:
@@ -181,8 +182,8 @@ def truncate(path: Path, size: int) -> None:
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file. Raises FileNotFoundError if there is none.
 
-    Links are not followed, and pipes are not waited for; both raise EnvironmentFault. This holds
-    for all files that are opened in a run's folder.
+    Raises EnvironmentFault for a symbolic link, a pipe or a device, without waiting for data. The
+    same holds for every file that `open_regular` opens.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
@@ -233,7 +234,9 @@ def is_private(folder: Path) -> bool:
 
 
 def open_private_folder(folder: Path) -> int:
-    """A descriptor of a private folder (`is_private`). Raises PermissionError for others.
+    """A descriptor of a private folder (`is_private`).
+
+    Raises PermissionError for a folder that is not private.
 
     Files opened relative to the descriptor (`dir_fd`) are in this folder even if another folder has
     taken its name in the meantime. Raises OSError.
@@ -364,7 +367,7 @@ def readable(size: float) -> str:
 
 
 def staged_name(path: Path) -> Path:
-    """A random, unpredictable name in the folder of a file, for its replacement."""
+    """An unpredictable name, in the same folder as `path`, for the file that will replace it."""
     return path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
 
 

@@ -25,7 +25,7 @@ FLOOR = 1 << 30
 """The size in bytes that a table may always have in memory, however small its file is."""
 MAX_METADATA = 16 << 20
 ROWS_AT_A_TIME = 4096
-"""Rows decoded at a time, so that a decompression bomb is noticed before it fills the memory."""
+"""Rows decoded at a time, so that a decompression bomb is detected before it fills the memory."""
 
 
 def read_parquet(path: Path, place: str) -> "pa.Table":
@@ -146,7 +146,7 @@ def _plain(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray
 
 
 def _without_views(column: "pa.ChunkedArray", where: str, size: int) -> "pa.ChunkedArray":
-    """The column without string and binary views, also in lists, structs and dictionaries."""
+    """Convert string and binary views, also inside other types, to large strings and binaries."""
     import pyarrow as pa
 
     is_dictionary = pa.types.is_dictionary(column.type)

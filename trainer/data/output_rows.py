@@ -1,4 +1,4 @@
-"""Output rows: writes rows to a file (its ending sets the format) or to standard output."""
+"""Output rows: writes rows to a file, whose extension sets the format, or to standard output."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def _write_rows(path: str, first: Row, rows: Iterator[Row]) -> None:
 
 
 def print_rows(rows: Iterable[Row], readable: Readable | None = None) -> None:
-    """Print each row as soon as it is available: as a JSON line, or `readable` on a terminal."""
+    """Print each row as soon as it is available: as JSON, or with `readable` on a terminal."""
     console = make_console()
     for row in rows:
         activity.done()
@@ -97,7 +97,7 @@ def _json_list(rows: Iterable[Row]) -> Iterator[bytes]:
 
 
 def _separated(rows: Iterable[Row], delimiter: str) -> Iterator[bytes]:
-    """A header and one line per row, quoted where needed. The first row decides the columns.
+    """A header and one line per row, quoted where needed. The first row determines the columns.
 
     Raises InputError for a row with another column, since the header has already been written.
     """

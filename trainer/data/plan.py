@@ -1,4 +1,4 @@
-"""The plan of a run: the samples of each optimizer step, and of each rank within it."""
+"""The plan of a run: the samples of each optimizer step, and of each rank within the step."""
 
 from typing import Protocol
 

@@ -57,7 +57,7 @@ def tokenize(
     """The token table of the rows, from the cache if equal rows were tokenized before.
 
     `where` names the rows in messages ("dataset.train"). With `cache_dir=None` nothing is written.
-    `bad_rows` is the policy for rows that the recipe rejects; with None, the first one is an error.
+    `bad_rows` is the policy for rows that the recipe rejects; with None, any such row is an error.
     Rows of token ids need no tokenizer, and are not cached. Rows that are not in the cache are
     tokenized by `processes` processes, each with bounded memory. Raises InputError for a row that
     the recipe rejects or that has no tokens.
@@ -128,8 +128,8 @@ class TokenTable:
     sample_offsets: np.ndarray
     """[N + 1]: sample n has the sequences from offset n to offset n + 1"""
     fields: dict[str, np.ndarray]
-    """The fields of the recipe, int64 or float32, with entries along `axes`; vectors have a second
-    axis."""
+    """Name -> field of the recipe, int64 or float32, with one entry per token, sequence or sample
+    (see `axes`). Vectors have a second axis."""
     axes: Mapping[str, Axis]
     """The axis of each field: token, sequence or sample."""
     roles: np.ndarray | None = None
@@ -141,7 +141,7 @@ class TokenTable:
     sequence_rows: np.ndarray | None = None
     """[S], the row of each sequence, for samples that are blocks of several rows"""
     counts: dict[str, int] = field(default_factory=dict)
-    """The number of rows that were `truncated`, and that were `dropped` as invalid."""
+    """`truncated` -> the number of truncated rows; `dropped` -> the number of invalid rows."""
     dropped: list[BadRow] = field(default_factory=list)
     """The dropped rows, with the reasons."""
     derived: dict[str, np.ndarray] = field(default_factory=dict)
@@ -233,7 +233,7 @@ class TokenTable:
     def collate_as(
         self, samples: np.ndarray, sample_ids: np.ndarray, seed: int, epoch: int | None
     ) -> FlatBatch:
-        """A batch of `samples`, indices in this table; `sample_ids` are those of the data set."""
+        """A batch of `samples`, indices in this table; `sample_ids` are indices in the data set."""
         first = self.sample_offsets[samples]
         sequences, sequence_sample = blocks.ranges(first, self.sample_offsets[samples + 1] - first)
         first = self.sequence_offsets[sequences]
@@ -292,7 +292,7 @@ class TokenTable:
         return batch if self.augment is None else self.augment(batch, 0, None)
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens that random batches of this size would have with padding."""
+        """The share of pad tokens in random batches of this size if they were padded."""
         order = epoch_order(len(self), seed=0, epoch=0)
         lengths = np.diff(self.sequence_offsets)
         longest = np.maximum.reduceat(lengths, self.sample_offsets[:-1])[order]

@@ -44,7 +44,7 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *(EnvironmentFault, ValueError, LookupError),
     *(TypeError, AttributeError, RecursionError),
 )
-"""Raised for a results.json that cannot be read, or that this program has not written."""
+"""The errors raised for a results.json that is unreadable, or that another program wrote."""
 RESUME_WORDS = ("auto", "never", "must")
 """Values of trainer.resume that are not the path of a checkpoint."""
 
@@ -92,7 +92,7 @@ class RunFolder:
         return self.shown(newest) if (newest := self.newest) else None
 
     def shown(self, path: Path) -> str:
-        """A path below the folder, for messages; for a folder in a store, the URL."""
+        """A path below the folder, for messages; the URL if the folder is in a store."""
         return short_path(path) if self.store is None else self.store.shown(path)
 
     def newest_until(self, step: int) -> Path | None:
@@ -140,7 +140,8 @@ class RunFolder:
     def opened(self, resume: str, ranks: Ranks) -> Iterator[Path | None]:
         """Create and lock the folder; yields the checkpoint to resume from, or None, on every rank.
 
-        Raises EnvironmentFault if a rank does not see the folder, since it could not save its work.
+        Raises EnvironmentFault if a rank does not see the folder, because that rank could not save
+        its part of a checkpoint.
         """
         self._check_resume(resume)
         with ExitStack() as stack:
@@ -150,7 +151,7 @@ class RunFolder:
             yield None if found is None else Path(found)
 
     def check_resume(self, resume: str) -> None:
-        """Raise InputError if a run cannot begin or continue here as `trainer.resume` says."""
+        """Raise InputError if `resume`, the value of trainer.resume, does not suit this folder."""
         self._check_resume(resume)
         if self.store is not None:
             return
@@ -178,7 +179,7 @@ class RunFolder:
             raise InputError(f"trainer.resume: found must, but {self.name} holds no checkpoint")
 
     def _has_leftovers(self) -> bool:
-        """Whether there are invalid checkpoints, or folders that a crash left, for `choose`."""
+        """Whether there are invalid checkpoints or folders left by a crash, for `choose`."""
         return any(any(self.path.glob(each)) for each in (".bad-*", ".old-*"))
 
     def _locked(self, stack: ExitStack, resume: str) -> str | None:
@@ -203,7 +204,7 @@ class RunFolder:
         return None if checkpoint is None else str(checkpoint)
 
     def _continue(self, checkpoint: Path | None) -> None:
-        """If the checkpoint is from another run's folder, record it and copy that run's log."""
+        """If the checkpoint is in another run's folder, record its path and copy the run's logs."""
         if checkpoint is None:
             if self.metrics.path.exists():
                 logger.warning("%s: has no checkpoint; the run starts over", self.name)
@@ -295,7 +296,7 @@ class RunFolder:
 
 
 def resume_from(settings: TrainSettings) -> str:
-    """trainer.resume; a path is made absolute, since the working folder may change."""
+    """The value of trainer.resume; a path becomes absolute, since the working folder may change."""
     resume = settings.resume
     if resume in RESUME_WORDS or is_url(resume):
         return resume
@@ -308,7 +309,7 @@ def length_settings(settings: TrainSettings) -> dict[str, object]:
 
 
 def _has_same_length_settings(before: Mapping[str, object], settings: TrainSettings) -> bool:
-    """Whether a stopped run had these length settings; `before` may lack defaults."""
+    """Whether a stopped run had these length settings; `before` may omit default values."""
     now = length_settings(settings)
     return all(before.get(name, default_of(name)) == value for name, value in now.items())
 

@@ -33,9 +33,9 @@ IDENTITY = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "mt
 class Store:
     """A folder in a store. File names are relative to the folder and use slashes.
 
-    A request that fails is retried after each of `PAUSES`. After the last retry, EnvironmentFault
-    is raised, or InputError if no request has succeeded yet and the credentials or the URL are
-    wrong.
+    A request that fails with a transient error is retried after each of `PAUSES`. For any other
+    error, and after the last retry, EnvironmentFault is raised, or InputError if no request has
+    succeeded yet and the credentials or the URL are wrong.
     """
 
     def __init__(self, url: str, where: str, writes: bool = False) -> None:

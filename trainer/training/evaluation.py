@@ -1,4 +1,4 @@
-"""Evaluation: measures a model once on each sample of a data set, as its recipe defines."""
+"""Evaluation: measures a model once on each sample of a data set, as the recipe defines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +43,7 @@ class Evaluation:
     metrics: dict[str, float]
     """The loss and every metric; all but the loss are NaN if a sample is not finite."""
     losses: np.ndarray | None
-    """[N], each sample's mean loss; None if the recipe gives one sum per batch."""
+    """[N], each sample's mean loss; None without labels, or if the loss is one sum per batch."""
     predictions: Columns
     """The recipe's predictions."""
     recipe: Recipe
@@ -193,7 +193,7 @@ def _compared(
     metrics: Mapping[str, Metric],
     found: dict[str, float],
 ) -> dict[str, float]:
-    """`found`, and the results of all metrics if there is something to compare."""
+    """`found` with the results of all metrics added, unless `comparison` is None."""
     if comparison is not None:
         check_metrics(recipe, metrics, comparison.kind)
         for key, metric in metrics.items():
@@ -203,7 +203,7 @@ def _compared(
 
 
 def _joined(found: dict[str, float], more: Mapping[str, float], where: str) -> dict[str, float]:
-    """All results. Raises InputError, which begins with `where`, for a name that occurs twice."""
+    """`found` and `more`. Raises InputError, which begins with `where`, for a name in both."""
     if duplicates := more.keys() & found.keys():
         returned = f"'{min(duplicates)}', which the evaluation has already"
         raise InputError(f"{where}: returned {returned}; accepted: another name")
@@ -211,7 +211,7 @@ def _joined(found: dict[str, float], more: Mapping[str, float], where: str) -> d
 
 
 def _parts(recipe: Recipe, columns: Columns, rows: SampleRows) -> list[Part]:
-    """The recipe's parts, each with the slices of its own recipe, and the recipe's slices."""
+    """The recipe's parts, each followed by its own recipe's slices, then the recipe's slices."""
     found: list[Part] = []
     for part in recipe.parts(columns, rows):
         found.append(part)
@@ -222,7 +222,10 @@ def _parts(recipe: Recipe, columns: Columns, rows: SampleRows) -> list[Part]:
 
 
 def _slice_of(part: Part, own: Part) -> Part:
-    """A slice of a part, whose samples are numbered within the part, as a part of the data set."""
+    """Convert `own`, a slice of `part`, to a part of the data set.
+
+    The samples of `own` are indices within `part`.
+    """
     losses = part.losses
     if losses is not None:
         losses = losses[0][own.samples], losses[1][own.samples]

@@ -29,7 +29,7 @@ from trainer.tasks.recipe import Recipe
 MAX_JOINED = 3
 """The maximum number of joined tables in memory, for steps whose batches are built in parallel."""
 FINGERPRINT_ROWS = 64
-"""The number of first rows whose tokens are part of the fingerprint."""
+"""The number of rows at the start of the data whose tokens are part of the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class KeptPiece:
     """A tokenized piece (some consecutive rows) that is kept in memory."""
 
     place: Place
-    """Its position in the stream. If pieces without samples come directly before it, the position
-    of the first of them; a run that resumes there also lists their dropped rows.
+    """The position of the piece in the stream. If it directly follows pieces without samples, this
+    is the position of the first of those, so that a resumed run also lists their dropped rows.
     """
     first: int
-    """The index of its first sample in the stream."""
+    """The index in the stream of the piece's first sample."""
     table: TokenTable
 
     @property
     def end(self) -> int:
-        """The index that follows its last sample."""
+        """The index in the stream of the piece's last sample, plus 1."""
         return self.first + len(self.table)
 
 
@@ -160,7 +160,7 @@ class ShardSamples(StreamSamples):
         return found
 
     def _set_augment(self, table: TokenTable) -> None:
-        """Add the augmentation and the collator here, since workers cannot return functions."""
+        """Add the augmentation and the collator to a table; workers cannot return functions."""
         if self._recipe.augments:
             table.augment = augmentation(self._recipe, self._processor)
         if self._collator is not None:
@@ -216,7 +216,7 @@ class ShardSamples(StreamSamples):
         return {"place": kept.place.to_json(), "first": kept.first}
 
     def seek(self, state: Mapping[str, Any]) -> None:
-        """Go to a position from `state_at`. Raises InputError for an invalid one."""
+        """Go to a position from `state_at`. Raises InputError for an invalid position."""
         try:
             place, first = Place.of_json(state["place"]), int(state["first"])
             if len(place.cursor.lanes) != self.rows.order(self._seed).num_lanes:
