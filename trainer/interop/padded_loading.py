@@ -1,4 +1,4 @@
-"""Loads and checks models that transformers has and this package lacks."""
+"""Loads and checks models that transformers implements and this package does not."""
 
 import importlib.util
 import logging
@@ -45,7 +45,7 @@ def foreign_config(
     """Read a folder's config with transformers.
 
     Code in the folder runs only if `trusts_code` is true and transformers lacks the model type.
-    Raises InputError for a model type that neither transformers nor such code has.
+    Raises InputError for a model type that neither transformers nor such code defines.
     """
     entries, file = read_config(folder), folder / "config.json"
     kind = str(entries.get("model_type"))
@@ -96,7 +96,7 @@ def load_padded(
     """Load a model from a folder of safetensors, with the head of a task, in fp32 and eval mode.
 
     Parameters of the head that the files lack are drawn from torch's global generator. Raises
-    InputError for files that do not fit, and for a model whose outputs this package cannot use.
+    InputError for invalid files, and for a model whose outputs this package cannot use.
     """
     if task not in AUTO_CLASSES:
         accepted = ", ".join(AUTO_CLASSES)
@@ -104,7 +104,7 @@ def load_padded(
             f"recipe: found the head {task}; accepted with model.backend=transformers: {accepted}"
         )
     adapter = read_adapter(folder)
-    if adapter is not None and trusts_code:  # its config may name a base with any code
+    if adapter is not None and trusts_code:  # its config may name a base model with any code
         accepted = "accepted with model.trust_remote_code: a model's own folder (model.lora.merge)"
         raise InputError(f"{folder}: found an adapter; {accepted}")
     base = folder if adapter is None else adapter.base_folder()
@@ -159,7 +159,7 @@ def _check_base(folder: Path, inner: ForeignModule) -> None:
 
 
 def saved_dtype(folder: Path) -> torch.dtype:
-    """The data type of the weights in config.json; fp32 if config.json has none."""
+    """The dtype that config.json gives for the weights; fp32 if it gives none."""
     entries = read_config(folder)
     name = entries.get("dtype") or entries.get("torch_dtype") or "float32"
     found = getattr(torch, str(name), None)
@@ -190,7 +190,7 @@ def _read(folder: Path, config: ForeignConfig, task: str) -> tuple[ForeignModule
 
 
 def _labels_of(adapter: SavedAdapter | None, home: Path) -> dict[str, Any]:
-    """The config entries with the labels for which an adapter's own head was trained."""
+    """The label entries of the config saved with an adapter, else of its base's config."""
     if adapter is None:
         return {}
     entries = read_config(adapter.described(home))
@@ -227,7 +227,7 @@ def _check_entries(
 
 
 def _check_head(folder: Path, config: ForeignConfig, task: str) -> None:
-    """Refuse a model type without the head of this task, or whose batches cannot be padded."""
+    """Refuse a config whose model lacks a head for this task, or does not work with padding."""
     import transformers
 
     auto = getattr(transformers, AUTO_CLASSES[task])
@@ -366,7 +366,7 @@ def _warn_of_pads(
 ) -> None:
     """Warn if outputs of a padded row differ from those of the row alone by more than rounding.
 
-    They are compared as a whole and by their size, since a new head's outputs are small.
+    The tolerance is relative to the norm of all outputs, since a new head's outputs are small.
     """
     rounding = max(1e-4, 8 * torch.finfo(alone.dtype).eps)
     if not (padded - alone).norm() <= rounding * alone.norm():  # also if some are NaN

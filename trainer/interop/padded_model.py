@@ -51,9 +51,9 @@ class PaddedModel(ConfiguredModel, ForeignNames):
     """A transformers model with one of the heads in `AUTO_CLASSES`.
 
     Batches are padded, or packed into one row if the model's attention keeps packed texts apart and
-    a row costs less. In training, dropout draws from torch's generator, which is seeded for each
-    call from the dropout keys. So a resumed run draws the same masks, but another split of a global
-    batch into micro batches draws other masks.
+    the one row costs less. In training, dropout draws from torch's generator, which is seeded for
+    each call from the dropout keys. So a resumed run draws the same masks, but another split of a
+    global batch into micro batches draws other masks.
     """
 
     def __init__(self, inner: nn.Module, task: str) -> None:
@@ -80,7 +80,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
     ) -> SequenceClassifierOutput | TokenClassifierOutput | CausalLMOutput:
         """Compute the outputs for a flat batch: input_ids [T] and sequence_lengths [B].
 
-        `position_ids` are ignored, because the model computes its positions. With a cache of
+        `position_ids` are ignored, because the model computes its positions. With a cache from
         `new_cache`, the call continues the cached texts.
         """
         layout = Layout(host_lengths(sequence_lengths), input_ids.device)
@@ -97,7 +97,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
 
     @property
     def longest(self) -> int | None:
-        """The number of tokens for which the model has positions; None: unknown."""
+        """The number of tokens for which the model has positions; None if it is unknown."""
         found = getattr(self.config, "max_position_embeddings", None)
         for name, module in self.inner.named_modules():
             is_table = isinstance(module, nn.Embedding) and module.padding_idx is not None
@@ -111,7 +111,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
         return self.longest or UNLIMITED
 
     def new_cache(self, num_sequences: int) -> ForeignCache | WholeTexts:
-        """Create transformers' cache or, if it changes the outputs, one that recomputes texts."""
+        """Create transformers' cache; if that changes outputs, a cache that recomputes texts."""
         if self._cache_works:
             return self._foreign_cache(num_sequences)
         return WholeTexts(num_sequences, self._padded)
@@ -183,7 +183,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
             weights = dict(merged_parameters(self, state_dict))
         own = None if weights is None else self._inner_state(weights)
         ends = self.generation_config.get("eos_token_id")
-        saved = getattr(self.inner, "generation_config", None)  # only writers of text have one
+        saved = getattr(self.inner, "generation_config", None)  # only models that generate have it
         if ends is not None and saved is not None:
             saved.eos_token_id = ends
         write_self_saving(folder, self.inner, own)
@@ -283,7 +283,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
 
 
 def _overwrite(tensor: Tensor, saved: Tensor, directory: Path, name: str) -> None:
-    """Copy a saved tensor into a model's tensor; a sharded model gets only its own rows."""
+    """Copy a saved tensor into a model's tensor; a shard gets only the rows of this rank."""
     if tensor.shape != saved.shape:
         found = f"found shape {tuple(saved.shape)}; accepted: {tuple(tensor.shape)}"
         raise InputError(f"{directory}: tensor {name}: {found}")

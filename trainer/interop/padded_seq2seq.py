@@ -89,7 +89,7 @@ class PaddedSeq2Seq(PaddedModel):
 
     @property
     def longest(self) -> int | None:
-        """The maximum length for which both sides have positions; None: unknown or unlimited."""
+        """The maximum length for which both sides have positions; None if unknown or unlimited."""
         found = [getattr(self.config, name, None) for name in POSITIONS]
         known = [number for number in found if isinstance(number, int) and number > 0]
         return min(known, default=None)

@@ -65,7 +65,7 @@ class TFPretrainedModel(keras.Model):
     def __call__(self, inputs: Any = None, /, **named: Any) -> Any:
         """Compute the outputs; `return_dict=False` gives a tuple of the outputs that are not None.
 
-        Raises InputError, which names the argument, for inputs that do not fit.
+        Raises InputError, which names the argument, for invalid inputs.
         """
         if isinstance(inputs, Mapping):
             named = {**inputs, **named}
@@ -87,7 +87,7 @@ class TFPretrainedModel(keras.Model):
         return_dict: bool = True,
         training: bool = False,
     ) -> Any:
-        """Compute the outputs from tensors that `__call__` has checked; flags: as in torch."""
+        """Compute the outputs from tensors that `__call__` has checked. Flags are as in torch."""
         rows = {name: x for name, x in inputs.items() if name not in self.labels}
         if self.choices:
             rows = {name: ops.reshape(x, (-1, x.shape[-1])) for name, x in rows.items()}
@@ -203,7 +203,7 @@ class TFPretrainedModel(keras.Model):
         return answer.logits
 
     def _labels_in_place(self, data: KerasData) -> tuple[_Inputs, TfTensor, TfTensor]:
-        """Move labels to the inputs if the model's own loss is used, otherwise to the targets."""
+        """Put the labels into the targets and, for the model's own loss, also into the inputs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         inputs = dict(x) if isinstance(x, Mapping) else {"input_ids": x}
         labels = {name: inputs.pop(name) for name in self.labels if name in inputs}
@@ -355,7 +355,7 @@ def _token_fields(logits: TfTensor, visible: TfTensor, inputs: _Inputs) -> dict[
 
 
 def _wanted(asked: bool | None, configured: bool) -> bool:
-    """Whether a call returns an optional output: what it asks for overrides the config."""
+    """Whether a call returns an optional output: its argument `asked` overrides the config."""
     return configured if asked is None else asked
 
 
