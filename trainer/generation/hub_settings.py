@@ -53,7 +53,7 @@ SIZES = (
 )
 """Settings that are non-negative integers."""
 VALUE_OF_NONE: Mapping[str, Any] = {"top_k": None, "eos_token_id": (), "max_new_tokens": None}
-"""The meaning of None for these settings; for all others None means the default."""
+"""Setting -> the value that None stands for; for all other settings, None is the default."""
 PLAIN = frozenset(
     {
         *("max_new_tokens", "max_length", "do_sample", "temperature", "top_k", "top_p", "min_p"),
@@ -171,7 +171,7 @@ class HubSettings:
         self._check_texts_of_a_prompt()
 
     def _check_texts_of_a_prompt(self) -> None:
-        """Raise InputError for too many texts per prompt, and for settings that beams exclude."""
+        """Raise InputError for too many texts per prompt, or settings beam search cannot use."""
         several = self.num_beams if self.num_beams > 1 else None if self.do_sample else 1
         if several is not None and self.num_return_sequences > several:
             accepted = f"up to {several} (num_beams), or do_sample=True without beams"
@@ -202,7 +202,7 @@ class HubSettings:
         return self.assistant_model is not None or self.prompt_lookup_num_tokens is not None
 
     def of_row(self, row: int) -> "HubSettings":
-        """The settings for one text of the prompt `row` only."""
+        """The settings that generate one text for the prompt `row`."""
         allowed, negative = self.prefix_allowed_tokens_fn, self.negative_prompt_ids
         mask = self.negative_prompt_attention_mask
         return replace(
@@ -214,7 +214,7 @@ class HubSettings:
         )
 
     def is_plain(self, *others: str) -> bool:
-        """Whether `Decoding` supports all changed settings, ignoring those in `others`."""
+        """Whether `Decoding` supports all settings that are not defaults; ignores `others`."""
         known = {*PLAIN, *others}
         changed = (each for each in fields(self) if each.name not in known)
         return all(_is_idle(getattr(self, each.name), each.default) for each in changed)
@@ -315,13 +315,13 @@ def _checked(level: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _brief(value: object) -> str:
-    """The value in a few characters of one line; of a tensor or another object, its class."""
+    """The value, shortened to one line; for a tensor or another object, its class name."""
     plain = isinstance(value, (bool, int, float, str, Sequence, Mapping))
     return f"{value!s:.60}".replace("\n", " ") if plain else type(value).__name__
 
 
 def entries_of(config: object) -> dict[str, Any]:
-    """The settings in a call's `generation_config`, under transformers' names; {} for None."""
+    """The settings in a call's `generation_config`, by transformers' names; {} for None."""
     if config is None:
         return {}
     if isinstance(config, Mapping):

@@ -1,7 +1,7 @@
 """Logit rules: functions that modify the scores of the next token, given the ids so far.
 
-Shapes: N texts of n tokens each, including the pads of shorter prompts, and V tokens of the
-vocabulary.
+Shapes: N texts of n tokens each, including the pads of shorter prompts, and a vocabulary of V
+tokens.
 """
 
 import math
@@ -25,9 +25,10 @@ NEARLY_0 = 1e-6
 
 
 def repetition_penalty(penalty: float, pads: Tensor) -> Rule:
-    """Divide positive, and multiply negative, scores of tokens in the text (Keskar et al., 2019).
+    """Make the tokens that a text already contains less probable (Keskar et al., 2019).
 
-    `pads` [N, L] marks the pads among the first L tokens, which do not count.
+    Their scores are divided by `penalty` if they are positive, and multiplied by it otherwise.
+    `pads` [N, L] marks the pads among the first L tokens; these are ignored.
     """
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
@@ -98,9 +99,9 @@ def guided(scale: float, unguided: Callable[[Tensor], Tensor]) -> Rule:
 
 
 def sequence_bias(biases: Mapping[Sequence[int], float]) -> Rule:
-    """Add a bias to the last token of a sequence if the text ends with its other tokens.
+    """Add a sequence's bias to the score of its last token if the text ends with the tokens before.
 
-    A bias below the smallest finite number is -inf.
+    A bias below the smallest finite float32 counts as -inf.
     """
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ def suppressed(tokens: Sequence[int], from_length: int = 0, to_length: int | Non
 
 
 def _copies(ids: Sequence[int]) -> Callable[[torch.device], Tensor]:
-    """A function device -> the ids there, which are copied once, not for every token."""
+    """A function device -> the ids as a tensor on that device. It copies them only once."""
     return cache(lambda device: torch.tensor(ids, device=device))
 
 
@@ -151,7 +152,7 @@ def forced(tokens: Sequence[int], length: int) -> Rule:
 
 
 def allowed_by(choose: Callable[[int, Tensor], Sequence[int]], beams: int) -> Rule:
-    """Allow only tokens that `choose(prompt's index, ids [n])` returns.
+    """Allow only tokens that `choose(index of the prompt, ids [n])` returns.
 
     Each prompt has `beams` consecutive texts.
     """
@@ -167,7 +168,7 @@ def allowed_by(choose: Callable[[int, Tensor], Sequence[int]], beams: int) -> Ru
 
 
 def _checked(tokens: object, prompt: int, size: int) -> list[int]:
-    """The tokens that a user's function allows for a prompt. Raises InputError for wrong ones."""
+    """The tokens that a user's function allows for a prompt. Raises InputError for invalid ids."""
     plain = tokens.tolist() if isinstance(tokens, (Tensor, np.ndarray)) else tokens
     listed = list(plain) if isinstance(plain, Iterable) else []
     numbers = [whole(token) for token in listed]
@@ -184,9 +185,9 @@ def _checked(tokens: object, prompt: int, size: int) -> list[int]:
 
 
 def checked(processor: Rule) -> Rule:
-    """A user's logits processor, whose result is checked.
+    """Wrap a user's logits processor in a rule that checks the result.
 
-    The rule raises InputError for a result other than scores of the same shape.
+    The rule raises InputError unless the result has the shape of the scores.
     """
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
@@ -217,7 +218,10 @@ def growing_end(ends: Sequence[int], start: int, factor: float) -> Rule:
 
 
 def _power(factor: float, exponent: int) -> float:
-    """factor ** exponent, up to 1e30, which makes an end certain: long texts would overflow."""
+    """factor ** exponent, at most 1e30, since long texts would overflow.
+
+    With 1e30, an end token is already certain.
+    """
     if factor > 1 and exponent * math.log(factor) > math.log(1e30):
         return 1e30
     return float(factor**exponent)
@@ -237,8 +241,8 @@ def renormalized(ids: Tensor, scores: Tensor) -> Tensor:
 def divided(temperature: float) -> Rule:
     """Divide scores by a temperature.
 
-    For one near 0, the most probable token keeps a finite score, and others may get -inf. For one
-    above the largest number of the scores' type, -inf stays -inf.
+    With a temperature near 0, the most probable token keeps a finite score, and other tokens may
+    get -inf. With a temperature above the largest number of the scores' dtype, -inf stays -inf.
     """
 
     def rule(ids: Tensor, scores: Tensor) -> Tensor:
@@ -283,7 +287,7 @@ def min_p(share: float, at_least: int) -> Rule:
 
 
 def typical_p(mass: float, at_least: int) -> Rule:
-    """Keep the tokens whose surprisal is nearest to the entropy, up to the probability `mass`.
+    """Keep the tokens whose surprisal is nearest to the entropy, until their mass reaches `mass`.
 
     This is locally typical sampling (Meister et al., 2022).
     """
@@ -302,7 +306,7 @@ def typical_p(mass: float, at_least: int) -> Rule:
 
 
 def top_h(share: float) -> Rule:
-    """Keep the most probable tokens whose terms of the entropy sum up to `share` of the entropy.
+    """Keep the most probable tokens while their terms of the entropy sum to at most `share` of it.
 
     Considers only the 100 most probable tokens (Potraghloo et al., 2025).
     """

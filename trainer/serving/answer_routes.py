@@ -36,7 +36,7 @@ MAX_SHOWN = 10
 
 
 class AnswerRoutes:
-    """The routes of one model that answers rows."""
+    """The routes of one model that computes an answer for each row."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class AnswerRoutes:
     ) -> None:
         """`pair` is the column for second texts, if the model reads pairs as well as single texts.
 
-        `tokenizer` must not also be used by the thread of the model, since each call changes the
+        The thread of the model must not use `tokenizer` too, since each call changes the
         tokenizer's options.
         """
         self._pair = pair
@@ -188,7 +188,7 @@ class AnswerRoutes:
         return JSONResponse(labels[0] if is_single else labels)
 
     async def answers(self, body: Rows, request: Request) -> Response:
-        """Answer rows of any task in the form of job=predict."""
+        """Answer with the outputs for rows of any task, in the format of job=predict."""
         names = self._recipe.text_columns
         for index, row in enumerate(body.rows):
             if missing := [name for name in self._recipe.needed_columns if name not in row]:
@@ -219,7 +219,7 @@ class AnswerRoutes:
         options: Mapping[str, object],
         counted: bool = False,
     ) -> list[Answer]:
-        """The recipe's answers to rows, with these options of the recipe changed.
+        """The recipe's answers to rows; `options` replace options of the recipe.
 
         With `counted`, the tokens are counted first, because a row may become many sequences.
         """
@@ -304,7 +304,7 @@ def _labels_of(answer: Answer) -> list[dict[str, object]]:
 def _shaped(
     vectors: Sequence[Sequence[float]], dimensions: int | None, normalize: bool
 ) -> list[list[float]]:
-    """Cut vectors to their first dimensions, and with `normalize` give them unit length."""
+    """Cut vectors to their first `dimensions` entries; with `normalize`, scale to unit length."""
     found = np.array(vectors, dtype=np.float32)
     if dimensions is not None:
         if dimensions > found.shape[1]:

@@ -83,7 +83,7 @@ class Reply(ABC):
             yield piece
 
     async def whole(self) -> dict[str, Any]:
-        """The answer of a request that is not streamed."""
+        """The answer to a request that does not ask for a stream."""
         found = [piece async for piece in self.pieces()]
         choices = self.choices(sorted(found, key=lambda piece: piece.index))
         return {**self.envelope(choices), "usage": self.usage()}
@@ -169,7 +169,7 @@ class ChatReply(Reply):
     """The answer of /v1/chat/completions."""
 
     max_calls: int | None = None
-    """The maximum number of tool calls to report for each text; None: report all."""
+    """The maximum number of tool calls to report for each text; None if there is no maximum."""
 
     kind = "chat.completion"
     prefix = "chatcmpl"

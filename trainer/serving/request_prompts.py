@@ -60,7 +60,7 @@ class PromptBuilder:
         defaults: GenerationSettings,
         settings: ServeSettings,
     ) -> None:
-        """`defaults` are the settings for values that a request does not set.
+        """`defaults` are the settings that a request does not set itself.
 
         Raises InputError if `defaults` use one of the UNSUPPORTED settings.
         """

@@ -45,11 +45,11 @@ class ToolFormat:
     opening: str
     """The text that precedes calls."""
     closing: str
-    """The text after a call; empty: a call ends at the next opening, or at the end of the text."""
+    """The text after a call. If empty, the next opening or the end of the text ends a call."""
     forced: str
-    """The text that makes the model call some function, if it ends the prompt."""
+    """The text that, at the end of the prompt, makes the model call some function."""
     forced_name: str
-    """The text that makes the model call the function NAME, if it ends the prompt."""
+    """The text that, at the end of the prompt, makes the model call the function NAME."""
     bare: bool = False
     """Whether a text that begins with { is a call, even without the opening."""
     id_length: int | None = None
@@ -106,7 +106,7 @@ class ToolReader:
     """Splits a growing text into content and tool calls."""
 
     def __init__(self, format: ToolFormat, call_start: str = "") -> None:
-        """`call_start` is the start of a call at the end of the prompt."""
+        """`call_start` is the start of a call with which the prompt ends."""
         self.found_any = False
         """Whether a call has been found."""
         self._format = format
@@ -209,7 +209,7 @@ def _id(length: int) -> str:
 def _parsed(text: str) -> list[Any]:
     """Parse JSON values, separated by semicolons or whitespace; returns [] for any other text.
 
-    The end of the text may be cut off, because a call that started in the prompt may be incomplete.
+    Surplus closing brackets after the last value are ignored.
     """
     found: list[Any] = []
     decoder, text = json.JSONDecoder(), text.strip()

@@ -248,7 +248,7 @@ def _completed(
     backend: tokenizers.Tokenizer,
     family: str,
 ) -> dict[str, Any]:
-    """The config, in which missing entries have the family's defaults."""
+    """The config, with missing entries set to the family's defaults."""
     config = dict(config)
     named = {name for name in SPECIAL_TOKENS if config.get(name)}
     if family in layouts.MEMBERS or isinstance(backend.model, models.WordPiece) or not named:
@@ -266,7 +266,10 @@ def _completed(
 
 
 def _model_max_length(config: dict[str, Any], model_config: dict[str, Any]) -> int:
-    """The maximum length: that of the tokenizer's config, else the model's number of positions."""
+    """The maximum length in the tokenizer's config, else the model's number of positions.
+
+    For families in OFFSET_POSITIONS, it is the smaller of the two.
+    """
     named = _length(config.get("model_max_length")) or _length(config.get("max_len"))
     positions = _length(model_config.get("max_position_embeddings"))
     positions = positions or _length(model_config.get("n_positions"))

@@ -67,7 +67,7 @@ class SpmLayout:
     normalizers: Callable[[Mapping[str, Any]], list[Part]] = lambda config: []
     """A function from the config to the normalizers that precede the model's own."""
     spaces: str = SPACE
-    """The text that replaces several spaces."""
+    """The text that replaces a run of spaces."""
 
 
 def _fairseq(*names: str) -> tuple[Piece, ...]:

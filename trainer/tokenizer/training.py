@@ -133,9 +133,9 @@ def _learn_pieces(
 ) -> dict[str, Any]:
     """Train WordPiece or BPE, which merge the pair with the highest frequency first.
 
-    Between pairs with equal frequencies, the ids of the characters decide. The library assigns ids
-    to characters with affixes in the order of a hash map, which varies. So these characters are
-    passed as special tokens, in a fixed order.
+    Ties between pairs are broken by the ids of the characters. The library assigns ids to
+    characters with affixes in the order of a hash map, which varies. So these characters are passed
+    as special tokens, in a fixed order.
     """
     names = ("continuing_subword_prefix", "end_of_word_suffix")
     affixes: dict[str, Any] = {name: model[name] for name in names if model.get(name)}
@@ -175,7 +175,7 @@ def _alphabet(
 
 
 def _bytes(template: tokenizers.Tokenizer) -> list[str]:
-    """The 256 characters of byte-level BPE; an empty list for other kinds."""
+    """The 256 characters of byte-level BPE; an empty list for other kinds of tokenizers."""
     steps = template.pre_tokenizer
     if steps is None or b'"ByteLevel"' not in steps.__getstate__():
         return []
