@@ -71,7 +71,7 @@ def read_tensors(
     rows: Mapping[str, range],
     columns: Mapping[str, range] = MappingProxyType({}),
 ) -> "dict[str, Tensor]":
-    """The tensors of <stem>.safetensors or of its parts, on the CPU, by name.
+    """Name -> tensor on the CPU, from <stem>.safetensors or from its parts.
 
     `rows` and `columns` (parameter name -> range) restrict what is read. The number of ranks that
     wrote the files may differ from the current one. Raises CorruptCheckpoint naming the file.

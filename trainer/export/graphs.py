@@ -50,7 +50,7 @@ class EncodingGraph(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return every output of the head, by name."""
+        """Return name -> output, for every output of the head."""
         found: Outputs = self.model(
             input_ids, attention_mask, token_type_ids=token_type_ids, return_dict=True
         )

@@ -32,7 +32,7 @@ class ChoiceSettings:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token id -> the number added to the token's logit."""
     logprobs: int | None = None
-    """The number of most probable tokens to report with each token; None: no log-probabilities."""
+    """The number of most probable tokens to report with each token; None reports none."""
 
     @property
     def is_adjusted(self) -> bool:

@@ -22,7 +22,7 @@ class Seams:
     """What an encoder-decoder computes around its encoder, its decoder and its output layer."""
 
     start: int | None
-    """The decoder's first token in training; None: the target's last token, as in mBART"""
+    """The decoder's first token in training; if None, it is the target's last token, as in mBART"""
     scale: float
     """The factor that multiplies the decoder's outputs before the output layer, as in T5; else 1"""
 

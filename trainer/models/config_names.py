@@ -76,7 +76,7 @@ class ConfigNames(ABC):
 
 
 def checked_attention(name: str | None) -> str | None:
-    """A known name of an attention kernel, or None. Raises InputError for others.
+    """A known name of an attention kernel, or None. Raises InputError for an unknown name.
 
     The name has no effect: the kernel is chosen by device, dtype and length, and all kernels
     compute the same function.

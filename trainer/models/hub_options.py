@@ -66,7 +66,7 @@ class LoadOptions:
     """The keyword arguments of from_pretrained, separated from overrides of config entries."""
 
     device: torch.device | None = None
-    """The device of the model; None: the CPU"""
+    """The device of the model; None is the CPU"""
     subfolder: str = ""
     """A subfolder of the path"""
     ignore_mismatched_sizes: bool = False

@@ -29,7 +29,7 @@ class TextPipeline:
     task: ClassVar[str] = ""
     """The hub's name of the task."""
     head: ClassVar[str] = ""
-    """The head that the model must have: a key of `trainer.models.auto.TASKS`; empty: any."""
+    """The head that the model must have: a key of `trainer.models.auto.TASKS`, or empty for any."""
     framework = "pt"
 
     def __init__(

@@ -22,7 +22,7 @@ class Scheme:
     """The requirements of URLs with one scheme."""
 
     package: str | None = None
-    """The Python package that must be installed; None: no extra package."""
+    """The Python package that must be installed; None if no extra package is needed."""
     install: str = ""
     """The command that installs the package."""
     credentials: str = "credentials"

@@ -13,7 +13,7 @@ from trainer.checkpoint.state_checks import check_average
 class ExponentialMovingAverage:
     """A moving average of the trained weights, in their dtype.
 
-    `shadow` has the average of each parameter, by name.
+    `shadow` maps each parameter's name to its average.
     """
 
     def __init__(self, parameters: Sequence[tuple[str, nn.Parameter]], decay: float) -> None:

@@ -34,7 +34,7 @@ def process_as_found() -> Iterator[None]:
 
 
 def use_deterministic_kernels() -> None:
-    """Use only kernels that add in a fixed order; torch raises an error for others."""
+    """Use only kernels that add in a fixed order; torch raises an error for any other kernel."""
     # cuBLAS reads this before its first matrix product
     os.environ.setdefault(CUBLAS, ":4096:8")
     torch.use_deterministic_algorithms(True)

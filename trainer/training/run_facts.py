@@ -87,7 +87,7 @@ def _padding_avoided(session: Session) -> float | None:
 
 
 def sets_of_known_size(session: Session) -> dict[str, Samples]:
-    """The data sets whose number of samples is known, by name."""
+    """Name -> data set, for the data sets whose number of samples is known."""
     is_stream = session.plan.steps_per_epoch is None
     found = {} if is_stream else {"train": session.samples}
     evaluation = session.setup.evaluation.items()

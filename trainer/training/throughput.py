@@ -16,7 +16,7 @@ class Throughput:
 
     losses: list[float] = field(default_factory=list)
     figures: dict[str, list[float]] = field(default_factory=dict)
-    """The recipe's figures of each step, by name."""
+    """Name -> the values of one of the recipe's figures, one for each step."""
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0

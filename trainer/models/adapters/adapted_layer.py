@@ -39,5 +39,5 @@ class AdaptedLayer(nn.Module):
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """The layers with an adapter, by name."""
+    """Module name -> layer with an adapter."""
     return {name: m for name, m in model.named_modules() if isinstance(m, AdaptedLayer)}

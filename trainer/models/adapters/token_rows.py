@@ -120,5 +120,5 @@ def token_matrix(module: HasWeight) -> Tensor:
 
 
 def modules_with_rows(model: nn.Module) -> dict[str, TokenRows]:
-    """The modules with trained rows, by name."""
+    """Module name -> module with trained rows."""
     return {name: m for name, m in model.named_modules() if isinstance(m, TokenRows)}

@@ -131,7 +131,7 @@ class _Product(torch.autograd.Function):
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """The quantized layers, by name."""
+    """Module name -> quantized layer."""
     return {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
 
 
