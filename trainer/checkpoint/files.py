@@ -1,4 +1,4 @@
-"""File operations: all writes, fsyncs, renames and removals, so that tests can inject faults."""
+"""File operations: makes all writes, fsyncs, renames and removals; tests can inject faults."""
 
 import errno
 import hashlib

@@ -53,7 +53,7 @@ SIZES = (
 )
 """Settings that are non-negative integers."""
 VALUE_OF_NONE: Mapping[str, Any] = {"top_k": None, "eos_token_id": (), "max_new_tokens": None}
-"""Setting -> the value that None stands for; for all other settings, None is the default."""
+"""Setting -> the value that None stands for; for all others, None means the default."""
 PLAIN = frozenset(
     {
         *("max_new_tokens", "max_length", "do_sample", "temperature", "top_k", "top_p", "min_p"),
@@ -315,13 +315,13 @@ def _checked(level: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _brief(value: object) -> str:
-    """The value, shortened to one line; for a tensor or another object, its class name."""
+    """The value on one line, cut to 60 characters; the class name for tensors and other objects."""
     plain = isinstance(value, (bool, int, float, str, Sequence, Mapping))
     return f"{value!s:.60}".replace("\n", " ") if plain else type(value).__name__
 
 
 def entries_of(config: object) -> dict[str, Any]:
-    """The settings in a call's `generation_config`, by transformers' names; {} for None."""
+    """The settings in a call's `generation_config`, keyed by transformers' names; {} for None."""
     if config is None:
         return {}
     if isinstance(config, Mapping):

@@ -287,7 +287,7 @@ def min_p(share: float, at_least: int) -> Rule:
 
 
 def typical_p(mass: float, at_least: int) -> Rule:
-    """Keep the tokens whose surprisal is nearest to the entropy, until their mass reaches `mass`.
+    """Keep the tokens with surprisal nearest to the entropy, up to a total probability of `mass`.
 
     This is locally typical sampling (Meister et al., 2022).
     """

@@ -190,7 +190,10 @@ def _read(folder: Path, config: ForeignConfig, task: str) -> tuple[ForeignModule
 
 
 def _labels_of(adapter: SavedAdapter | None, home: Path) -> dict[str, Any]:
-    """The label entries of the config saved with an adapter, else of its base's config."""
+    """The label entries that an adapter was trained with; {} without an adapter.
+
+    They are from the config in the adapter's folder or, if there is none, from the base's config.
+    """
     if adapter is None:
         return {}
     entries = read_config(adapter.described(home))

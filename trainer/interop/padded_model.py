@@ -51,7 +51,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
     """A transformers model with one of the heads in `AUTO_CLASSES`.
 
     Batches are padded, or packed into one row if the model's attention keeps packed texts apart and
-    the one row costs less. In training, dropout draws from torch's generator, which is seeded for
+    that row costs less. In training, dropout draws from torch's generator, which is seeded for
     each call from the dropout keys. So a resumed run draws the same masks, but another split of a
     global batch into micro batches draws other masks.
     """
@@ -183,7 +183,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
             weights = dict(merged_parameters(self, state_dict))
         own = None if weights is None else self._inner_state(weights)
         ends = self.generation_config.get("eos_token_id")
-        saved = getattr(self.inner, "generation_config", None)  # only models that generate have it
+        saved = getattr(self.inner, "generation_config", None)  # if it generates text
         if ends is not None and saved is not None:
             saved.eos_token_id = ends
         write_self_saving(folder, self.inner, own)
@@ -283,7 +283,7 @@ class PaddedModel(ConfiguredModel, ForeignNames):
 
 
 def _overwrite(tensor: Tensor, saved: Tensor, directory: Path, name: str) -> None:
-    """Copy a saved tensor into a model's tensor; a shard gets only the rows of this rank."""
+    """Copy a saved tensor into a model's tensor; a sharded one gets only this rank's rows."""
     if tensor.shape != saved.shape:
         found = f"found shape {tuple(saved.shape)}; accepted: {tuple(tensor.shape)}"
         raise InputError(f"{directory}: tensor {name}: {found}")

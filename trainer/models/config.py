@@ -161,7 +161,7 @@ class ModelConfig(ConfigNames):
         return getattr(self, name) if any(entry in table for table in tables) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of config.json: the family's defaults, the set entries and the labels."""
+        """The contents of config.json: defaults, overridden by the set entries, and label names."""
         names = {str(index): name for index, name in self.id2label.items()}
         labels = {"id2label": names, "label2id": self.label2id}
         set_defaults = {k: v for k, v in self.family.defaults.items() if v is not None}
@@ -248,7 +248,7 @@ class ModelConfig(ConfigNames):
 
 
 def _without_own_code(entries: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return the entries without auto_map, if this package implements that model type itself.
+    """Return the entries without auto_map, if this package implements the model type.
 
     The family lists such entries in `no_effect`. Raises InputError for any other entry that points
     at code.

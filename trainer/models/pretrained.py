@@ -437,7 +437,7 @@ class PretrainedModel(KnownParts, ABC):
 
     @property
     def _embedding_width(self) -> int | None:
-        """The width of the token embeddings, also inside a wrapper module; None if unknown."""
+        """The width of the token embeddings, even inside a wrapper module; None if unknown."""
         inside = cast(nn.Module, self.body.embed.token).modules()
         return next((m.embedding_dim for m in inside if isinstance(m, nn.Embedding)), None)
 
@@ -462,7 +462,7 @@ class PretrainedModel(KnownParts, ABC):
         return inputs
 
     def _with_cache(self, call: Call, answers: Given, attentions: bool | None) -> Call:
-        """Return the call with the cache passed to it, or with a new one for the outputs if wanted.
+        """Move the cache from `answers` to the call; create a cache if the call should return one.
 
         Raises InputError for a cache of another class, or for a call that cannot use a cache.
         """
@@ -500,7 +500,7 @@ class PretrainedModel(KnownParts, ABC):
         dtype: Any,
         new_head: bool,
     ) -> Self:
-        """A model with the weights of a state_dict, and the given config or that of `path`."""
+        """A model with a state_dict's weights, and the config at `path` or in `hub_options`."""
         given = hub_options.overrides.pop("pretrained_model_name_or_path", path)
         if (given is None) == (hub_options.config is None):
             raise InputError(
@@ -642,7 +642,7 @@ def one_path(
 def _one_dtype(
     dtype: torch.dtype | str | None, torch_dtype: torch.dtype | str | None
 ) -> torch.dtype | str | None:
-    """Return `dtype`, or if it is None, `torch_dtype`, the old name of this argument."""
+    """Return `dtype`, or `torch_dtype` (the old name of the argument) if `dtype` is None."""
     if dtype is not None and torch_dtype not in (None, dtype):
         raise InputError(f"torch_dtype: found {torch_dtype} with dtype {dtype}; accepted: one")
     return torch_dtype if dtype is None else dtype

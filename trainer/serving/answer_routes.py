@@ -188,7 +188,7 @@ class AnswerRoutes:
         return JSONResponse(labels[0] if is_single else labels)
 
     async def answers(self, body: Rows, request: Request) -> Response:
-        """Answer with the outputs for rows of any task, in the format of job=predict."""
+        """Answer with the predictions for rows of any task, in the format of job=predict."""
         names = self._recipe.text_columns
         for index, row in enumerate(body.rows):
             if missing := [name for name in self._recipe.needed_columns if name not in row]:

@@ -60,7 +60,7 @@ class PromptBuilder:
         defaults: GenerationSettings,
         settings: ServeSettings,
     ) -> None:
-        """`defaults` are the settings that a request does not set itself.
+        """`defaults` apply to settings that a request omits.
 
         Raises InputError if `defaults` use one of the UNSUPPORTED settings.
         """

@@ -106,7 +106,7 @@ class ToolReader:
     """Splits a growing text into content and tool calls."""
 
     def __init__(self, format: ToolFormat, call_start: str = "") -> None:
-        """`call_start` is the start of a call with which the prompt ends."""
+        """`call_start` is the end of the prompt, if the prompt already starts a call."""
         self.found_any = False
         """Whether a call has been found."""
         self._format = format

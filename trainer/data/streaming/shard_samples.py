@@ -41,12 +41,12 @@ class KeptPiece:
     is the position of the first of those, so that a resumed run also lists their dropped rows.
     """
     first: int
-    """The index in the stream of the piece's first sample."""
+    """The stream index of the piece's first sample."""
     table: TokenTable
 
     @property
     def end(self) -> int:
-        """The index in the stream of the piece's last sample, plus 1."""
+        """The stream index of the piece's last sample, plus 1."""
         return self.first + len(self.table)
 
 

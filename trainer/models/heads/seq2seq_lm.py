@@ -225,7 +225,7 @@ class Seq2SeqLMModel(PretrainedModel):
 
 
 def _last(labels: Tensor, lengths: Tensor | SequenceLengths | None, pad: int | None) -> Tensor:
-    """[B], the last label in each row that is not a pad; in a flat call, in each sequence."""
+    """[B], the last label of each row (pads excluded), or of each sequence of a flat call."""
     if lengths is not None:
         return labels[to_device(host_lengths(lengths).cumsum(0) - 1, labels.device)]
     columns = torch.arange(labels.shape[-1], device=labels.device)
