@@ -304,8 +304,9 @@ class PretrainedModel(KnownParts, ABC):
     def add_lora(
         self, settings: LoRASettings, base: str | None = None, revision: str | None = None
     ) -> None:
-        """Freeze the weights and add LoRA adapters, which at first do not change the outputs.
+        """Freeze the weights and add LoRA adapters.
 
+        Outputs do not change until the adapters are trained, unless `settings.init` is loftq.
         The task's head and modules that started with random weights are trained in full; the
         output weights of a language model are frozen. The adapter's files will name `base` as
         the path of the base model; by default, it is the path from which the weights were loaded.
