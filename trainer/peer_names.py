@@ -1,4 +1,4 @@
-"""Peer names: settings of other tools, with our key for each."""
+"""Peer names: settings of other tools, each with our key for it."""
 
 from collections.abc import Iterable
 
@@ -431,14 +431,14 @@ FURTHER_WORDS = {
     "do_eval": "job=evaluate",
     "do_predict": "job=predict",
 }
-"""Another tool's name -> a note that is shown after our key of PEER_NAMES."""
+"""Another tool's name -> a note that is shown after the key from PEER_NAMES."""
 
 
 def answer_for(name: str, accepted: Iterable[str] = ()) -> str:
     """Advice on what to write in place of another tool's name; empty for unknown names.
 
-    If the name is probably a misspelled key of `accepted`, such as image_sze, advice for all names
-    with the same prefix is not given.
+    Some advice covers all names with a prefix, such as image_. It is not given for names that look
+    like a misspelled key of `accepted`, such as image_sze.
     """
     if name in PEER_NAMES:
         further = f" ({FURTHER_WORDS[name]})" if name in FURTHER_WORDS else ""

@@ -30,7 +30,7 @@ GROUP_KEYS = ("lr_scale", "weight_decay")
 NON_FINITE = ("stop", "skip")
 
 OnResume = Literal["kept", "repeated", "length", "stopping", "execution", "command", "free"]
-"""What happens if a setting differs when a run is resumed.
+"""What happens if a setting has another value when a run is resumed.
 
 kept: may never change; another value is refused. repeated: the weights depend on it; a change is
 refused unless `allow_changes` names it. length, stopping: decide when the run ends; a finished run
@@ -83,9 +83,9 @@ KINDS: dict[object, tuple[tuple[type, ...], str]] = {
     list: ((list, tuple), "a list"),
     dict: ((Mapping,), "a mapping"),
 }
-"""The type of a field -> the types of its values, and what an error says is accepted."""
+"""Type of a field -> (types of accepted values, how errors describe these values)."""
 OWN_CHECKS = ("lr_scheduler", "precision", "non_finite", "trackers", "parameter_groups")
-"""The settings with lists of accepted values, whose errors name these."""
+"""Settings that `_check_kinds` skips: other checks list their accepted values in the error."""
 RESUME_VALUES = "auto, must, never, or the path of a checkpoint"
 
 
@@ -218,7 +218,7 @@ class TrainSettings:
         return max(1, math.ceil(self.num_epochs * steps_per_epoch - 1e-9))
 
     def steps_per_epoch(self, num_samples: int) -> int:
-        """Optimizer steps of one epoch; the last one may hold fewer samples."""
+        """Optimizer steps of one epoch; the last step may have fewer samples."""
         return -(-num_samples // self.global_batch_size)
 
     def interval(self, name: str, steps_per_epoch: int | None) -> int:
@@ -237,14 +237,15 @@ class TrainSettings:
 
 
 def _converted(name: str, kind: object, value: object) -> object:
-    """Convert a value from Python code to the field's type; return it unchanged if it cannot be.
+    """Convert a value from Python code to the field's type; return other values unchanged.
 
-    For a switch, a list, a mapping and `resume`, None means the default. Numbers and switches may
-    be scalars of numpy or torch, whole numbers may be floats such as 100.0, and switches 1 or 0;
-    lists may be other sequences or sets, and mappings OmegaConf's.
+    None stands for the default of `resume`, a switch, a mapping or a list (except `trackers`).
+    Scalars of numpy and torch become Python numbers, whole numbers given as floats (100.0) become
+    integers, and a switch may be given as 1 or 0. Sets become sorted lists, other sequences except
+    tuples become lists, and mappings such as OmegaConf's become dictionaries.
     """
     has_default = kind in (bool, list, dict) or name == "resume"
-    if value is None and has_default and name != "trackers":  # there, None could also mean all
+    if value is None and has_default and name != "trackers":  # null trackers could mean all
         return default_of(name)
     if name == "resume":
         return str(value) if isinstance(value, Path) else value
@@ -274,9 +275,9 @@ def _kind_of(declared: "Field[Any]") -> object:
 
 
 def _check_kinds(settings: TrainSettings) -> None:
-    """Raise InputError for a switch, a text, a list or a mapping of another type.
+    """Raise InputError if the value of a switch, a text, a list or a mapping has another type.
 
-    Configs of commands have been checked earlier, but Python code may pass any value.
+    The config of a command was checked earlier, but Python code may pass any value.
     """
     for each in fields(settings):
         value = getattr(settings, each.name)
@@ -352,7 +353,7 @@ def _check_trackers(settings: TrainSettings) -> None:
 
 
 def _checked_groups(groups: object) -> dict[str, dict[str, float]]:
-    """`trainer.parameter_groups` with floats. Raises InputError for another key or value."""
+    """`trainer.parameter_groups` with floats. Raises InputError for an invalid key or value."""
     where = "trainer.parameter_groups"
     accepted = "a mapping {name pattern: {lr_scale, weight_decay}}"
     if not isinstance(groups, Mapping):

@@ -1,4 +1,4 @@
-"""Losses as (sum, count), so that a step divides once, by the count of all its samples.
+"""Losses as (sum, count), so that a step divides once, by the total count of its samples.
 
 Dimensions: B samples, C classes; T tokens of D channels, or N in a chunk; a vocabulary of V tokens.
 """
@@ -79,7 +79,7 @@ class TokenLosses:
     sum: Tensor
     """Scalar, in at least fp32: the loss, which can be differentiated once."""
     losses: Tensor
-    """[T], each next token's cross-entropy; 0 where it has no label; without gradient."""
+    """[T], the cross-entropy of each next token, or 0 if it has no label; without gradient."""
     supervised: Tensor
     """[T] bool, whether the next token has a label."""
     correct: Tensor
@@ -111,19 +111,20 @@ def next_token_loss(
     label_smoothing: float = 0.0,
     host_labels: Tensor | None = None,
 ) -> TokenLosses:
-    """Cross-entropy of every next token, without holding the logits [T, vocab_size].
+    """Cross-entropy of every next token, without materializing the logits [T, vocab_size].
 
-    `projection` is `outputs.projection` of a causal language model, `labels` have the shape of
-    its input_ids ([T] in a flat call) and are not shifted; -100 means no label. The products with
-    the output weights run in the dtype of the hidden states, and the rest in at least fp32, in
-    chunks of tokens. Gradients, if needed, are computed in the same pass, so that
-    `sum.backward()` only scales them. Smoothing is as in `cross_entropy`. A second call with the
-    same labels tensor returns the first result: an evaluation computes both the loss and the
-    predictions from it. If `projection.shifts` is false, a label belongs to the token at its
-    position, as for masked tokens.
+    `projection` is `outputs.projection` of a language model. `labels` have the shape of the model's
+    input_ids ([T] in a flat call) and are not shifted; -100 means no label. If `projection.shifts`
+    is false, a label belongs to the token at its own position, as for masked tokens.
+
+    Tokens are processed in chunks. The products with the output weights run in the dtype of the
+    hidden states, and the rest in at least fp32. Gradients, if needed, are computed in the same
+    pass, so that `sum.backward()` only scales them. Smoothing is as in `cross_entropy`. A second
+    call with the same labels tensor and smoothing returns the first result, since an evaluation
+    computes both the loss and the predictions from it.
 
     With `host_labels`, a copy of the labels on the CPU, a GPU skips the rows without a label.
-    Without them it computes all rows, since counting labels on the GPU would synchronize.
+    Otherwise it computes all rows, since counting labels on the GPU would synchronize.
     """
     known: tuple[Tensor, float, TokenLosses] | None = projection.last_loss
     if known is not None and known[0] is labels and known[1] == label_smoothing:
@@ -158,7 +159,7 @@ def _losses_of(
 def _without_bias(projection: Projection) -> tuple[Tensor, Tensor]:
     """hidden [T, D'] and weight [vocab_size, D'] with the bias as an additional column.
 
-    Columns of zeros keep the width a multiple of 8, which is fastest on GPUs.
+    Zero columns pad the width to a multiple of 8, which is fastest on GPUs.
     """
     hidden, weight, bias = projection.hidden, projection.weight, projection.bias
     if bias is None:
@@ -174,7 +175,7 @@ CHUNK = 1 << 25
 IN_CACHE = 1 << 20
 """The maximum number of logits that a CPU holds in fp32 at a time."""
 SLICE = 4096
-"""The number of rows of the weight's gradient that are computed at a time and added in fp32."""
+"""The number of rows of the weight's gradient that are computed and accumulated at a time."""
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
@@ -225,7 +226,7 @@ def _on_cpu(
     wanted: tuple[bool, bool],
     cap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Losses [T], whether each token is predicted correctly [T], and the wanted gradients."""
+    """Losses [T], correct [T], and the gradients of hidden and weight; None for unwanted ones."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     narrow_weight = weight.to(hidden.dtype)
     grad_hidden = torch.zeros_like(hidden) if wanted[0] else None
@@ -310,8 +311,8 @@ def binary_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Independent binary cross-entropies of logits [B, C] and labels [B, C]: sums [B], counts [B].
 
-    `class_weights` [C] weight each class's column, like `weight` in
-    `binary_cross_entropy_with_logits`; each sample has the count C.
+    `class_weights` [C] multiply the columns of the classes, like `weight` in torch's
+    `binary_cross_entropy_with_logits`. The count of every sample is C.
     """
     _check_same_shape(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -326,7 +327,7 @@ def binary_cross_entropy(
 
 
 def mean_squared_error(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared errors of predictions and labels, both [B] or [B, C]: sums [B], counts [B]."""
+    """Squared errors between predictions and labels, both [B] or [B, C]: sums [B], counts [B]."""
     _check_same_shape(predictions, labels)
     predictions = predictions if predictions.dtype == torch.float64 else predictions.float()
     errors = (predictions - labels.to(predictions.dtype)).square().reshape(len(predictions), -1)
@@ -334,7 +335,7 @@ def mean_squared_error(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 
 
 def _check_same_shape(outputs: Tensor, labels: Tensor) -> None:
-    """Raise InputError if outputs and labels differ in shape, since they would be broadcast."""
+    """Raise InputError if outputs and labels differ in shape; torch would broadcast them."""
     if outputs.shape != labels.shape:
         raise InputError(
             f"labels: found shape {tuple(labels.shape)}; accepted: {tuple(outputs.shape)}, as the "
@@ -343,7 +344,7 @@ def _check_same_shape(outputs: Tensor, labels: Tensor) -> None:
 
 
 def _check_classes(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> None:
-    """Raise InputError for labels without a class in the head; on a GPU only shapes are checked."""
+    """Raise InputError for a wrong shape or, on the CPU, a label that is no class of the head."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise InputError(
             f"labels: found shape {tuple(labels.shape)} for logits {tuple(logits.shape)}; "

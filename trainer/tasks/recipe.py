@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
 
 Axis = Literal["token", "sequence", "sample"]
-"""What one entry of a field belongs to; a sample has one or more sequences of tokens."""
+"""The unit that an entry of a field describes. A sample has one or more sequences of tokens."""
 EXAMPLE_TEXT = "I like it."
 """The text of `example_row`."""
 
@@ -56,18 +56,18 @@ class Recipe(Options, where="recipe"):
     """The columns that `derive` returns, each with its axis; they are fields of every batch."""
 
     reads_text: ClassVar[bool] = True
-    """Whether samples are tokenized text; otherwise override `load_processor` and `samples`."""
+    """Whether samples are tokenized text; if not, override `load_processor` and `samples`."""
 
     takes_tokens: ClassVar[bool] = False
-    """Whether rows may have `input_ids` and `fields` instead of text; then `features` is not
-    called.
+    """Whether rows may hold `input_ids` and the `fields` in place of text. `features` is not called
+    for such rows.
     """
 
     measures: ClassVar[Mapping[str, bool]] = {}
     """Name of each result of `measure` -> whether a greater value is better."""
 
     step_figures: ClassVar[tuple[str, ...]] = ()
-    """The names of the results of `figures`, which are logged in training."""
+    """The names of the results of `figures`, which the Trainer logs during training."""
 
     roles: ClassVar[tuple[str, ...]] = ()
     """The roles of sequences in a sample (chosen, rejected); empty if all have the same role.
@@ -80,12 +80,12 @@ class Recipe(Options, where="recipe"):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that rows for prediction must have."""
+        """The columns that a prediction reads from its row."""
         return ()
 
     @property
     def needed_columns(self) -> tuple[str, ...]:
-        """The `text_columns` that every row must have; by default all."""
+        """Those of the `text_columns` that every row must have; by default all of them."""
         return self.text_columns
 
     @property
@@ -95,26 +95,27 @@ class Recipe(Options, where="recipe"):
 
     @property
     def answer_columns(self) -> tuple[str, ...]:
-        """The columns with the answers; rows for prediction need not have them."""
+        """The columns that hold the answers; rows for prediction may lack them."""
         return ()
 
     @property
     def answer_fields(self) -> tuple[str, ...]:
-        """The `fields` that training rows must have; by default all."""
+        """Those of the `fields` that hold answers, which the loss needs; by default all of them."""
         return tuple(self.fields)
 
     @property
     def max_tokens(self) -> int | None:
-        """The maximum length of a sequence, for which the model needs positions; None for no limit.
+        """The maximum number of tokens in a sequence; None for no limit.
 
-        By default the option `max_length`, if the recipe has it.
+        The model must have at least as many positions. By default, this is the option `max_length`,
+        if the recipe has it.
         """
         found: int | None = getattr(self, "max_length", None)
         return found
 
     @property
     def group_size(self) -> int:
-        """The number of consecutive samples of a global batch that the loss compares.
+        """How many consecutive samples of a global batch the loss compares with each other.
 
         A group is never split over micro batches or ranks.
         """
@@ -131,10 +132,7 @@ class Recipe(Options, where="recipe"):
 
     @property
     def blocks(self) -> "Blocks | None":
-        """How to cut the concatenated tokens of all rows into samples.
-
-        None for one sample per row.
-        """
+        """How to cut the concatenated tokens of all rows into samples; None: a sample is a row."""
         return None
 
     def texts(self, rows: "Dataset") -> Iterable[str]:
@@ -148,14 +146,15 @@ class Recipe(Options, where="recipe"):
             yield from text_column(rows, column, "recipe.text")
 
     def for_columns(self, columns: Iterable[str]) -> Self:
-        """This recipe, with column options that fit these columns unless the user has set them.
+        """This recipe, with column options that the user left unset filled in to fit these columns.
 
-        `learn` does the same for training rows; this is for models that were trained elsewhere.
+        `learn` does the same for training rows. This method serves models trained elsewhere, for
+        which `learn` is never called.
         """
         return self
 
     def refuse_unread(self, columns: Iterable[str]) -> None:
-        """Raise InputError for a column that the recipe reads only if its options are different."""
+        """Raise InputError for a column that the recipe would read only with other options."""
 
     def learn(self, rows: "Dataset", *held_out: "Dataset") -> Self:
         """This recipe, with values such as label names filled in from the training rows.
@@ -165,7 +164,7 @@ class Recipe(Options, where="recipe"):
         return self
 
     def prepare(self, tokenizer: "Tokenizer") -> None:
-        """Complete the tokenizer with what the task needs, such as a chat template."""
+        """Add to the tokenizer what the task needs, such as a chat template."""
 
     def features(
         self, rows: Mapping[str, Sequence[Any]], tokenizer: "Tokenizer"
@@ -175,8 +174,8 @@ class Recipe(Options, where="recipe"):
         In `input_ids`, a sample with several sequences is a list of lists. Rows without answers
         (for prediction) give no answer columns. The column `num_truncated_tokens`, the number
         of tokens cut off each row, is used only in reports. Raises RowError for a row that cannot
-        be used, and AnswerError if only the answer of a row cannot be used; dataset.bad_rows is the
-        policy for both.
+        be used, and AnswerError if only its answer cannot be used; dataset.bad_rows decides what
+        happens in both cases.
         """
         raise AssertionError(f"{type(self).__name__} does not make features")
 
@@ -193,7 +192,7 @@ class Recipe(Options, where="recipe"):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Other modules whose code affects `features` and so is part of the token cache's key."""
+        """Further modules whose code affects `features`, and which the token cache's key covers."""
         return ()
 
     @property
@@ -250,7 +249,7 @@ class Recipe(Options, where="recipe"):
 
     @property
     def label_rule(self) -> str | None:
-        """A line for the user that says how the answer columns are read."""
+        """A line that tells the user how the answer columns are read; None if there is none."""
         return None
 
     @property
@@ -260,11 +259,11 @@ class Recipe(Options, where="recipe"):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The class names by id, if a sample has exactly one class."""
+        """The class names in the order of their ids; None unless samples have exactly one class."""
         return None
 
     def class_counts(self, samples: "Samples") -> dict[str, int]:
-        """The number of samples with each label, if samples have labels."""
+        """Label -> the number of samples with it; empty if samples have no labels."""
         return {}
 
     def doubt(self, samples: "Samples", model: "Model", tokenizer: "Tokenizer") -> str | None:
@@ -273,7 +272,7 @@ class Recipe(Options, where="recipe"):
 
     @classmethod
     def fields_of_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that follow from config.json for a model trained elsewhere, such as labels."""
+        """Options, such as labels, that the config.json of a model trained elsewhere implies."""
         return {}
 
     # --- the model ---
@@ -290,33 +289,34 @@ class Recipe(Options, where="recipe"):
     def loss(
         self, outputs: Outputs, batch: "Batch", *, label_smoothing: float = 0.0
     ) -> tuple["Tensor", "Tensor"]:
-        """(sum, count) of the loss; the Trainer divides them.
+        """(sum, count) of the loss; the Trainer divides the total sum by the total count.
 
-        They are two scalars, or two tensors with one entry per sample, sequence or token, from
-        which an evaluation computes the loss of each sample.
+        Both are scalars, or both are tensors with one entry per sample, sequence or token. From
+        such tensors, an evaluation computes the loss of each sample.
         """
         raise AssertionError(f"{type(self).__name__} has no loss")
 
     def figures(self, outputs: Outputs, batch: "Batch") -> Mapping[str, tuple["Tensor", "Tensor"]]:
-        """(sum, count) of each of `step_figures`, two scalars, for a training batch.
+        """Name of each of `step_figures` -> its (sum, count), two scalars, for a training batch.
 
-        It is called after `loss` with the same outputs, without gradients. The Trainer sums them
-        over the global batch and logs the quotients.
+        It is called after `loss` with the same outputs, without gradients. The Trainer adds up the
+        sums and the counts over the global batch, and logs their quotients.
         """
         raise AssertionError(f"{type(self).__name__} has no figures")
 
     def counts(self, batch: "FlatBatch") -> "Tensor | None":
         """The counts of `loss`, computed from a batch's answers alone; None if not possible.
 
-        Tasks that share a model need it (`multi_task`). It has one entry per sample, sequence or
-        token.
+        Tasks that share a model (`multi_task`) need this method. The result has one entry per
+        sample, sequence or token.
         """
         return None
 
     def derive(self, outputs: Outputs, batch: "Batch") -> dict[str, "Tensor"]:
-        """The columns of `derived`, from outputs with the weights at the start of training.
+        """The columns of `derived`, from the outputs of the model that `derived_by` selects.
 
-        It is called once per batch without gradients, in eval mode, before the first step.
+        It is called once per batch, in eval mode and without gradients; for training data, before
+        the first step.
         """
         raise AssertionError(f"{type(self).__name__} derives nothing")
 
@@ -337,7 +337,7 @@ class Recipe(Options, where="recipe"):
 
     @property
     def writes_parts(self) -> bool:
-        """Whether `write_parts` writes anything, for which the whole model may be needed."""
+        """Whether `write_parts` writes anything; if so, a sharded model is gathered as a whole."""
         return type(self).write_parts is not Recipe.write_parts
 
     def write_parts(
@@ -349,14 +349,14 @@ class Recipe(Options, where="recipe"):
     ) -> None:
         """Write additional outputs next to the model at the end of training; by default none.
 
-        `weights` (by name) are used instead of the model's; a rank of a sharded model has only a
-        part.
+        `weights` maps names to the whole weights of a sharded model, of which each rank holds only
+        a part. None: the model itself holds all its weights.
         """
 
     def for_search(self, side: Literal["query", "document"]) -> "Recipe | None":
-        """The recipe that computes vectors of queries, or of documents to search.
+        """The recipe that embeds queries, or the documents to search.
 
-        Its answers have the vectors in `embedding`. None if the task has no vectors.
+        Its answers hold the vectors under the key `embedding`. None if the task computes none.
         """
         return None
 
@@ -371,7 +371,7 @@ class Recipe(Options, where="recipe"):
         return {}
 
     def evaluated(self, model: "nn.Module", outputs: Outputs, batch: "Batch") -> Outputs:
-        """A batch's outputs, plus those that evaluations generate with the model, such as texts."""
+        """A batch's outputs, plus what an evaluation generates with the model, such as texts."""
         return outputs
 
     @property
@@ -381,7 +381,7 @@ class Recipe(Options, where="recipe"):
 
     @property
     def compares(self) -> str | None:
-        """The kind that `comparison` will have, such as "classes"; None if nothing is compared."""
+        """The kind of the `comparison`, such as "classes"; None if there is no comparison."""
         return None
 
     @property
@@ -463,4 +463,4 @@ class Part:
     metrics: "Mapping[str, Metric] | None" = None
     """The metrics of this part; None for those of the whole evaluation."""
     losses: "tuple[np.ndarray, np.ndarray] | None" = None
-    """The samples' loss sums [n] and counts [n]; None: those of the whole evaluation's loss."""
+    """The samples' loss sums [n] and counts [n]; None: those of the whole evaluation."""
