@@ -20,13 +20,13 @@ OF_RUN = {
     "config.yaml": ("metrics.jsonl", "dropped.jsonl", "results.json", "checkpoint-*"),
     "evaluation.json": ("evaluation-predictions*.jsonl",),
 }
-"""A file of a run or an evaluation -> patterns of other files, one of which must be beside it."""
+"""A file of a run or an evaluation -> patterns of other files, one of which must be next to it."""
 MOST_OF_CONFIG = 1 << 20
 """The number of bytes of a config.yaml that are searched for the sections of a run."""
 SECTIONS = [rb"(?m)^%b:" % name for name in (b"dataset", b"model", b"recipe", b"trainer")]
 """Patterns that distinguish the config.yaml of a run from those of other programs."""
 SWEEP = re.compile(r"sweep-[0-9a-f]{8}\.csv$")
-"""The name of a sweep's table, which is stored beside the folders of the runs."""
+"""The name of a sweep's table, which is stored next to the folders of the runs."""
 
 
 def check_paths(given: object, where: str) -> None:

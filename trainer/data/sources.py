@@ -1,4 +1,4 @@
-"""Sources: the splits found at a path, which may be files, a folder, a glob or a hub data set."""
+"""Sources: the splits found at a path (a file, a folder or a glob) or in a hub data set."""
 
 import glob
 import os
@@ -61,7 +61,7 @@ class Source:
     """Whether `read` also accepts train[:80%] and train+test."""
 
     def usual(self, split: str) -> str | None:
-        """The name of the split to use as train, validation or test; None if there is none."""
+        """The split to use as `split` (train, validation or test); None if there is none."""
         known = {name.lower(): name for name in reversed(self.names)}
         return next((known[name] for name in USUAL_NAMES[split] if name in known), None)
 
@@ -104,16 +104,16 @@ def source_at(path: str, name: str | None, revision: str | None, reading: ReadOp
 
 
 def read_files(paths: Paths, where: str, reading: ReadOptions = PLAIN) -> "Dataset":
-    """All rows of the paths. The files of a folder or glob are sorted by path.
+    """All rows of the files at these paths. The files of a folder or glob are sorted by path.
 
-    The entries of a list may have different formats, and their types are decided together. Raises
-    InputError.
+    The entries of a list may have different formats; the type of a column is decided from all of
+    them. Raises InputError.
     """
     return read_entries(entries_at(paths, where), where, reading)
 
 
 def files_at(paths: Paths, where: str) -> list[Path]:
-    """The data files of the paths in the order of their rows. Raises InputError."""
+    """The data files at these paths, in the order in which they are read. Raises InputError."""
     return [file for files in entries_at(paths, where) for file in files]
 
 
@@ -127,7 +127,7 @@ def entries_at(paths: Paths, where: str) -> list[list[Path]]:
 
 
 def _files_of(path: str, where: str) -> list[Path]:
-    """The data files of a path, folder, glob or pkg://, sorted.
+    """The data files at a path (a file, folder, glob or pkg://), sorted.
 
     Raises InputError if there are none, if some cannot be read, or if files of one split are named
     after different splits.
@@ -163,9 +163,9 @@ def _listed_files(path: str, place: Path, where: str) -> list[Path]:
 
 
 def refuse_two_copies(files: Sequence[str], where: str) -> None:
-    """Raise InputError for a path or URL with its compressed copy, since rows would be read twice.
+    """Raise InputError for a file with its compressed copy, whose rows would be read twice.
 
-    `files` are the paths or URLs of all files of a set.
+    `files` are the paths or URLs of all files that are read together.
     """
     ends = {file: Path(file).suffix for file in files}
     plain = {file.removesuffix(end) for file, end in ends.items() if end.lower() in COMPRESSIONS}
@@ -178,7 +178,7 @@ def refuse_two_copies(files: Sequence[str], where: str) -> None:
 
 def root_of(place: Path) -> Path:
     """The folder whose subfolders may be named after splits: the path before any wildcard."""
-    if place.exists():  # its name may have the characters of wildcards
+    if place.exists():  # its name may contain wildcard characters
         return place if place.is_dir() else place.parent
     fixed = place
     while any(mark in str(fixed) for mark in "*?["):
@@ -229,7 +229,7 @@ def _missing(path: str, place: Path, where: str) -> InputError:
 
 
 def _similar(path: str, place: Path) -> str:
-    """For a path that does not exist: a hint at a similarly named file in its folder."""
+    """A hint at a similarly named file in the same folder, for a path that does not exist."""
     folder = place.parent
     siblings = sorted(folder.iterdir()) if folder.is_dir() else []
     return nearest(path, [str(folder / each.name) for each in siblings if each.name != place.name])
@@ -241,7 +241,7 @@ def is_data(file: Path, folder: Path) -> bool:
 
 
 def is_data_name(name: str) -> bool:
-    """Whether a path below a folder names data (of any format), not hidden or documentation."""
+    """Whether a relative path names a data file (of any format), not hidden or documentation."""
     *above, last = name.split("/")
     hidden = last.startswith(".") or are_skipped(above)
     data = ending_of(Path(last)) in (*ENDINGS, *UNREAD, *EXCEL, *PICKLED)
@@ -249,7 +249,7 @@ def is_data_name(name: str) -> bool:
 
 
 def are_skipped(folders: Iterable[str]) -> bool:
-    """Whether files below these nested folders are skipped: one is hidden or begins with _."""
+    """Whether files below these nested folders are skipped: a folder's name begins with . or _."""
     return any(part.startswith((".", "_")) for part in folders)
 
 
@@ -331,7 +331,7 @@ def _hub(path: str, name: str | None, revision: str | None) -> Source:
     except (OSError, ValueError, RuntimeError) as error:
         found = first_line(error)
         raise InputError(f"{where}: {found}; no file or folder has that path either") from None
-    except DatasetsError as error:  # its cause says why, such as files of different columns
+    except DatasetsError as error:  # its cause says why, such as differing columns
         found = first_line(error.__cause__ or error)
         raise InputError(f"{where}: its files cannot be read ({found:.200})") from None
 

@@ -17,25 +17,25 @@ from trainer.data.tokens import TokenTable
 from trainer.errors import InputError
 
 FINGERPRINT_ROWS = 16
-"""The number of first rows from which a stream's fingerprint is computed."""
+"""The fingerprint of a `RowStream` covers this many of its first rows."""
 CHUNK = 256
 """The number of rows tokenized together."""
 
 
 class StreamRows:
-    """The rows of a stream by index. They are read once, in order, and only recent ones are kept.
+    """The rows of a stream by index, read in order; only recent rows stay in memory.
 
-    A stream that ends is restarted if it can be read again. The stream's `set_epoch`, if it has
-    one, is called before each pass after the first, and after a rewind before the first, too. The
-    global random generators are seeded for each row from the seed, the pass and the position of the
-    row. Every rank reads all rows.
+    A stream that ends is restarted if it can be read again. If the stream has `set_epoch`, it is
+    called before every pass except the first; after a rewind, it is called before the first pass
+    too if it has been called before. The global random generators are seeded for each row from the
+    seed, the pass and the row's position in the pass. Every rank reads all rows.
     """
 
     def __init__(self, stream: Iterable[Any], where: str, seed: int) -> None:
         self.where, self._stream, self._seed = where, stream, seed
         self._once = isinstance(stream, Iterator)
         self._was_told = False
-        """Whether `set_epoch` was called, so that it must be called for the first pass too."""
+        """Whether `set_epoch` was ever called; if so, a rewind must call it to reset the epoch."""
         self._begin()
 
     def _begin(self) -> None:
@@ -81,7 +81,7 @@ class StreamRows:
 
     @property
     def read_to(self) -> int:
-        """The number of rows that were read so far."""
+        """The number of rows that have been read so far."""
         return self._first + len(self._kept)
 
     def _read(self, count: int) -> None:
@@ -116,7 +116,7 @@ class StreamSamples(ABC):
     batch_size: int
     """The number of samples in a global batch."""
     lengths: np.ndarray
-    """[N], the number of tokens of each sample, available for samples that were read."""
+    """[N], the number of tokens of each sample; defined only for samples that have been read."""
     fingerprint: str
     """A digest of the first samples."""
 
@@ -143,7 +143,7 @@ class StreamSamples(ABC):
         """A small batch for a rank without samples."""
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens if random batches of this size were padded; 0 by default."""
+        """The share of pad tokens that random batches of this size would have if padded, or 0."""
         return 0.0
 
     @property
@@ -277,7 +277,7 @@ class TokenStream(StreamSamples):
         return sample < self._read_to
 
     def _chunk(self) -> list[Any]:
-        """Read the next rows, and drop them from the stream's memory; none at the end."""
+        """Read the next rows, and drop them from the stream's memory; an empty list at the end."""
         size = next((n for n in range(CHUNK, 0, -1) if self.rows.has(self._row + n - 1)), 0)
         chunk = [self.rows[self._row + n] for n in range(size)]
         self._row += size
@@ -361,7 +361,7 @@ class StreamPlan(GlobalBatchPlan):
         return step * self.global_batch_size
 
     def has_step(self, step: int) -> bool:
-        """Whether there are samples for a step. Reads the stream up to its first sample."""
+        """Whether there are samples for a step. Reads the stream up to the step's first sample."""
         return self.samples.has(step * self.global_batch_size)
 
     def global_batch(self, step: int) -> np.ndarray:
@@ -378,8 +378,8 @@ class StreamPlan(GlobalBatchPlan):
 def kept_from(sample: int, batch_size: int) -> int:
     """The first sample to keep in memory while the stream is read up to `sample`.
 
-    Samples of earlier steps are kept too: running out of memory is noticed a step later, and the
-    step is then repeated.
+    Samples of earlier steps are kept too: an out-of-memory error is noticed a step late, and the
+    step that failed is then repeated.
     """
     return (sample // batch_size - 3) * batch_size
 

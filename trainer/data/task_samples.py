@@ -129,7 +129,7 @@ class TaskSamples:
         return self._joined({name: self.tables[name].placeholder()}, {name: first}, first)
 
     def padding_avoided(self, batch_size: int) -> float:
-        """The share of pad tokens if random batches of this size were padded."""
+        """The share of pad tokens that random batches of this size would have with padding."""
         longest, several = self._in_order(self._longest()), self._in_order(self._sequences())
         order = epoch_order(len(self), seed=0, epoch=0)
         starts = np.arange(0, len(self), batch_size)

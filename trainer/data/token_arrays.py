@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.tokenizer import Tokenizer
 
 EXTRA_COLUMNS: Mapping[str, Axis] = {"token_type_ids": "token", "roles": "sequence"}
-"""Column that any recipe may create in addition to its fields -> the axis of its entries."""
+"""Column that `features` of any recipe may return besides `fields` -> the column's axis."""
 ROWS_PER_CALL = 1000
 """The number of rows per call to a recipe; enough for the tokenizer to use every core."""
 
@@ -96,7 +96,7 @@ def joined(parts: Sequence[Part], recipe: Recipe) -> Part:
 
 
 def check_names(names: Sequence[Sequence[str]], recipe: Recipe) -> None:
-    """Raise InputError if the parts of a table have different arrays."""
+    """Raise InputError if the parts of a table have arrays with different names."""
     every = dict.fromkeys(name for part in names for name in part)
     for name in every:
         if any(name not in part for part in names):
@@ -105,7 +105,7 @@ def check_names(names: Sequence[Sequence[str]], recipe: Recipe) -> None:
 
 
 def finished(whole: Part, work: Work) -> dict[str, np.ndarray]:
-    """The arrays of a cache entry, made from all features. Raises InputError for empty rows."""
+    """Turn all features into the arrays of a cache entry. Raises InputError for empty rows."""
     arrays, reasons = dict(whole.arrays), whole.reasons
     rows, recipe, where = work.rows, work.recipe, work.where
     if not arrays:
@@ -194,7 +194,7 @@ def _roles(entries: Sequence[Any], recipe: Recipe) -> np.ndarray:
 
 
 def _unnested(column: Sequence[Any], depth: int) -> tuple[list[np.ndarray], Sequence[Any]]:
-    """The lengths of the lists on each level, and the entries after flattening `depth` levels."""
+    """The lengths of the lists at each level, and the entries after flattening `depth` levels."""
     lengths = [np.array([len(column)])]
     for _ in range(depth):
         lengths.append(np.fromiter(map(len, column), np.int64, len(column)))
@@ -227,7 +227,7 @@ def _joined(name: str, chunks: list[np.ndarray], recipe: Recipe) -> np.ndarray:
 
 
 def typed(field: np.ndarray) -> np.ndarray:
-    """The field in fp32 if it has floats, else in int64."""
+    """The field in fp32 if it holds floats, else in int64."""
     return field.astype(np.float32 if field.dtype.kind == "f" else np.int64)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a token without a target."""
 Window = tuple[int, int]
-"""The pieces from start up to, but not including, end; special tokens are not counted."""
+"""(start, end) of a range of pieces, without special tokens; the end is exclusive."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EncodedWords:
 
 
 def encode_words(rows: Sequence[str | Sequence[str]], tokenizer: "Tokenizer") -> list[EncodedWords]:
-    """Encode rows of words (lists), or texts, which the tokenizer splits into words.
+    """Encode rows, which are lists of words, or texts that the tokenizer splits into words.
 
     For lists of words, offsets refer to the words joined by single spaces. A word without a piece
     (such as a control character) is left out.
@@ -111,7 +111,7 @@ def _stripped(
 
 
 def windows_of(words: EncodedWords, max_length: int, stride: int) -> list[Window]:
-    """Windows of at most `max_length` tokens (with special tokens) that do not split words.
+    """Windows of at most `max_length` tokens, including special tokens, that do not split words.
 
     Neighboring windows share at most `stride` pieces. If a word is longer than a window, its
     remaining pieces are dropped. Raises InputError if a window has no room for pieces.
@@ -148,9 +148,9 @@ def windows_of(words: EncodedWords, max_length: int, stride: int) -> list[Window
 def deciding_windows(words: EncodedWords, windows: Sequence[Window]) -> list[int]:
     """[W], ascending: the window in which each word is trained on, evaluated and predicted.
 
-    It is the window with the most context around the word: the smaller of the numbers of pieces
-    before and after it. A side on which the text ends does not count. Of windows with equal
-    context, the first one is chosen.
+    It is the window in which the word has the most context. The context is the smaller of the
+    numbers of pieces before and after the word's first piece; a side on which the row itself ends
+    does not count. Of windows with equal context, the first one is chosen.
     """
     last = words.pieces
 
@@ -176,8 +176,8 @@ def token_columns(
 ) -> dict[str, Any]:
     """The features of a row: a list for each window, and the number of dropped pieces.
 
-    `starts` and `ends` are the range of a word's characters at the first piece of the word in its
-    deciding window, and -1 at all other tokens.
+    `starts` and `ends` hold the range of a word's characters at the word's first piece in its
+    deciding window (`decided`), and -1 at all other tokens.
     """
     encoding = words.encoding
     places = [words.places(window) for window in windows]

@@ -35,14 +35,14 @@ LONGEST = 1 << 30
 
 T = TypeVar("T")
 Columns = frozenset[str]
-"""Columns that are not read, by their names in the shards."""
+"""The names of columns, as they are in the shards."""
 NO_COLUMNS: Columns = frozenset()
 Entry = tuple[int, Any]
 """The location of a row in its shard, and its content: a line or, in a tar, {ending: bytes}."""
 
 
 class Reader(Protocol):
-    """The interface of the readers, one for each format, which read a shard row by row."""
+    """The interface of the readers, which read a shard in order; each format has its own reader."""
 
     row: int
     """The next row, counted from 0."""
@@ -99,7 +99,7 @@ class ShardReader:
             self._reader = None
 
     def _at(self, start: int, call: Callable[[Reader], T]) -> T:
-        """Move a reader to the row `start`, and return the result of `call` with it."""
+        """Move the reader to the row `start`, and return the result of `call(reader)`."""
         import pyarrow as pa
 
         damage = (pa.ArrowException, OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
@@ -249,11 +249,11 @@ class LineReader(EntryReader):
 
 
 class WholeHeader(tarfile.TarInfo):
-    """The header of a file in a tar, which must not be damaged.
+    """The header of a file in a tar. A damaged or missing header is an error.
 
-    `tarfile` itself treats a damaged or missing header as the end of the archive, so the files
-    after it would be lost without an error. It also spends most of its time on the headers;
-    here, those of plain files are read three times as fast.
+    `tarfile` itself treats such a header as the end of the archive, so the files after it would be
+    lost without an error. It also spends most of its time on headers; this class reads those of
+    plain files three times as fast.
     """
 
     @classmethod
@@ -296,7 +296,7 @@ def _plain_header(buf: "bytes | bytearray") -> tuple[bytes, int] | None:
 
 
 class TarReader(EntryReader):
-    """Reads the rows of a webdataset; each consists of consecutive files with the same key."""
+    """Reads the rows of a webdataset: a row is a series of consecutive files with the same key."""
 
     def entries(self, file: IO[bytes], shard: Shard) -> Iterator[Entry]:
         place = 0
@@ -320,7 +320,7 @@ class TarReader(EntryReader):
             yield place, row
 
     def _is_wanted(self, ending: str) -> bool:
-        """Whether a file with this ending is read, that is, the ending is not an unread column."""
+        """Whether to read files with this ending; each ending is a column of the rows."""
         return ending not in self.unread
 
     def table(self, contents: list[Any]) -> "pa.Table":
@@ -343,7 +343,7 @@ def _parts_of(member: tarfile.TarInfo, shard: Shard) -> tuple[str, str]:
 
 
 def decompressed(file: IO[bytes], url: str) -> IO[bytes]:
-    """The file as a stream of decompressed bytes; the ending of the URL decides the compression."""
+    """The file as a stream of decompressed bytes; the ending of `url` implies the compression."""
     import pyarrow as pa
 
     kind = Path(url).suffix.lower()

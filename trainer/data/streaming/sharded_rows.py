@@ -44,7 +44,7 @@ class ShardedRows:
     epoch: int = 0
     """The epoch of the next iteration."""
     unread: Columns = NO_COLUMNS
-    """Columns that are not read, by their names in the shards."""
+    """The names, in the shards, of columns that are not read."""
 
     def order(self, seed: int) -> Order:
         """The order of the rows for a run's seed."""

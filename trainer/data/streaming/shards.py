@@ -30,7 +30,7 @@ from trainer.stores.store import AT_ONCE, Store, size_of
 from trainer.stores.url import is_in_store, joined, plain_path, scheme_of
 
 FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".tar": "tar", ".tgz": "tar"}
-"""Ending of a shard's name, without an ending such as .gz -> format."""
+"""Ending of a shard's name, without a compression ending such as .gz -> its format."""
 EDGE = 1 << 16
 """On resume, this many bytes at the start and at the end of a shard are compared."""
 MOST_COMPARED = 64
@@ -92,9 +92,9 @@ class Shard:
 def shards_at(paths: str | Sequence[str], where: str) -> list[Shard]:
     """The shards of files, folders, globs or URLs, sorted by path within each entry.
 
-    The rules for the files of a set are those of `trainer.data.sources`. Raises InputError for
-    paths without shards, for a shard in two entries and for shards of several formats. Raises
-    EnvironmentFault if an object store fails.
+    Files are selected and checked as in `trainer.data.sources`. Raises InputError for paths without
+    shards, for a shard in two entries and for shards of several formats. Raises EnvironmentFault if
+    an object store fails.
     """
     return shards_of(urls_at(paths, where), where)
 
@@ -132,7 +132,7 @@ def shards_of(urls: Sequence[str], where: str) -> list[Shard]:
 
 
 def shard_at(url: str) -> Shard:
-    """The shard at a path or URL, in its present state. Raises FileNotFoundError."""
+    """The shard at a path or URL, in its current state. Raises FileNotFoundError."""
     if not is_in_store(url):
         found = os.stat(url)
         return Shard(url, found.st_size, str(found.st_mtime_ns))
@@ -146,8 +146,8 @@ def shard_at(url: str) -> Shard:
 def digest_of(shards: Sequence[Shard]) -> str:
     """A digest of the shards, which does not depend on their folder.
 
-    It covers their names and sizes. For up to `MOST_COMPARED` shards it also covers the first and
-    last bytes. In a parquet file these contain the numbers of rows and the range of each column.
+    It covers their names and sizes and, of up to `MOST_COMPARED` shards, the first and last bytes.
+    The last bytes of a parquet file hold the numbers of rows and the range of each column.
     """
     compared = shards[:: -(-len(shards) // MOST_COMPARED)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -206,7 +206,7 @@ def _checked_format(url: str, where: str) -> str:
 
 
 def _urls(path: str, where: str) -> list[str]:
-    """The shards at one path, sorted. In folders, files that are not data files are ignored."""
+    """The paths or URLs of the shards at one path, sorted. In a folder, only data files count."""
     if is_in_store(path):
         root = Path(root_and_glob(path)[0])
         found, is_folder = _stored(path, where)
