@@ -26,10 +26,10 @@ class Arguments(TypedDict, total=False):
     position_ids: Tensor | None
     """[B, L] or [T]; by default they count from 0"""
     output_hidden_states: bool | None
-    """Whether to return the embeddings and every layer's output; by default as the config says"""
+    """Whether to return the embeddings and every layer's output; None: the config decides"""
     output_attentions: bool | None
-    """Whether to return every layer's attention probabilities; by default as the config says, but
-    never with a cache that the caller gives"""
+    """Whether to return every layer's attention probabilities; None: the config decides, but a call
+    with a cache never returns them"""
     return_dict: bool
     """False: the call returns a tuple of the outputs that are not None"""
     sequence_lengths: Tensor | SequenceLengths | None
@@ -39,10 +39,11 @@ class Arguments(TypedDict, total=False):
     past_key_values: KeyValueCache | None
     """The cache that an earlier call with use_cache returned; for padded calls to a decoder"""
     use_cache: bool | None
-    """Whether a decoder returns past_key_values. By default it does so if config.use_cache is true,
-    in eval mode without gradients."""
+    """Whether a decoder returns past_key_values. None: config.use_cache decides, but a call in
+    training mode, with gradients, under torch.compile, with attention probabilities or with a 4-D
+    mask returns none"""
     dropout_keys: Tensor | None
-    """In the shape of input_ids: the keys from which each token's dropout masks are derived"""
+    """[B, L] or [T], the keys from which each token's dropout masks are derived"""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def flat_inputs(
     that no other token sees, since transformers pools it. With `keep_gaps`, masked columns between
     two tokens of a row are kept too, so that distances between tokens equal those between their
     columns. With `pad_token_id`, positions start at pad_token_id + 1 and skip pads. With a cache,
-    positions continue where its sequences end, or in a padded call after its columns. With
-    `only_ids`, embeddings and 4-D masks are refused. Raises InputError, naming the argument.
+    the positions of a flat call continue where each cached sequence ends, and those of a padded
+    call continue after the cached columns. With `only_ids`, embeddings and 4-D masks are refused.
+    Raises InputError, naming the argument.
     """
     if only_ids and call.inputs_embeds is not None:
         raise InputError("inputs_embeds: found some; accepted: input_ids, for this family")
@@ -167,7 +169,7 @@ def _padded_layout(
     only_ids: bool,
     cache: KeyValueCache | None,
 ) -> Layout:
-    """The layout of the tokens without pads; of the whole grid for 4-D masks and while tracing."""
+    """The layout of the tokens without pads; of the whole grid for a 4-D mask or in a graph."""
     if mask is not None and mask.dim() == 4:
         if cache is not None or only_ids:
             where = "beside a cache" if cache is not None else "in a model of this family"
@@ -239,10 +241,11 @@ def _position_grid(
     before: int,
     without_ids: bool,
 ) -> Tensor:
-    """[B, L], by default the column index, also where a row starts with pads.
+    """`position_ids` as [B, L]; by default the column index, even where a row starts with pads.
 
-    Positions count from `before`, the number of columns of earlier calls. `without_ids`: the call
-    has embeddings in place of ids, so no column is a pad.
+    Columns count from `before`, the number of cached columns. With `pad_token_id`, the default
+    starts at pad_token_id + 1 and skips pads. `without_ids`: the call has embeddings in place of
+    ids, so its pads are unknown and are not skipped.
     """
     if position_ids is None:
         position_ids = torch.arange(before, before + input_ids.shape[1], device=input_ids.device)
@@ -259,7 +262,7 @@ def _position_grid(
 
 
 def _after_pad(real_indices: Tensor, input_ids: Tensor, pad_token_id: int) -> Tensor:
-    """Turn the indices of real tokens into positions that start after the pad token's id."""
+    """Turn indices among the real tokens into positions, which start after the pad token's id."""
     positions = real_indices + (pad_token_id + 1)
     return positions.masked_fill(input_ids == pad_token_id, pad_token_id)
 
@@ -295,7 +298,7 @@ def _check_padded(input_ids: Tensor, per_token: dict[str, Tensor | None]) -> Non
 
 
 def _check_cache(cache: KeyValueCache | None, sequences: Tensor) -> None:
-    """Raise InputError for a cache of another number of sequences than `sequences` [B, ...]."""
+    """Raise InputError if the cache does not hold as many sequences as `sequences` [B, ...]."""
     if cache is None or torch.compiler.is_compiling():  # `len` would fix the batch size of a graph
         return
     if len(cache.lengths) != len(sequences):

@@ -34,7 +34,7 @@ PRECOMPUTED = (
     "visible_keys",
     "has_gaps",
 )
-"""The properties of `Layout` that layers read, which `precompute` computes."""
+"""The properties of `Layout` that layers read, and that `precompute` therefore computes."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Layout:
         return keys.view(self.num_sequences, 1, 1, self.longest)
 
     def precompute(self) -> None:
-        """Compute the properties that a compiled model reads, since it cannot branch on lengths.
+        """Compute the properties that a compiled model reads, as a graph cannot branch on lengths.
 
         Batches of equal lengths are not treated specially, so that one graph serves all batches.
         """
@@ -137,7 +137,7 @@ class Layout:
             getattr(self, name)
 
     def visible_pairs(self, window: int | None = None) -> Tensor | None:
-        """Whether queries see keys, broadcastable to [B, 1, longest, longest]; None: always.
+        """Whether a query sees a key, broadcastable to [B, 1, longest, longest]; None: always.
 
         `window` is the largest distance between a query's and a key's column in the caller's grid.
         Each slot sees itself, so that every query has a key.
@@ -153,7 +153,7 @@ class Layout:
         return (near & keys) | itself
 
     def causal_pairs(self, window: int | None = None) -> Tensor:
-        """[B or 1, 1, longest, longest], whether a query sees a key: its own or an earlier one.
+        """[B or 1, 1, longest, longest], whether a query sees a key: never a key after its own.
 
         `window` is the largest distance between the two columns in the caller's grid. Slots after
         the end of a sequence see keys too, but no token sees these slots.
@@ -224,10 +224,10 @@ class Layout:
         return flat if self.cells is None else flat[self.cells]
 
     def places(self, columns: Tensor, elsewhere: int) -> Tensor:
-        """[B], for sequence b the index within it of the token at the caller's column columns[b].
+        """[B], the index, within sequence b, of the token at the caller's column columns[b].
 
-        It is `elsewhere` if there is no visible token. In a flat call, columns are themselves
-        indices within the sequences.
+        The index is `elsewhere` if that column holds no visible token. In a flat call, columns are
+        themselves indices within the sequences.
         """
         ones = torch.ones(self.num_tokens, dtype=torch.bool, device=self.device)
         seen = self.to_grid(ones) if self.width is None else self.unpack(ones)
@@ -254,7 +254,10 @@ class Layout:
         return x.view(self.num_sequences, self.width, *x.shape[1:])
 
     def through_caller(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, ...] -> the caller's tensor, and x read back from it, so that it gets gradients."""
+        """x [T, ...] -> the caller's tensor, and x read back from that tensor.
+
+        Layers that continue with the second result give gradients to the first.
+        """
         shown = self.unpack(x)
         if self.width is None or self.cells is None:
             return shown, shown.view_as(x)
@@ -285,7 +288,8 @@ class Layout:
     def successors(self, labels: Tensor, nothing: int) -> Tensor:
         """[T], the label of each token's successor; `nothing` for each sequence's last token.
 
-        Labels have the shape of the caller's grid. Labels of pads and first tokens are not used.
+        `labels` have the shape of the caller's input_ids. Labels of pads and of first tokens are
+        not used.
         """
         following = self.pack(labels).roll(-1)
         following[self.last_tokens] = nothing

@@ -1,4 +1,4 @@
-"""The computation of attention in blocks of queries, forward and backward, without autograd.
+"""Attention computed in blocks of queries, forward and backward, without autograd.
 
 Dimensions: Tq queries and Tk keys in B sequences each, H heads of C channels.
 """
@@ -18,12 +18,12 @@ from trainer.models.blocks.softcap import cap_, slope_of
 from trainer.models.flat_rows import Group
 
 BLOCK = 128
-"""The queries per block. Only one block's scores [b, H, BLOCK, keys] are in memory at a time."""
+"""Queries per block. Only one block's scores [b, H, BLOCK, keys] are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """The arguments besides query, key and value; only the tables of the bias get gradients."""
+    """All arguments but query, key and value. Of these, only the bias's tables get gradients."""
 
     pairs: Pairs
     scale: float
@@ -46,7 +46,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, task: Task) -> Tensor:
 def differentiate(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, task: Task
 ) -> list[Tensor]:
-    """The gradients of query, key, value and the bias's tables; `grad` is that of the output."""
+    """The gradients of query, key, value and the bias's tables; `grad` is the output's."""
     tables = () if task.bias is None else task.bias.tables
     found = [torch.empty_like(x) for x in (query, key, value)]
     totals = [torch.zeros_like(table, dtype=_wide(table)) for table in tables]
@@ -133,7 +133,7 @@ class _Grid:
     """[b, H, l]"""
 
     def parts(self) -> "Iterator[_Grid]":
-        """Yield the grid, or a few of its sequences at a time to limit the memory of a bias."""
+        """Yield the grid, or smaller grids of its sequences, to limit the memory of a bias."""
         batch, heads, num_keys = self.key.shape[:3]
         bias = self.task.bias
         most = None if bias is None else bias.most_sequences(heads, num_keys)

@@ -48,7 +48,7 @@ class Answers(Arguments, total=False):
 
 
 class MultiTaskModel(PretrainedModel):
-    """A body and a head for each entry of `config.task_heads`: {name: {head: ..., config: {...}}}.
+    """A body, and one head per entry of `config.task_heads`: {name: {head: ..., config: {...}}}.
 
     The body encodes all sequences of a flat call together; each head then takes the sequences of
     its task. `part(name)` is an ordinary single-task model that shares the weights.
@@ -190,9 +190,9 @@ class MultiTaskModel(PretrainedModel):
 
 
 class _WeightsOfWhole:
-    """Fills modules that a part shares with a multi-task model, under that model's names.
+    """Fills modules that a part shares with a multi-task model, by their names in that model.
 
-    Random weights are drawn for the whole model, since they are drawn in its order.
+    Random weights are drawn for the whole model at once, since they depend on the order of drawing.
     """
 
     def __init__(self, whole: MultiTaskModel) -> None:
@@ -247,7 +247,7 @@ def _head_of(config: ModelConfig, name: str) -> ResolvedHead:
 def _select_sequences(encoding: Encoding, sequences: Tensor, first_tokens: bool) -> Encoding:
     """The encoding of the sequences with these indices [b], which are on the CPU.
 
-    With `first_tokens`, their first tokens replace the pooler's output.
+    With `first_tokens`, the sequences' first tokens replace the pooler's output.
     """
     layout, encoded, keys = encoding.layout, encoding.encoded, encoding.token_keys
     tokens, pooled = encoded.tokens, encoded.pooled
