@@ -32,13 +32,13 @@ NO_EFFECT = frozenset(
 BASE_PRESERVING_INITS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 """Values of init_lora_weights that do not change the base weights, unlike PiSSA and OLoRA."""
 MAX_NUMBER = 1 << 20
-"""The largest absolute value of alpha and rank; with larger ones, outputs lose precision."""
+"""The largest accepted number, such as a rank; with larger ones, outputs would lose precision."""
 BIASES = ("none", "lora_only", "all")
 KINDS = ("LORA", "IA3")
 READ_OF_IA3 = frozenset(
     {"peft_type", "base_model_name_or_path", "revision", "feedforward_modules", "init_ia3_weights"}
 )
-"""Accepted entries of IA3; feedforward_modules is not needed, as the tensors' shapes imply it."""
+"""Accepted entries of IA3; feedforward_modules is not read: the tensors' shapes imply it."""
 READ = frozenset(
     {
         *("peft_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "lora_dropout"),
@@ -83,7 +83,7 @@ class AdapterConfig:
         return ends[0] if ends else ()
 
     def size_of(self, layer: str) -> tuple[int, float]:
-        """The rank, and the factor of the adapter's output, for the layer with this hub name."""
+        """The rank, and the scaling of the adapter's output, for the layer with this hub name."""
         rank = int(_matching(self.ranks, layer, self.rank))
         alpha = _matching(self.alphas, layer, self.alpha)
         return rank, alpha / divisor(rank, self.rslora)
@@ -166,7 +166,7 @@ def _refuse_other_kinds(config: dict[str, Any], file: Path) -> None:
 
 
 def _matching(patterns: Mapping[str, float], layer: str, default: float) -> float:
-    """The value of the first pattern that matches the layer's name or a suffix (as in PEFT)."""
+    """The value of the first pattern that matches a layer, as in PEFT; `default` without one."""
     for pattern, value in patterns.items():
         if _is_match(pattern, layer):
             return value

@@ -42,9 +42,9 @@ def save_adapter(
 ) -> None:
     """Write the adapters, the other trained parameters and the configs, without the base's weights.
 
-    If given, `weights` (our name -> tensor) are written instead of the model's. A whole model in
-    the folder is deleted. Raises InputError for the folder of the base, since the adapters need its
-    weights.
+    `weights`, keyed by our parameter names, are written instead of the model's. The weights and
+    config of a whole model in the folder are deleted. Raises InputError for the folder of the base,
+    since the adapters need the base's weights.
     """
     assert model.lora is not None
     _refuse_own_base(model, directory)
@@ -80,7 +80,7 @@ def save_adapter(
 
 
 def _add_copies(model: Model, tensors: dict[str, torch.Tensor]) -> None:
-    """Add the tensors of modules that share a weight, since PEFT reads them one by one."""
+    """Copy saved embeddings to the names of tied output weights, which PEFT reads separately."""
     for second, first in tied_weights(model).items():
         copy, embeddings = (PREFIX + _full_name(model, name) for name in (second, first))
         if embeddings in tensors:
@@ -88,7 +88,7 @@ def _add_copies(model: Model, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _full_name(model: Model, short: str) -> str:
-    """The hub's name of a tensor, or of a copy of a tensor, from its name without the prefix."""
+    """The hub's name of a tensor (or a tied copy of one), from the name without the prefix."""
     inside = {model.short_name(n) for n, _ in model.named_parameters() if model.in_body(n)}
     of_body = short.partition(".")[0] in {name.partition(".")[0] for name in inside}
     return f"{model.prefix}.{short}" if of_body and model.prefix else short
@@ -105,7 +105,7 @@ def _refuse_own_base(model: Model, directory: Path) -> None:
 
 
 def _join_starts(tensors: dict[str, torch.Tensor]) -> None:
-    """Convert adapters whose initial product was not zero to plain adapters of twice the rank.
+    """Convert adapters whose initial product is not zero to plain adapters of twice the rank.
 
     PEFT converts PiSSA in the same way: [B, -B0] [A; A0] = B A - B0 A0, where A0 and B0 are the
     initial matrices.
@@ -171,7 +171,7 @@ def _config_of_ia3(model: Model) -> dict[str, Any]:
 
 
 def _origin(model: Model) -> dict[str, Any]:
-    """The entries about the base model and the modules that are trained in full."""
+    """The entries on the task, the base model and the modules that are trained in full."""
     adapter = model.lora
     assert adapter is not None
     return {
@@ -197,8 +197,8 @@ def _targets(
 ) -> list[str]:
     """The shortest suffixes of hub names that match these layers and no others.
 
-    Suffixes start after a dot. PEFT compares feedforward_modules without regard to dots: for these,
-    `within_words` requires that no other name ends in the suffix, even within a word.
+    Suffixes start after a dot. PEFT ignores dots when it compares feedforward_modules, so with
+    `within_words`, no other layer's name may end in a suffix, even within a word.
     """
     named = [
         part
@@ -222,12 +222,12 @@ def _targets(
 
 
 def _peft_names(model: Model, layer: str) -> tuple[str, ...]:
-    """PEFT's names of the layer with our name `layer`."""
+    """PEFT's names of the layer that we call `layer`."""
     return peft_names(model.hub_name(f"{layer}.weight").removesuffix(".weight"), model.peft_names)
 
 
 def _target_parameters(model: Model) -> list[str]:
-    """The hub's names of expert weights with adapters; a suffix if every layer adapts them."""
+    """The hub's names of adapted expert weights; one suffix if those of every layer are adapted."""
     chosen = adapted_experts(model)
     every = {name: m for name, m in model.named_modules() if isinstance(m, GroupedLinear)}
     found = set()
@@ -257,7 +257,7 @@ def _whole_modules(model: Model) -> list[str]:
 
 
 def _unambiguous(model: Model, module: str) -> str:
-    """A module's name, with the family's prefix if PEFT would match other modules too.
+    """A module's name, with the family's prefix if PEFT would also match other modules without it.
 
     PEFT compares the ends of names, even within words: "norm" also matches "input_layernorm".
     """

@@ -38,7 +38,7 @@ from trainer.models.resizing import vocabulary_parameters
 log = logging.getLogger("trainer")
 
 RSLORA_ALPHA = 8
-"""The default alpha of rsLoRA, which scales by alpha / sqrt(rank): by 2 for rank 16."""
+"""The default alpha of rsLoRA, whose scaling is alpha / sqrt(rank): 2 for rank 16."""
 
 
 def add_lora(model: Model, settings: LoRASettings, base: str, revision: str | None) -> None:
@@ -103,7 +103,7 @@ def _add_matrices(
 
 
 def _warn_of_unreachable_base(model: Model, base: str) -> None:
-    """Warn if PEFT and transformers cannot load a base by its path."""
+    """Warn if PEFT and transformers cannot load the base from this path."""
     if base.startswith(hub.PACKAGE) or base.endswith(".gguf"):
         kind = f"AutoModel{model.class_suffix.removeprefix('Model')}"
         log.warning(
@@ -192,7 +192,7 @@ def attach_ia3(
 def _values(model: Model, name: str, digest: "hashlib._Hash") -> Iterator[nn.Module]:
     """Context manager that yields a layer with its weights loaded, and updates the digest.
 
-    The digest identifies the base model; it gets some values of the layer's original weight.
+    The digest identifies the base model; it covers some values of each layer's original weight.
     """
     layer = model.get_submodule(name)
     with values_of(model, layer):
@@ -220,7 +220,10 @@ def train_whole(model: Model, names: Collection[str]) -> None:
 def _rows(
     model: Model, tokens: Sequence[int | str], saved: Collection[str]
 ) -> dict[str, list[int]]:
-    """Module with a row per token -> token ids to train. Raises InputError for bad tokens."""
+    """Name of a module with a row per token -> the ids of the tokens whose rows are trained.
+
+    Raises InputError for tokens that are not ids, and if these rows are trained in full anyway.
+    """
     where = "model.lora.trainable_tokens"
     if not tokens:
         return {}
@@ -230,7 +233,8 @@ def _rows(
             f"{where}: found {others[0]!r:.80}; accepted without a tokenizer: token ids"
         )
     ids = list(dict.fromkeys(map(int, tokens)))
-    heads = _head_parameters(model)  # trained in full, also a language model's among several tasks
+    # heads are trained in full, even the language modeling heads of a multi-task model
+    heads = _head_parameters(model)
     names = [n for n in vocabulary_parameters(model) if n.endswith(".weight") and n not in heads]
     if both := sorted({*saved}.intersection(names)):
         found = f"found {len(ids)} tokens, and {both[0]} is among model.lora.modules_to_save"
@@ -250,7 +254,7 @@ def fresh_parameters(model: Model) -> set[str]:
 
 
 def resized_parameters(model: Model) -> set[str]:
-    """The embeddings and output weights of a model whose vocabulary differs from its base's."""
+    """The names of the embeddings and output weights if the vocabulary was resized, else none."""
     return set(vocabulary_parameters(model)) if model.resized else set()
 
 
@@ -276,7 +280,7 @@ def _keys_of_tokens(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
 
 
 def _keys_outside_of_layers(body: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Pass tokens' dropout keys to embedding adapters, and first tokens' keys to the pooler's."""
+    """Pass tokens' dropout keys to adapted embeddings, and first tokens' keys to the pooler."""
     inputs = arguments[0]
     keys = first = inputs.dropout_keys
     if keys is not None:

@@ -14,7 +14,7 @@ from trainer.models.model import Model
 
 
 def chosen_layers(model: Model, targets: Sequence[str]) -> list[str]:
-    """Our names of the layers that `targets` selects with our names or the hub's.
+    """Our names of the layers that `targets` selects; a target may use our names or the hub's.
 
     Without targets, these are all linear layers of the blocks except experts. Raises InputError for
     a target that matches no linear layer of the body.
@@ -46,7 +46,7 @@ def chosen_layers(model: Model, targets: Sequence[str]) -> list[str]:
 
 
 def scaled_layers(model: Model, settings: LoRASettings) -> dict[str, bool]:
-    """Our name of each layer that (IA)^3 scales -> whether it scales the layer's inputs.
+    """The layers that (IA)^3 scales, by our name -> whether it scales their inputs.
 
     Unset settings take PEFT's defaults for the family. Raises InputError for a family without
     defaults.
