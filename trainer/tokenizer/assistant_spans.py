@@ -31,7 +31,7 @@ FOLLOWERS = {
 """The role of a message (None: the start of a chat) -> the roles that may follow."""
 
 WEIGHTS = ("weight", "train", "loss_mask", "loss")
-"""Keys under which a message may have a weight: 1 to train on the message, 0 not to."""
+"""Keys under which a message may hold a weight: 1 to train on the message, 0 to leave it out."""
 AT_A_TIME = 16
 """The number of answers of a long chat that are rendered together, each with its full history."""
 MAX_CHARACTERS = 1 << 26
@@ -61,8 +61,8 @@ def supervised_texts(
 
     `train_on` selects every answer (assistant), only the last one (last), or every character (all).
     Answers among the first `prompts[i]` messages of conversation i are not trained on, nor are
-    answers with a message weight of 0. `tools` and `variables` are passed to the template; they
-    have an entry for each conversation.
+    answers with a message weight of 0. `tools` and `variables` are passed to the template; each
+    holds an entry per conversation.
 
     An answer is the text that the template adds after the generation prompt, including the end of
     the turn, since this is the text that the model has to generate at inference. If the template
@@ -74,7 +74,7 @@ def supervised_texts(
     left out, with a warning, if their answer starts beyond this length.
 
     Raises RowError for messages that are out of order, for a conversation without an answer, and if
-    an answer of the template does not start with the generation prompt.
+    a text with an answer does not start with the text before it, including the generation prompt.
     """
     count = len(conversations)
     chats = [
@@ -146,7 +146,7 @@ class _Renderer:
     def short(
         self, chats: Sequence[_Chat], given: Sequence[Mapping[str, Any]]
     ) -> list[list[Rendering]]:
-        """The requested renderings of each short chat; a long chat has none.
+        """The requested renderings of each short chat, and an empty list for each long chat.
 
         Adjacent chats with equal variables are rendered together.
         """
@@ -218,7 +218,7 @@ class _Renderer:
     def _rendered(
         self, requests: Sequence[Sequence[Request]], own: Mapping[str, Any], first: int
     ) -> list[list[Rendering]]:
-        """The renderings of each conversation; errors count conversations from `first`."""
+        """The renderings of each conversation; `first` is the row of the first one, for errors."""
         try:
             return renderings(
                 self.tokenizer,
@@ -317,7 +317,7 @@ def _answers(parts: list[Rendering], row: int) -> list[Supervised]:
 
 
 def _without_tail(found: Supervised, ends: Sequence[str]) -> Supervised:
-    """The text with shorter spans: white space after the token that ends a turn is left out.
+    """The text with its spans cut: they leave out white space after the token that ends a turn.
 
     Generation stops at this token, so the model need not learn the text after it.
     """

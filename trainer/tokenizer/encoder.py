@@ -43,14 +43,14 @@ class Encoder(Languages):
 
         A text is a string, or with `is_split_into_words` a list of words. `truncation=True`
         (longest_first) without `max_length` truncates to the model's maximum; `max_length` alone
-        also truncates. `padding=True` pads to the longest text of the call. The result has lists,
-        which have unequal lengths without padding, or arrays [B, L] with `return_tensors`.
+        also truncates. `padding=True` pads to the longest text of the call. The result holds lists,
+        whose lengths differ without padding, or tensors [B, L] with `return_tensors`.
 
         With `return_overflowing_tokens`, the truncated tokens form additional rows, each of which
         repeats `stride` tokens of the previous row, and overflow_to_sample_mapping [B] has the
         index of each row's text. With `return_num_truncated_tokens`, the truncated tokens are only
-        counted. The ids of `text_target` are in the column labels. `CallOptions` documents all
-        options.
+        counted. The ids of `text_target` become the column labels, or input_ids if there is no
+        `text`. `CallOptions` documents all options.
 
         Raises InputError if an input is not a text, for an unknown option, and if `return_tensors`
         is set but rows differ in length.
@@ -184,7 +184,7 @@ class Encoder(Languages):
     ) -> BatchEncoding:
         """The encoding of texts or pairs; `__call__` documents it.
 
-        With `exact`, offsets are computed at once, since later calls encode in another way.
+        With `exact`, offsets are computed at once, since a later call may add other special tokens.
         """
         inputs = read_inputs(text, text_pair, options.get("is_split_into_words", False))
         shape = lengths(
@@ -217,7 +217,7 @@ class Encoder(Languages):
         )
 
     def _wanted(self, options: CallOptions) -> list[str]:
-        """The names of the requested columns, without input_ids."""
+        """The names of the requested columns, except input_ids."""
         names = self.model_input_names
         wanted = {
             "token_type_ids": _or(options.get("return_token_type_ids"), "token_type_ids" in names),
@@ -230,7 +230,7 @@ class Encoder(Languages):
         return [name for name, is_wanted in wanted.items() if is_wanted]
 
     def _warn_of_length(self, rows: list[tokenizers.Encoding]) -> None:
-        """Warn, only once, of a row that is too long for the model."""
+        """Warn once if a row is too long for the model."""
         longest = max((len(row) for row in rows), default=0)
         if longest > self.model_max_length and not self._warned_of_length:
             self._warned_of_length = True

@@ -1,4 +1,4 @@
-"""Layouts: the special tokens of each family; makes tokenizers from plain vocabulary files."""
+"""Layouts: each family's special tokens, and tokenizers made from plain vocabulary files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ROBERTA = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "sep": "</s>", "pad": "<
 ROBERTA |= {"cls": "<s>", "mask": "<mask>"}
 GPT2 = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
 LAYOUTS = (BERT, ROBERTA, GPT2)
-"""The layouts (role -> special token), for old folders whose files name no special tokens."""
+"""The layouts (role -> special token), used for old folders that name no special tokens."""
 MEMBERS = {
     "bert": BERT,
     "convbert": BERT,
@@ -40,7 +40,7 @@ MEMBERS = {
     "gptneo": GPT2,
     "opt": GPT2,
 }
-"""A family, named after its tokenizer class or model_type (see `spelled`) -> its layout."""
+"""Family, as `spelled` writes its tokenizer class or model_type -> its layout."""
 GENERAL = ("", "pretrained", "tokenizersbackend")
 """Tokenizer classes that do not imply a family."""
 BERT_OPTIONS = {
@@ -52,7 +52,7 @@ BERT_OPTIONS = {
 
 
 def family(config: dict[str, Any], model_config: dict[str, Any]) -> str:
-    """The family, from the tokenizer class or the model type, spelled as in `MEMBERS`; or ""."""
+    """The family that the configs name, spelled as in `MEMBERS`; an empty string if they do not."""
     return _by_class(config, model_config) or spelled(model_config.get("model_type"))
 
 
@@ -155,7 +155,7 @@ def _by_class(config: dict[str, Any], model_config: dict[str, Any]) -> str:
 
 
 def _check_family(file: Path, name: str, *layouts: dict[str, str]) -> None:
-    """Raise InputError for a family of another layout, since it may split texts differently."""
+    """Raise InputError for a family with another layout, since it may split texts differently."""
     if name and MEMBERS.get(name) not in layouts:
         members = [member for member, layout in MEMBERS.items() if layout in layouts]
         raise InputError(

@@ -41,7 +41,7 @@ NOT_SAVED = (
 )
 """Entries of tokenizer_config.json that are not saved.
 
-They are paths, values that tokenizer.json has too, or names of remote code.
+They are paths, values that tokenizer.json also stores, or names of remote code.
 """
 
 ENDS = ("add_bos_token", "add_eos_token")
@@ -108,7 +108,7 @@ class Tokenizer(Encoder):
 
         `kind` selects the algorithm and the special tokens: wordpiece is like BERT (uncased), bpe
         like RoBERTa, and unigram like XLM-RoBERTa; gpt2 is byte-level BPE that adds no special
-        tokens to a text. `special_tokens` have the first ids, followed by the special tokens of the
+        tokens to a text. `special_tokens` get the first ids, followed by the special tokens of the
         kind. The same texts give the same tokenizer in every process and with any number of
         threads.
         """
@@ -123,7 +123,7 @@ class Tokenizer(Encoder):
         new_special_tokens: Sequence[str | AddedToken] | None = None,
         special_tokens_map: Mapping[str, str] | None = None,
     ) -> Self:
-        """Train a tokenizer with the same kind and options on other texts.
+        """Train a tokenizer of the same kind, with the same options, on other texts.
 
         The new tokenizer has the special tokens of this one, renamed by `special_tokens_map`, and
         `new_special_tokens`. `length` is ignored; transformers has this argument.
@@ -256,7 +256,7 @@ class Tokenizer(Encoder):
     def _saved_config(self) -> dict[str, Any]:
         """The entries of tokenizer_config.json with their current values.
 
-        Some programs prefer them to tokenizer.json.
+        Some programs prefer these entries to those of tokenizer.json.
         """
         config = {name: value for name, value in self.config.items() if name not in NOT_SAVED}
         for name in SPECIAL_TOKENS:
