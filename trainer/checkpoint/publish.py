@@ -1,8 +1,8 @@
 """Publishing: a folder appears complete or not at all, since it is renamed after it was synced.
 
-A crash may leave one of these folders beside the published one, and `repair` handles them at the
+A crash may leave one of these folders next to the published one, and `repair` handles them at the
 next start: `.tmp-<name>` was being filled, `.del-<name>` was being removed, and `.old-<name>` is
-the previously published folder, which is restored if the new one was not in its place yet.
+the previously published folder, which is restored if the new one has not taken its place.
 """
 
 import logging
@@ -76,11 +76,10 @@ def publish(
 
     `facts` are written to the manifest. Every rank calls this and fills the folder; rank 0
     publishes if no rank failed. After a failure each rank raises its own error or, if it has none,
-    an error of the same class that names the rank that failed. An existing folder `final` is
-    replaced, once the new one is complete, if it is empty or was published by this function. Raises
-    InputError for any other existing folder, NumericsError if a tensor is not finite,
-    EnvironmentFault if the disk fails or has less than `expected_bytes` free. After a failure
-    `final` is unchanged.
+    an error of the same class that names the rank that failed. A folder `final` that is empty or
+    was published by this function is replaced once the new one is complete. Raises InputError for
+    any other existing `final`, NumericsError if a tensor is not finite, and EnvironmentFault if the
+    disk fails or has less than `expected_bytes` free. After a failure `final` is unchanged.
     """
     ranks = ranks or Alone()
     staging = begin(final, expected_bytes, ranks)
@@ -151,8 +150,8 @@ def _removed_on_failure(staging: Path, ranks: Ranks) -> Iterator[None]:
 def together(ranks: Ranks, work: Callable[[], Result]) -> list[Result]:
     """Run `work` on every rank and return all results, which are JSON values.
 
-    If it fails on any rank, every rank raises. `work` may take long, since ranks wait through the
-    store and not in a collective.
+    If `work` fails on any rank, every rank raises. It may take long, since ranks wait through the
+    store and not in a collective, which could time out.
     """
     result, failure = None, None
     try:
@@ -201,7 +200,7 @@ def checkpoint_path(output_dir: Path, step: int) -> Path:
 
 
 def published(output_dir: Path) -> dict[int, Path]:
-    """The folders of all published checkpoints by step, oldest first, without verifying them."""
+    """Step -> the folder of each published checkpoint, oldest first; nothing is verified."""
     names = [path.name for path in output_dir.glob("checkpoint-*")]
     steps = [int(name[11:]) for name in names if re.fullmatch("checkpoint-(0|[1-9][0-9]*)", name)]
     return {step: checkpoint_path(output_dir, step) for step in sorted(steps)}
@@ -226,7 +225,7 @@ def _is_replaceable(final: Path) -> bool:
 
 
 def _fill(staging: Path, fill: Callable[[Path], None]) -> dict[str, tuple[int, str]]:
-    """Call `fill`; returns path -> (bytes, sha256) for files that were hashed while written."""
+    """Call `fill`; return path -> (bytes, sha256) of the files hashed while they were written."""
     check_seen(staging)
     with files.operation("fill", staging), files.sealing() as seals:
         fill(staging)
@@ -236,7 +235,7 @@ def _fill(staging: Path, fill: Callable[[Path], None]) -> dict[str, tuple[int, s
 def _seal(
     staging: Path, names: Sequence[str], rank: int, world_size: int
 ) -> dict[str, tuple[int, str]]:
-    """Sync this rank's files, require finite tensors, and return (bytes, sha256) by path."""
+    """Sync this rank's share, require finite tensors, and return path -> (bytes, sha256)."""
     share = names[rank::world_size]
     for name in share:
         if name.endswith(".safetensors"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
-"""Name of an optimizer's moment (such as exp_avg) -> its shape and dtype for one parameter."""
+"""Name of an optimizer's moment (such as exp_avg) -> its (shape, dtype) for one parameter."""
 
 MAX_COUNT = 2**63
 
@@ -32,8 +32,9 @@ def check_moments(
 ) -> None:
     """Refuse moments that the optimizer does not have for this parameter, or that are not finite.
 
-    `layout` is a result of `moment_layouts`; None skips the check of names and types. Before the
-    first step, there are no moments, which is accepted. Raises InputError naming the moment.
+    `layout` comes from the function that `moment_layouts` returns; None skips the checks of names,
+    shapes and types. An empty `moments` is accepted, since there are no moments before the first
+    step. Raises InputError naming the moment.
     """
     for moment, tensor in moments.items():
         least = 0 if moment == "step" else None
@@ -53,7 +54,7 @@ def check_moments(
 def moment_layouts(
     optimizer: "Optimizer",
 ) -> "Callable[[Tensor, Mapping[str, Any]], Layout | None]":
-    """Return a function from (parameter, group) to the layout of the moments after one step.
+    """Return a function that maps (parameter, group) to the layout of the moments after a step.
 
     To find the layout, an optimizer of the same class takes one step with a small parameter, which
     has at most 2 entries along each axis. The parameter has full size if the optimizer's state
@@ -88,7 +89,7 @@ def check_average(
 def check_weights(
     path: Path, found: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]"
 ) -> None:
-    """Refuse tensors that have other names, shapes or types than wanted, or are not finite.
+    """Refuse tensors whose names, shapes or types differ from `wanted`, or that are not finite.
 
     Raises InputError naming the tensor.
     """
@@ -160,7 +161,7 @@ def _stepped(
 def _scaled(
     found: tuple[int, ...], small: tuple[int, ...], full: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """A moment's shape, for a parameter of the shape `full` instead of `small`."""
+    """The shape that a moment would have if its parameter had the shape `full`, not `small`."""
     if len(found) != len(small):
         return found
     return tuple(b if a == s else a for a, s, b in zip(found, small, full, strict=True))
@@ -207,7 +208,7 @@ def _are_figures(value: object) -> bool:
 
 
 def _is_scaler(value: object) -> bool:
-    """Whether this is the state of torch's GradScaler, or empty."""
+    """Whether this is the state of torch's GradScaler, or no state."""
     if value is None or value == {}:
         return True
     factors = ("scale", "growth_factor", "backoff_factor")
@@ -226,7 +227,7 @@ def _are_losses(value: Any) -> bool:
 
 
 MISSING_IN_EARLIER_VERSIONS = {"losses": [0.0, 0.0]}
-"""The values of entries that checkpoints of earlier versions do not have."""
+"""Defaults of entries that checkpoints of earlier versions lack."""
 FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokens": (_is_count, "a whole number of at least 0"),
     "skipped": (_is_count, "a whole number of at least 0"),

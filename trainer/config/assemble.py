@@ -41,7 +41,7 @@ class Choices:
     overrides: tuple[str, ...] = ()
     """The overrides that the user typed."""
     program: str = "python launch.py"
-    """The command that started the program, for the commands that it prints."""
+    """The command that started the program; commands that the program prints begin with it."""
     name_prefix: str | None = None
     """The first part of the default run_name; None: it is derived from the groups."""
 
@@ -63,8 +63,8 @@ def defaults() -> dict[str, Any]:
 def assemble(tree: Mapping[str, Any], choices: Choices) -> Run:
     """The Run that a resolved config describes. Raises InputError at the first fault.
 
-    The packages in `trusted_packages` become trusted. Files that may come from other people cannot
-    set this key: trainer/config/received.py has already refused them.
+    The packages in `trusted_packages` become trusted. A file that may come from other people cannot
+    set this key: trainer/config/received.py has already checked it.
     """
     known = (*CLOSED, *OPEN, *TOP_LEVEL, *KEYS_OF_JOBS)
     for key, value in tree.items():
@@ -159,7 +159,7 @@ def _open_parts(tree: Mapping[str, Any], trusted: Sequence[str]) -> dict[str, An
 def _keyed(
     tree: Mapping[str, Any], name: str, kind: Kind, trusted: Sequence[str]
 ) -> dict[str, Any]:
-    """The objects that the entries of `metrics` or `callbacks` define; null entries are skipped."""
+    """The objects that the entries of `metrics` or `callbacks` define; skips null entries."""
     nodes = _mapping(tree, name)
     built = {}
     for key in nodes:
@@ -192,7 +192,7 @@ def _node(node: Mapping[str, Any] | None, part: object) -> dict[str, Any]:
 
 
 def _named(run: Run, top: Mapping[str, Any], config: dict[str, Any], choices: Choices) -> Run:
-    """The run with its name and its folder, which are also added to its config."""
+    """The run with its name and its folder; both are also added to `config`."""
     name = top["run_name"] or f"{_prefix(run, choices)}-{_digest(config)}"
     folder = top["output_dir"] or f"runs/{name}"
     config |= {"output_dir": folder, "run_name": name}

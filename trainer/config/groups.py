@@ -45,7 +45,7 @@ def options(group: str, folders: list[Path]) -> list[str]:
 def yaml_files_in(folder: Path) -> Iterator[Path]:
     """Yield the YAML files below a folder, except hidden ones.
 
-    While a file is edited, Emacs keeps a broken link beside it (`.#own.yaml`).
+    While a file is edited, Emacs keeps a broken link next to it (`.#own.yaml`).
     """
     for path in folder.rglob("*.yaml"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -27,7 +27,7 @@ class Check:
 
 @dataclass
 class Card:
-    """The content of export.json and of the README.md beside it."""
+    """The content of export.json and of the README.md next to it."""
 
     source: str
     """The path or hub id of the exported model."""

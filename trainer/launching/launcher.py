@@ -1,4 +1,4 @@
-"""Launcher: starts the ranks of this machine, forwards signals to them, and waits for their end."""
+"""Launcher: starts the ranks of this machine, forwards signals to them, and waits for them."""
 
 import logging
 import math
@@ -41,8 +41,8 @@ ONE_PROCESS = ("chat", "generate", "push", "serve")
 def num_processes(run: Run) -> int:
     """The number of ranks to start on this machine: launch.num_processes, or one for each GPU.
 
-    Raises InputError for more ranks than GPUs, and for several ranks of a job in ONE_PROCESS. On a
-    machine without GPUs any number is accepted.
+    On a machine without GPUs any number is accepted. Raises InputError for more ranks than GPUs,
+    for several ranks of a job in ONE_PROCESS, and for several ranks that would read standard input.
     """
     if run.job == "plan":  # the job only estimates the memory that the ranks would need
         return 1
@@ -73,9 +73,9 @@ def run_ranks(
     """Run `command` as `number` ranks, with `config` in the variable WORKER, and wait for them.
 
     `prepare` is called first; if it returns False, there is nothing left to do and no rank is
-    started. If launch.num_nodes is above 1, this machine waits for the others, which do the same.
-    The ranks end with this process, even if it is killed. SIGTERM, SIGUSR1 and SIGINT are forwarded
-    to each rank once.
+    started. If launch.num_nodes is above 1, each machine calls this function, and waits for the
+    others. The ranks end with this process, even if it is killed. SIGTERM, SIGUSR1 and SIGINT are
+    forwarded to each rank once.
     """
     team = assemble_team(run.launch, number)
     if not team.prepare(lambda: prepare(run), run.launch.timeout):
@@ -162,7 +162,7 @@ class LocalRanks:
             show_cursor()  # rank 0 may have been killed before it could show the cursor again
 
     def errors_of(self, rank: int) -> str:
-        """A rank's standard error; empty for rank 0, which writes to the launcher's own."""
+        """A rank's standard error; empty for rank 0, which writes to that of the launcher."""
         if rank not in self.errors:
             return ""
         with open(self.errors.pop(rank), errors="replace") as file:
@@ -205,7 +205,7 @@ class Signals:
         self._send: Callable[[int], None] | None = None
 
     def handle(self, number: int, _: object) -> None:
-        """Forward a signal; a terminal's Ctrl-C does not reach ranks in their own sessions."""
+        """Forward a signal; ranks are in sessions of their own, which Ctrl-C does not reach."""
         self.received.append(signal.Signals(number))
         if self._send is not None:
             self._send(number)

@@ -22,7 +22,7 @@ from trainer.terminal.activity import doing
 logger = logging.getLogger("trainer")
 
 RECORD = "staged.json"
-"""The file beside a copy that holds the identities of the store's files at the time of copying."""
+"""The file next to a copy that holds the identities of the store's files at the time of copying."""
 GLOB = "*?["
 """The characters that make a URL a glob."""
 MIN_LOGGED_BYTES = 100_000_000

@@ -27,15 +27,14 @@ from trainer.stores.url import check_url, is_in_store, is_url, plain_path
 logger = logging.getLogger("trainer")
 
 RECORD = ".store.json"
-"""The file that holds the working copy's name and its newest checkpoint known to be in the store.
-"""
+"""The file that holds the working copy's name, and its newest checkpoint that is in the store."""
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 MODEL = "model"
 
 
 class RunStore:
-    """A run in a store. All files are written to a local folder, `stage`, and uploaded from there.
+    """A run in a store. Its files are written to a local folder, `stage`, and uploaded from there.
 
     Only the content of the store counts: a checkpoint exists as soon as its manifest, which is
     uploaded last, is in the store. The local folder (the working copy) avoids downloads and
@@ -50,8 +49,8 @@ class RunStore:
         self.stage = stage_folder() / "runs" / digest / self.url.rpartition("/")[2]
         self._lease: Lease | None = None
         self._uploaded: dict[str, tuple[int, int, int]] = {}
-        """Name of each uploaded file outside of checkpoints and the model -> its `_state` at the
-        upload."""
+        """Name of an uploaded file outside of checkpoints and the model -> its `_state` when it was
+        uploaded."""
 
     @cached_property
     def store(self) -> Store:
@@ -94,11 +93,12 @@ class RunStore:
     def held(self, resume: str) -> Iterator[None]:
         """Context manager in which only this process works on the run.
 
-        The caller must hold the lock of the working copy, which is first brought up to date. If the
-        block ends normally, the remaining files are uploaded and local copies of checkpoints are
-        removed. If it raises, only the upload is attempted. Raises InputError if `resume` is
-        `never` and the store contains a run. Raises EnvironmentFault if another machine is working
-        on the run, or if all checkpoints in the store are damaged.
+        The caller must hold the lock of the working copy. On entry, the working copy is brought up
+        to date. If the block ends normally, the remaining files are uploaded, and uploaded
+        checkpoints and the model are removed from the working copy. If the block raises, only the
+        upload is attempted. Raises InputError if `resume` is `never` and the store contains a run.
+        Raises EnvironmentFault if another process is working on the run, or if the store has only
+        damaged checkpoints and the working copy has none.
         """
         place = self._place()
         with Lease(self.store, place) as lease:
@@ -162,7 +162,7 @@ class RunStore:
                 raise
 
     def _place(self) -> str:
-        """The unique name of this working copy, which is created at the first call."""
+        """The unique name of this working copy; the first call creates it."""
         record = self._record()
         if not isinstance(record.get("place"), str):
             record = {"place": secrets.token_hex(8), "newest": None}
@@ -281,7 +281,7 @@ class RunStore:
             self._lease.check()
 
     def _pull_best(self, newest: Path, remote: Mapping[int, str]) -> None:
-        """Copy the checkpoint of the best evaluation so far, whose weights the run may need."""
+        """Copy the checkpoint of the best evaluation so far, since the run may need its weights."""
         step = read_progress(newest / "state").best_step
         if step in remote and step not in published(self.stage):
             self.folders.fetch(f"checkpoint-{step}", self.stage)
@@ -305,9 +305,9 @@ def local_folder(place: str) -> Path:
 
 
 def run_files(place: str, where: str, folders: tuple[str, ...] = ()) -> Path:
-    """The local folder of a run; the files of a run in a store are copied first.
+    """The local folder of a run; the files of a run in a store are first copied to it.
 
-    Only the manifests of checkpoints and of the model are copied, unless the folder's name begins
+    Of checkpoints and the model, only the manifests are copied, except for files whose paths begin
     with one of `folders`. Raises the same errors as `staged`.
     """
 
@@ -344,15 +344,15 @@ def _is_other(name: str) -> bool:
 
 
 def _is_bad(name: str) -> bool:
-    """Whether a folder is a damaged checkpoint, which keeps a run from starting over."""
+    """Whether a name is that of a damaged checkpoint, which keeps a run from starting over."""
     return name.startswith(".bad-checkpoint-")
 
 
 def _other_files(stage: Path) -> set[str]:
     """The names of a run's files that are neither hidden nor in a checkpoint or the model's folder.
 
-    Links are left out, which trackers such as W&B make to their newest files, and so are files that
-    are being written.
+    Leaves out files that are still being written, and symbolic links: trackers such as W&B create
+    links to their newest files.
     """
     found = set()
     for path in stage.iterdir() if stage.is_dir() else ():
@@ -372,7 +372,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def _state(path: Path) -> tuple[int, int, int]:
     """The size, the modification time and the inode of a file.
 
-    A file may be replaced by one of the same size before the clock of the filesystem moves on.
+    The inode distinguishes files of the same size that were written within one tick of the
+    filesystem's clock.
     """
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
