@@ -54,12 +54,12 @@ class Trainer(FamiliarNames, Views):
     token ids. Rows may be a `datasets.Dataset`, a list of dicts, a dict of lists, a DataFrame, any
     torch data set, a stream or file paths. `eval_dataset` may be a mapping of names to data sets.
     A model or a tokenizer may be given as a path, and a metric by its name
-    (trainer/training/arguments.py). As in transformers, functions can replace parts of training:
-    `data_collator`, `compute_metrics` (of an `EvalPrediction`) with
+    (trainer/training/arguments.py). As in transformers, some arguments replace parts of training:
+    `data_collator`, `compute_metrics` (a function of an `EvalPrediction`) with
     `preprocess_logits_for_metrics`, and `optimizers`, a pair (optimizer, schedule). Without
     `output_dir` nothing is written. Progress is shown on standard error, or below the cell of a
-    notebook, unless `progress` is false. `context` has rarely used options: devices, caches, the
-    policy for bad rows.
+    notebook, unless `progress` is false. `context` holds rarely used options: devices, caches and
+    the policy for bad rows.
     """
 
     steps: Steps
@@ -165,7 +165,7 @@ class Trainer(FamiliarNames, Views):
     def answers(self, dataset: object) -> list[dict[str, Any]]:
         """The predictions in readable form: a dict per row, for example with a label and its score.
 
-        A block, which is a sample that packs several texts, has one dict.
+        A block (a sample that packs several texts) gets one dict.
         """
         found, rows = self.evaluator.measure_rows(dataset, "input", needs_answers=False)
         return found.recipe.answers(found.predictions, rows)

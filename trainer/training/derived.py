@@ -1,4 +1,4 @@
-"""Derived columns: outputs of the initial weights or a teacher for all samples, computed once."""
+"""Derived columns: outputs of the initial weights or of a teacher for every sample."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ FORMAT = 1
 """The version of the cache's format; a change invalidates all entries."""
 PREFIX = "derived."
 ADAPTER_SUFFIXES = (*PARTS, ROWS, "token_ids", "slots")
-"""Name suffixes of adapters' parameters, which are not part of the initial weights."""
+"""Name suffixes of adapters' parameters and buffers; they are not part of the initial weights."""
 
 
 @runtime_checkable
@@ -64,10 +64,10 @@ class TakesDerived(Protocol):
 
 
 def with_derived(setup: Setup) -> Setup:
-    """The setup whose training and evaluation samples have the recipe's derived columns.
+    """Add the recipe's derived columns to the training and evaluation samples of a setup.
 
-    Every rank calls it, before a checkpoint is restored; a setup that has them is returned
-    unchanged.
+    Every rank calls it, before a checkpoint is restored. The setup is returned unchanged if it has
+    no training samples, if they already have the columns, or if the recipe derives none.
     """
     if not setup.recipe.derived or setup.train is None or is_derived(setup.train, setup.recipe):
         return setup
@@ -108,7 +108,7 @@ def comparable(setup: Setup, samples: Samples, where: str) -> Samples:
 
 @contextmanager
 def _deriving(setup: Setup) -> "Iterator[StartingWeights]":
-    """Yield the model that derives columns: the setup's own, or a teacher, which is then freed."""
+    """Yield the model that derives columns: the setup's own, or a teacher, freed on exit."""
     path = setup.recipe.derived_by
     if path is None:
         yield StartingWeights.of(setup)
@@ -156,7 +156,7 @@ class StartingWeights:
 
     @classmethod
     def of(cls, setup: Setup, teacher: nn.Module | None = None) -> "StartingWeights":
-        """The instance for a Trainer's initial weights, or for a teacher's weights if it is given.
+        """The instance for a Trainer's initial weights or, if `teacher` is given, for its weights.
 
         The Trainer must not have trained any weights except adapters.
         """
@@ -180,11 +180,11 @@ class StartingWeights:
         self.model = nn.Module()
 
     def derive(self, samples: Samples, where: str, max_tokens: int) -> Samples:
-        """Return the samples with the recipe's derived columns; unchanged if it has none.
+        """Return the samples with the recipe's derived columns; unchanged if the recipe has none.
 
-        The columns are cached by weights, recipe, data, precision and kind of device.
-        A batch has at most `max_tokens` tokens; error messages call the samples `where`. Raises
-        NonFiniteSamples if a value is not finite.
+        The columns are cached. The cache key covers the weights, the recipe, the data, the
+        precision, the type of device and torch's version. A batch has at most `max_tokens` tokens;
+        error messages call the samples `where`. Raises NonFiniteSamples if a value is not finite.
         """
         axes = self.recipe.derived
         if not axes:
@@ -248,7 +248,7 @@ class StartingWeights:
     # --- the cache ---
 
     def _loaded(self, samples: TakesDerived, folder: Path | None) -> dict[str, np.ndarray] | None:
-        """The main process's cache entry, on every rank, including those that cannot read it."""
+        """The main process's cache entry, on every rank, even if the rank cannot read the cache."""
         found = None if folder is None else cache.load(folder, self._check(samples))
         known = self.ranks.gather(found is not None)
         if not known[0]:
@@ -266,7 +266,7 @@ class StartingWeights:
                 cache.store(folder, columns, self._check(samples))
 
     def _folder(self, samples: Samples) -> Path | None:
-        """The cache entry of these samples; None without a cache."""
+        """The folder of these samples' cache entry; None if the columns are not cached."""
         recipe = recipe_identity(self.recipe)
         if self.cache_dir is None or recipe is None:
             return None
@@ -285,7 +285,7 @@ class StartingWeights:
 
     @cached_property
     def _digest(self) -> str:
-        """A digest of the config and of all weights without adapters.
+        """A digest of the config and of all weights except those of adapters.
 
         For a sharded model, the digests of all ranks' shards are combined, so a run with another
         number of ranks derives the columns again.

@@ -17,7 +17,7 @@ from trainer.tasks.columns import Column
 from trainer.tasks.recipe import Axis
 
 MAX_BYTES_ON_DEVICE = 64 << 20
-"""Measured tensors stay on the device until they exceed this many bytes."""
+"""Measured tensors are copied to the host once they exceed this many bytes on the device."""
 
 
 Gathered = list[dict[str, np.ndarray]]
@@ -38,15 +38,15 @@ def gathered_batches(
     on_progress: Callable[[int, float], None],
     axes: Mapping[str, Axis] | None = None,
 ) -> tuple[Gathered, list[np.ndarray]]:
-    """The results of `measure` for every batch, and the samples of each. Every rank calls it.
+    """The results of `measure` for every batch, and each batch's samples. Every rank calls it.
 
-    The batches depend only on the data set, the token budget and the recipe's group size; each is
-    assigned to one rank. `forward` runs the model on a batch that is on the device. With `in_step`,
-    which a sharded model needs, all ranks call `forward` equally often; a rank with fewer batches
-    runs a placeholder. `on_progress` is called with the number of samples done and their share of
-    all tokens, estimated from this rank's batches without waiting for the device. The numbers of
-    tokens and sequences per sample are stored as "entries.token" and "entries.sequence". `axes` are
-    the axes of the predictions.
+    The batches depend only on the data set, the token budget and the recipe's group size. Each goes
+    to one rank, or to the ranks that split every layer (`Ranks.alike`). `forward` runs the model on
+    a batch that is on the device. With `in_step`, which a sharded model needs, all ranks call
+    `forward` equally often; a rank with fewer batches runs a placeholder. `on_progress` receives
+    the number of samples done and their share of all tokens, estimated from this rank's batches
+    without waiting for the device. The numbers of tokens and sequences per sample are stored as
+    "entries.token" and "entries.sequence". `axes` are the axes of the predictions.
     """
     kinds = getattr(samples, "kinds", None)
     batches = evaluation_batches(samples.lengths, max_tokens, group_size, kinds)
@@ -77,7 +77,7 @@ def gathered_batches(
 def check_axes(
     where: str, tensors: Mapping[str, Tensor], axes: Mapping[str, Axis], batch: Batch
 ) -> None:
-    """Raise InputError for a tensor that is not in `axes`, or whose size differs from its axis.
+    """Raise InputError for a tensor that `axes` lacks, or whose length differs from its axis's.
 
     `where` names the function that returned the tensors.
     """
@@ -133,7 +133,10 @@ class Parts:
             self._move()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Name -> concatenated tensors; also each batch's index and number of loss sums."""
+        """Name -> concatenated tensors.
+
+        "batch" holds each batch's index, and "sizes" the number of its loss sums.
+        """
         self._move()
         names = dict.fromkeys(name for part in self._parts for name in part)
         joined = {

@@ -58,7 +58,7 @@ class Session:
     """The evaluation result that decides which model is best ("eval_accuracy")."""
     greater_is_better: bool
     max_tokens: int
-    """The maximum number of tokens of a micro batch; halved whenever one does not fit in memory."""
+    """The maximum number of tokens in a micro batch; lowered when one does not fit in memory."""
     evaluated_step: int = -1
     """The step of the last evaluation; -1 before the first one."""
     finite_step: int = -1
@@ -109,8 +109,8 @@ class Session:
 def prepare(setup: Setup) -> Session:
     """Check that the run can be trained, and build everything that training needs.
 
-    The model must have its initial weights, from which derived columns are computed. Raises
-    InputError if settings, data and model do not fit together.
+    The model must still have its initial weights, since derived columns are computed from them.
+    Raises InputError if settings, data and model do not fit together.
     """
     settings, placement, ranks = setup.settings, setup.placement, setup.ranks
     if isinstance(setup.train, StreamSamples):
@@ -184,9 +184,9 @@ def _resumable(
 
 
 def _planned(setup: Setup, samples: Samples) -> Samples:
-    """The samples, with a plan of their own if their batches depend on the global batch.
+    """The samples; if their batches depend on the global batch, they get a plan of their own.
 
-    The run's plan cannot be shared, since a background thread makes the batches.
+    They cannot share the run's plan, since a background thread makes the batches.
     """
     return (
         samples.planned(make_plan(setup, samples)) if isinstance(samples, TaskSamples) else samples
@@ -194,7 +194,7 @@ def _planned(setup: Setup, samples: Samples) -> Samples:
 
 
 def make_plan(setup: Setup, samples: Samples) -> Plan:
-    """The plan of a run: each epoch is a permutation of the samples, cut into global batches."""
+    """The plan of a run, which says which samples form each global batch."""
     size, group_size = setup.settings.global_batch_size, setup.recipe.group_size
     if isinstance(samples, StreamSamples):
         return StreamPlan(samples, setup.seed, group_size)
