@@ -108,7 +108,7 @@ def _formatted(
 ) -> Any:
     """The formatted prompts of a batch, whose first row is row number `first` of `rows`.
 
-    Raises InputError, which names the row, for a prompt of another type or an invalid chat.
+    Raises InputError, which names the row, for a prompt of the wrong type or an invalid chat.
     """
     from trainer.generation.prompts import format_prompts
 

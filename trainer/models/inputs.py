@@ -41,7 +41,7 @@ class Arguments(TypedDict, total=False):
     use_cache: bool | None
     """Whether a decoder returns past_key_values. None: config.use_cache decides, but a call in
     training mode, with gradients, under torch.compile, with attention probabilities or with a 4-D
-    mask returns none"""
+    mask creates none"""
     dropout_keys: Tensor | None
     """[B, L] or [T], the keys from which each token's dropout masks are derived"""
 

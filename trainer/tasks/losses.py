@@ -171,7 +171,7 @@ def _without_bias(projection: Projection) -> tuple[Tensor, Tensor]:
 
 
 CHUNK = 1 << 25
-"""The maximum number of logits in memory at a time."""
+"""The maximum number of logits in memory at a time, unless 128 tokens have more."""
 IN_CACHE = 1 << 20
 """The maximum number of logits that a CPU holds in fp32 at a time."""
 SLICE = 4096

@@ -155,7 +155,7 @@ def _by_class(config: dict[str, Any], model_config: dict[str, Any]) -> str:
 
 
 def _check_family(file: Path, name: str, *layouts: dict[str, str]) -> None:
-    """Raise InputError for a family with another layout, since it may split texts differently."""
+    """Raise InputError for a family without these layouts, as it may split texts differently."""
     if name and MEMBERS.get(name) not in layouts:
         members = [member for member, layout in MEMBERS.items() if layout in layouts]
         raise InputError(

@@ -22,7 +22,7 @@ class Seams:
 
 
 def seams_of(collator: Any, compute: Any, preprocess: Any, optimizers: Any) -> Seams:
-    """The seams for these arguments of `Trainer`. Raises InputError for values of another type."""
+    """The seams for these arguments of `Trainer`. Raises InputError for values of a wrong type."""
     for name, function, takes in (
         ("data_collator", collator, "a list of rows"),
         ("compute_metrics", compute, "an EvalPrediction (predictions, label_ids)"),
