@@ -42,9 +42,9 @@ def save_adapter(
 ) -> None:
     """Write the adapters, the other trained parameters and the configs, without the base's weights.
 
-    `weights`, keyed by our parameter names, are written instead of the model's. The weights and
-    config of a whole model in the folder are deleted. Raises InputError for the folder of the base,
-    since the adapters need the base's weights.
+    If given, `weights` (our name -> tensor) are written instead of the model's. A whole model in
+    the folder is deleted. Raises InputError for the folder of the base, since the adapters need its
+    weights.
     """
     assert model.lora is not None
     _refuse_own_base(model, directory)
@@ -222,7 +222,7 @@ def _targets(
 
 
 def _peft_names(model: Model, layer: str) -> tuple[str, ...]:
-    """PEFT's names of the layer that we call `layer`."""
+    """PEFT's names of the layer with our name `layer`."""
     return peft_names(model.hub_name(f"{layer}.weight").removesuffix(".weight"), model.peft_names)
 
 

@@ -14,7 +14,7 @@ from trainer.models.model import Model
 
 
 def chosen_layers(model: Model, targets: Sequence[str]) -> list[str]:
-    """Our names of the layers that `targets` selects; a target may use our names or the hub's.
+    """Our names of the layers that `targets` selects, by our names or the hub's.
 
     Without targets, these are all linear layers of the blocks except experts. Raises InputError for
     a target that matches no linear layer of the body.
