@@ -259,7 +259,7 @@ def _check_head(folder: Path, config: ForeignConfig, task: str) -> None:
 def _check_attention(folder: Path, config: ForeignConfig) -> None:
     """Refuse BigBird's sparse attention, which the first short batch switches off for good."""
     if getattr(config, "attention_type", None) == "block_sparse":
-        found = f"found block_sparse, which {config.model_type} switches off after a short batch"
+        found = f"found block_sparse, which {config.model_type} disables after a short batch"
         accepted = "accepted: original_full (model.config.attention_type)"
         raise InputError(f"{folder / 'config.json'}: attention_type: {found}; {accepted}")
 
@@ -275,7 +275,7 @@ def _fresh_names(folder: Path, inner: ForeignModule, info: Mapping[str, Any]) ->
     missing = set(info["missing_keys"]) | mismatched
     in_body = sorted(n for n in missing if is_of_body(inner, n) and "pooler" not in n)
     if in_body:
-        problem = "has another shape than the config says" if in_body[0] in mismatched else (
+        problem = "is not shaped as the config specifies" if in_body[0] in mismatched else (
             "is missing in the weights")  # fmt: skip
         more = f" (and {len(in_body) - 1} more)" if len(in_body) > 1 else ""
         raise InputError(f"{folder}: tensor {in_body[0]}{more} {problem}")

@@ -56,7 +56,7 @@ def make_plan(run: Run) -> "Plan":
     config = _config(run, settings)
     model = build(run, settings, config)
     tokens, length = _batch(run, config)
-    activity.doing("counting the memory of a step")
+    activity.doing("estimating the memory of a step")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     files, file_bytes, stored = headers
     return Plan(

@@ -172,7 +172,7 @@ def _padded_layout(
     """The layout of the tokens without pads; of the whole grid for a 4-D mask or in a graph."""
     if mask is not None and mask.dim() == 4:
         if cache is not None or only_ids:
-            where = "beside a cache" if cache is not None else "in a model of this family"
+            where = "together with a cache" if cache is not None else "in a model of this family"
             raise InputError(f"attention_mask: found 4 axes {where}; accepted: 2 axes")
         return layout_of_pairs(ids.shape, ids.device, mask)
     if torch.compiler.is_compiling() and not only_ids:
@@ -188,7 +188,7 @@ def _inputs_of_flat_call(call: Call, lengths: Tensor, pad_token_id: int | None) 
     _check_flat(ids, lengths, per_token)
     _check_cache(call.cache, lengths)
     if call.attention_mask is not None:
-        raise InputError("attention_mask: found one beside sequence_lengths; accepted: one of them")
+        raise InputError("attention_mask: found with sequence_lengths; accepted: one of them")
     layout = Layout(lengths, ids.device)
     positions = call.position_ids
     if positions is None:

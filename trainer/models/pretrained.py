@@ -225,10 +225,12 @@ class PretrainedModel(KnownParts, ABC):
         hub_options = load_options(options)
         if hub_options.overrides:
             name = next(iter(hub_options.overrides))
-            raise InputError(f"from_config: found {name}; accepted: config.{name} = ... before")
+            raise InputError(
+                f"from_config: found {name}; accepted: config.{name} = ... before the call"
+            )
         for name in ("state_dict", "subfolder", "output_loading_info"):
             if name in options and options[name]:
-                raise InputError(f"from_config: found {name}; accepted: it in from_pretrained")
+                raise InputError(f"from_config: found {name}; accepted only by from_pretrained")
         config = _own(config, {})
         if hub_options.attention is not None:
             config._attn_implementation = hub_options.attention
@@ -268,7 +270,9 @@ class PretrainedModel(KnownParts, ABC):
         if format not in ("safetensors", "tf"):
             raise InputError(f"format: found {format!r}; accepted: safetensors, tf")
         if format == "tf" and self.lora is not None:
-            raise InputError("format: tf_model.h5 has no adapters; accepted: after merge_lora()")
+            raise InputError(
+                "format: tf_model.h5 cannot hold adapters; accepted: after merge_lora()"
+            )
         if format == "tf" and state_dict is not None:
             raise InputError("state_dict: found one with format='tf'; accepted: safetensors")
         folder = local_folder(named)
@@ -473,7 +477,7 @@ class PretrainedModel(KnownParts, ABC):
             raise InputError(f"past_key_values: found {type(cache).__name__}; accepted: {accepted}")
         decodes = self.config.family.kind == "decoder" and self.returns_cache and not call.is_flat
         if cache is not None and not decodes:
-            raise InputError("past_key_values: found some; accepted: in padded calls of a decoder")
+            raise InputError("past_key_values: found it; accepted: in padded calls to a decoder")
         if wanted is None:
             quiet = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
             masked = call.attention_mask is not None and call.attention_mask.dim() == 4

@@ -339,7 +339,7 @@ def _check_same_shape(outputs: Tensor, labels: Tensor) -> None:
     if outputs.shape != labels.shape:
         raise InputError(
             f"labels: found shape {tuple(labels.shape)}; accepted: {tuple(outputs.shape)}, as the "
-            "head's outputs have (is the head of another width?)"
+            "head's outputs have (does the head have a different width?)"
         )
 
 

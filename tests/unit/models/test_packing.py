@@ -143,7 +143,7 @@ WRONG = [
     ({**FLAT, "sequence_lengths": torch.tensor([6, 0])}, "lengths of 1 or more"),
     ({**FLAT, "sequence_lengths": torch.tensor([6.0])}, "sequence_lengths: found torch.float32"),
     ({**FLAT, "sequence_lengths": torch.tensor([6]), "attention_mask": FLAT["input_ids"]},
-     "attention_mask: found one beside sequence_lengths"),
+     "attention_mask: found with sequence_lengths"),
     ({**FLAT, "sequence_lengths": torch.tensor([6]), "position_ids": torch.arange(5)},
      "position_ids: found shape (5,)"),
     ({"input_ids": torch.arange(7), "sequence_lengths": torch.tensor([7])}, "7 tokens; accepted"),

@@ -247,7 +247,7 @@ def _check_quantization(model: Model, found: AdapterWeights) -> None:
     kind, now = found.quantization, quantization_of(model)
     if found.needs_rounding and kind != now:
         raise InputError(
-            f"{found.folder}: its adapters make up for the rounding of base weights in {kind} "
+            f"{found.folder}: its adapters compensate for the rounding of base weights in {kind} "
             f"(model.lora.init=loftq); accepted: model.quantization={kind}"
         )
     if kind is not None and kind != now:

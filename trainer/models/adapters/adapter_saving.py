@@ -99,7 +99,7 @@ def _refuse_own_base(model: Model, directory: Path) -> None:
     bases = (model.home, model.lora.base and Path(model.lora.base))
     if directory.is_dir() and any(b and b.exists() and directory.samefile(b) for b in bases):
         raise InputError(
-            f"{directory}: found the adapters' base model, whose weights they need; "
+            f"{directory}: found the adapters' base model, which they need; "
             "accepted: another folder, or merge=True"
         )
 

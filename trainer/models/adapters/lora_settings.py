@@ -76,7 +76,7 @@ class LoRASettings(Options, where="model.lora"):
         if self.init not in INITS:
             raise InputError(f"model.lora.init: found {self.init!r}; accepted: {', '.join(INITS)}")
         if self.dora and self.init != "default":
-            raise InputError(f"model.lora.init: found {self.init} beside dora; accepted: default")
+            raise InputError(f"model.lora.init: found {self.init} with dora; accepted: default")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.lora.dropout: found {self.dropout}; accepted: 0 to below 1")
         if self.ia3:

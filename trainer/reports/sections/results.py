@@ -19,7 +19,7 @@ def results(record: RunRecord) -> Markup | str:
     if not names:
         return ""
     step = record.results.get("model_step") or record.last_step
-    note = f"These are results of the weights after step {step:,}."
+    note = f"Results of the weights after step {step:,}."
     return section(
         "Evaluation", _by_set(last, names), _slices(last, names), _history(record), note=note
     )
