@@ -479,5 +479,5 @@ def test_new_weights_have_the_requested_type_also_if_drawn_later():
     ("name", "value"), [("state_dict", {"x": 1}), ("subfolder", "x"), ("output_loading_info", True)]
 )
 def test_options_that_need_files_are_refused_for_new_weights(name, value):
-    with pytest.raises(InputError, match=f"from_config: found {name}; accepted: it in from_pret"):
+    with pytest.raises(InputError, match=f"from_config: found {name}; accepted only by from_pret"):
         AutoModel.from_config(AutoConfig(SIZES), **{name: value})
