@@ -1,6 +1,7 @@
 """Shared by all tests: the installed quickstart weights, no network by default, few threads."""
 
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -101,6 +102,15 @@ def nothing_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_runtest_setup() -> None:
     """Seed the generators also for fixtures of a wider scope, which the first test of it makes."""
     seed_generators()
+
+
+@pytest.fixture(autouse=True)
+def warnings_shown_again() -> None:
+    """Warnings that a process logs only once are logged again in each test."""
+    for name in ("trainer.pads", "trainer.lengths"):
+        for each in logging.getLogger(name).filters:
+            if hasattr(each, "passed"):
+                each.passed = False
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,9 @@ def test_a_local_folder_wins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/no/such", "./no-such", "../no-such", "~/no-such", ""])
-def test_what_looks_local_is_never_asked_of_the_hub(path, monkeypatch):
+def test_what_looks_local_is_never_asked_of_the_hub(path, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.chdir(tmp_path)
     if path:
         refused(path, f"model: there is no directory '{path}'")
         refused(path, "tokenizer: there is no directory", what="tokenizer")

@@ -50,20 +50,22 @@ class Client(nbclient.NotebookClient):  # type: ignore[misc, name-defined]
 
 
 @pytest.fixture
-def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder for Unix sockets, whose paths must be short, and this Python's kernel alone."""
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The beginning of the paths of Unix sockets, which must be short. Only the kernel of this
+    Python is found."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setenv("JUPYTER_RUNTIME_DIR", folder)
         monkeypatch.setenv("JUPYTER_DATA_DIR", folder)
         monkeypatch.setenv("IPYTHONDIR", folder)
-        yield
+        yield f"{folder}/socket"
 
 
 @pytest.mark.slow
-def test_progress_is_below_the_cell(sockets: None) -> None:
+def test_progress_is_below_the_cell(sockets: str) -> None:
     cells = [nbformat.v4.new_code_cell(textwrap.dedent(cell).strip()) for cell in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port is found first
+    # not at a port, which would be found first and used later
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sockets)
     client = Client(notebook, manager, resources={"metadata": {"path": str(ROOT)}})
     client.startup_timeout, client.iopub_timeout = 600, 600
     client.shown = []
