@@ -5,7 +5,7 @@
 Rows, steps, batch sizes and learning rates are those of examples/pytorch/test_pytorch_examples.py
 in transformers' repository, which evaluates on its training rows. The models differ: transformers
 uses BERT-base, DistilBERT, DistilGPT-2 and DistilRoBERTa; we use MiniLM and SmolLM2, which pip can
-install. MiniLM has no head for masked language modelling, so a new head is trained for one epoch.
+install. MiniLM has no head for masked language modeling, so a new head is trained for one epoch.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compares masked language modelling by our Trainer and by a short form of transformers' run_mlm.
+"""Compares masked language modeling by our Trainer and by a short form of transformers' run_mlm.
 
     pip install -c constraints.txt ".[test]"
     python benchmarks/masked_lm.py tinyshakespeare/input.txt

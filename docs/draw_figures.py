@@ -15,13 +15,13 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "images"
 COLOURS = ("#9ecae1", "#fdd0a2", "#a1d99b", "#dadaeb", "#fcbba1", "#d9d9b0")
-"""The colours of samples. Black text is readable on all of them."""
+"""The colors of samples. Black text is readable on all of them."""
 PAD = "#f2f2f2"
 
 
 @dataclass
 class Drawing:
-    """An SVG on a light card, so that it is readable on pages of any colour."""
+    """An SVG on a light card, so that it is readable on pages of any color."""
 
     width: int
     height: int

@@ -105,7 +105,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def screens(output: str) -> list[list[str]]:
-    """The lines in the terminal after each change, with their colours."""
+    """The lines in the terminal after each change, with their colors."""
     lines, found = [""], []
     for number, piece in enumerate(CONTROLS.split(output)):
         if number % 2 == 0:

@@ -1,4 +1,4 @@
-"""Causal language modelling on raw text, packed into blocks of tokens."""
+"""Causal language modeling on raw text, packed into blocks of tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

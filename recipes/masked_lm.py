@@ -1,4 +1,4 @@
-"""Masked language modelling: predicts hidden tokens of raw text from the tokens around them."""
+"""Masked language modeling: predicts hidden tokens of raw text from the tokens around them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

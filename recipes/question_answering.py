@@ -41,7 +41,7 @@ class QuestionAnswering(Recipe):
     max_length: int = 384
     """The size of a window in tokens: the question, a part of the context, and special tokens."""
     stride: int = 128
-    """The number of context tokens that neighbouring windows share."""
+    """The number of context tokens that neighboring windows share."""
     max_answer_length: int = 30
     """The maximum length of a predicted answer in tokens."""
     no_answer: bool | None = None
@@ -169,7 +169,7 @@ class QuestionAnswering(Recipe):
         return AnswerChoice(bool(self.no_answer), self.no_answer_threshold or 0.0, self.n_best)
 
     def settle(self, columns: "Columns", rows: "SampleRows") -> Self:
-        """The recipe with the no-answer threshold of the best F1 on these rows, if none is set."""
+        """The recipe; if no threshold is set, with the one that gives the best F1 on these rows."""
         if not self.no_answer or self.no_answer_threshold is not None:
             return self
         compared = self.comparison(columns, rows)

@@ -1,4 +1,4 @@
-"""Reward modelling: learns to score completions, from pairs of a better and a worse one.
+"""Reward modeling: learns to score completions, from pairs of a better and a worse one.
 
 Dimensions: N samples, S sequences.
 """

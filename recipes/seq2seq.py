@@ -51,7 +51,7 @@ class Seq2Seq(TokenPrediction):
     num_beams: int = 1
     """The number of beams; 1: greedy decoding."""
     length_penalty: float = 1.0
-    """For beam search: a value above 0 favours long texts."""
+    """For beam search: a value above 0 favors long texts."""
     early_stopping: bool | Literal["never"] = False
     """For beam search: whether to stop as soon as `num_beams` texts are finished; never: stop only
     when no better text is possible."""

@@ -59,7 +59,7 @@ class TokenClassification(Recipe):
     max_length: int = 128
     """Longer texts are split into windows of this many tokens; each word is predicted once."""
     stride: int | None = None
-    """The largest number of tokens that neighbouring windows share; null: a quarter of
+    """The largest number of tokens that neighboring windows share; null: a quarter of
     max_length."""
     crf: bool = False
     """Whether to add a CRF, which also scores transitions between tags, and predicts the best
@@ -80,7 +80,7 @@ class TokenClassification(Recipe):
         check_choices(self, CHOICES)
         check_least(self, 1, "max_length")
         if not 0 <= self.shared_tokens < self.max_length:
-            accepted = f"from 0 to below {self.max_length}, recipe.max_length"
+            accepted = f"at least 0 and below {self.max_length}, recipe.max_length"
             raise InputError(f"recipe.stride: found {self.stride}; accepted: {accepted}")
         if self.crf and self.align == "all":
             found = "all with recipe.crf, whose chain has one token per word"

@@ -291,7 +291,7 @@ def _reason(
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):
-        return "it is not a hub id either (accepted: name or organisation/name)"
+        return "it is not a hub id either (accepted: name or organization/name)"
     if isinstance(error, errors.GatedRepoError):
         return "on the hub it is gated: ask for access on its page, then log in or pass a token"
     if isinstance(error, errors.RevisionNotFoundError):

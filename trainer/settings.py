@@ -309,8 +309,12 @@ def _check_numbers(settings: TrainSettings) -> None:
         _require(settings, name, lambda v: v >= 0, "a number of 0 or more")
     accepted = "a number above 0 and at most 1, or null"
     _require(settings, "layer_decay", lambda v: 0 < v <= 1, accepted)
-    _require(settings, "label_smoothing", lambda v: 0 <= v < 1, "a number from 0 to below 1")
-    _require(settings, "ema_decay", lambda v: 0 <= v < 1, "a number from 0 to below 1, or null")
+    _require(
+        settings, "label_smoothing", lambda v: 0 <= v < 1, "a number of at least 0 and below 1"
+    )
+    _require(
+        settings, "ema_decay", lambda v: 0 <= v < 1, "a number of at least 0 and below 1, or null"
+    )
     accepted = "2 or more whole checkpoints (the newest may still be incomplete)"
     _require(settings, "save_total_limit", lambda v: v >= 2 and v == int(v), accepted)
 

@@ -34,7 +34,7 @@ STEPS = 7
 """Two epochs, each ending with a short batch, and one more step."""
 ADAPTED = ("token_classification", "masked_lm")
 QUANTIZED = {"int8": "ddp", "nf4": "fsdp"}
-"""Kinds of quantised weights, each with the strategy that it is trained with."""
+"""Kinds of quantized weights, each with the strategy that it is trained with."""
 if not (find_spec("torchao") and find_spec("bitsandbytes")):
     QUANTIZED = {}
 for kind in QUANTIZED:

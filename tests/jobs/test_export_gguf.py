@@ -71,7 +71,7 @@ def test_what_is_missing_is_named(
     monkeypatch.setattr(llama_cpp, "QUANTIZER", "a-program-that-nobody-has")
     export = ("job=export", "output.path=x", "format=gguf")
     refused = {
-        (*export, "model.path=writer", "dtype=Q4_K_M"): "q4_k_m needs llama.cpp's quantiser",
+        (*export, "model.path=writer", "dtype=Q4_K_M"): "q4_k_m needs llama.cpp's quantizer",
         (*export, f"model.path={tiny}"): "gguf has no writer for bert; accepted: cohere2, gemma",
     }
     for arguments, message in refused.items():

@@ -116,7 +116,7 @@ def test_what_the_hub_does_not_give(tmp_path):
         "'org/name' is not a local directory, and it is not in the hub's cache",
         **offline,
     )
-    refused("a/b//c", "it is not a hub id either (accepted: name or organisation/name)", **offline)
+    refused("a/b//c", "it is not a hub id either (accepted: name or organization/name)", **offline)
     refused("a/b/c", "'a/b' is not a local directory", **offline)  # a folder of a repository
     refused("no spaces here", "it is not a hub id either", **offline)
 

@@ -46,7 +46,9 @@ class Samples(Callback):
         self._is_main = False
         self._log: StepLog | None = None
         if self.prompts is not None and not self.prompts:
-            raise InputError("callbacks.samples.prompts: found none; accepted: one or more, null")
+            raise InputError(
+                "callbacks.samples.prompts: found none; accepted: one or more, or null"
+            )
         if (count := self.generation.num_return_sequences) > 1:
             name = "callbacks.samples.generation.num_return_sequences"
             raise InputError(f"{name}: found {count}; accepted: 1")
@@ -90,8 +92,9 @@ class Samples(Callback):
             prompts = self.prompts
         texts = generate(model, tokenizer, inputs, self.generation)
         if self._is_main:
-            is_turn = self.prompts is not None and inputs is not self.prompts
-            self._show(step, prompts[0] + "\n" * is_turn, texts[0])
+            is_chat = self.prompts is not None and inputs is not self.prompts
+            # an answer in a chat does not continue the prompt's line
+            self._show(step, prompts[0] + "\n" * is_chat, texts[0])
             self._write(step, prompts, texts)
 
     def _beginnings(

@@ -23,7 +23,8 @@ def collate_with(collator: Collator, table: TokenTable, recipe: Recipe, where: s
     """
     several = len(table.sequence_offsets) != len(table.sample_offsets)
     if several or table.roles is not None or table.augment is not None:
-        found = f"{type(recipe).__name__} modifies batches itself"
+        why = "has samples of several sequences" if several else "modifies batches itself"
+        found = f"{type(recipe).__name__} {why}"
         raise InputError(f"{where}: data_collator: {found}; accepted: no data_collator")
 
     def changed(batch: FlatBatch, seed: int, epoch: int | None) -> FlatBatch:

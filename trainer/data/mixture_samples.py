@@ -126,10 +126,10 @@ class MixtureSamples:
                 for t in tables
             ]
         )
-        several = np.concatenate([np.diff(table.sample_offsets) for table in tables])
+        num_sequences = np.concatenate([np.diff(table.sample_offsets) for table in tables])
         starts = np.arange(0, len(self), batch_size)
         widths = np.maximum.reduceat(longest[order], starts)
-        positions = widths * np.add.reduceat(several[order], starts)
+        positions = widths * np.add.reduceat(num_sequences[order], starts)
         return 1.0 - int(self.lengths.sum()) / float(positions.sum())
 
     def num_entries(self, axis: "Axis") -> int:
@@ -165,7 +165,7 @@ class MixtureSamples:
         ids: np.ndarray,
         first: int,
     ) -> SourceBatch:
-        """One batch of all parts, whose fields have the types of all sources of the kind."""
+        """One batch of all parts; a field has one type in all sources of the same kind."""
         batch = joined(parts, places, ids, self._bare[first].axes)
         for name, dtype in self._dtypes[first].items():
             batch.fields[name] = batch.fields[name].to(dtype)

@@ -35,7 +35,7 @@ class PlainText(Options, where="dataset"):
         check_paths(self.train, "dataset.train")
         check_paths(self.validation, "dataset.validation")
         if not 0 <= (found := self.validation_fraction) < 1:
-            accepted = "accepted: from 0 to below 1"
+            accepted = "accepted: at least 0 and below 1"
             raise InputError(f"dataset.validation_fraction: {found}; {accepted}")
 
     def load(self) -> Splits:

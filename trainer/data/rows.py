@@ -325,7 +325,7 @@ def check_amounts(source: Any) -> None:
             raise InputError(f"dataset.{name}: {value}; accepted: a number above 0, or null")
     if not 0 <= source.validation_fraction < 1:
         found = source.validation_fraction
-        raise InputError(f"dataset.validation_fraction: {found}; accepted: from 0 to below 1")
+        raise InputError(f"dataset.validation_fraction: {found}; accepted: at least 0 and below 1")
 
 
 def _warn_of_split_twice(wanted: Mapping[str, str], source: Source) -> None:

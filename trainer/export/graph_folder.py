@@ -22,7 +22,7 @@ from trainer.terminal.activity import doing
 
 ONNX_USAGE = """
 import onnxruntime
-from tempering import AutoTokenizer  # or transformers' AutoTokenizer, or the package tokenizers
+from tempering import AutoTokenizer  # or transformers' AutoTokenizer, or the tokenizers package
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 session = onnxruntime.InferenceSession("model.onnx")
@@ -63,7 +63,7 @@ import torch
 from tempering import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-model = torch.export.load("model.pt2").module(check_guards=False)  # texts of 1 token too
+model = torch.export.load("model.pt2").module(check_guards=False)  # also short texts
 batch = tokenizer(["Once upon a time"], return_tensors="pt")
 given = {name: batch[name] for name in ("input_ids", "attention_mask")}
 past = [torch.zeros(1, KEY_HEADS, 0, CHANNELS, dtype=DTYPE) for _ in range(2 * LAYERS)]  # empty
@@ -71,8 +71,8 @@ logits, *past = model(**given, past=past)
 """
 MASK = "attention_mask is 1 at tokens and 0 at pads, which may be on either side."
 CACHE = (
-    "To start a text, pass a cache of length 0. attention_mask covers the cached columns too, and "
-    "positions count the visible tokens."
+    "To start a text, pass a cache of length 0. attention_mask also covers the cached tokens. A "
+    "token's position is the number of visible tokens before it."
 )
 
 
@@ -123,7 +123,7 @@ def export_graph(source: Source, target: Path, format: GraphFormat, dtype: str) 
     def fill(folder: Path) -> None:
         source.write_companions(folder)
         format.write(folder, graph)
-        doing("comparing its outputs with the model's")
+        doing(f"comparing the {format.name} outputs with the model's")
         worst, batches = compare(format.run(folder, graph), model, has_types)
         worst.require(dtype, f"{format.name}: outputs")
         found, accepted = f"differ by {worst.value:.1e}", f"{ACCEPTED[dtype]:g}"

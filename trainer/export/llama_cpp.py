@@ -43,7 +43,7 @@ def program() -> str:
 def require_quantizer(dtype: str) -> None:
     """Raise InputError if llama.cpp's quantizer is missing."""
     if not is_installed() and shutil.which(QUANTIZER) is None:
-        found = f"{dtype} needs llama.cpp's quantiser, which is not installed"
+        found = f"{dtype} needs llama.cpp's quantizer, which is not installed"
         accepted = "accepted: pip install llama-cpp-python, llama-quantize on the PATH, or q8_0"
         raise InputError(f"dtype: {found}; {accepted}")
 

@@ -1,4 +1,4 @@
-"""The settings of `accelerate launch`: refuses ignored ones, and names our equivalents."""
+"""Settings of `accelerate launch`: refuses those that we would ignore, and names ours."""
 
 import os
 
@@ -46,4 +46,4 @@ def check_accelerate_config(run: Run) -> None:
 def _refused(theirs: str, value: str, ours: str) -> InputError:
     where = f"accelerate config: {theirs}"
     found = "" if ":" in theirs else f": found {value}"
-    return InputError(f"{where}{found}; accepted: no such setting there, but {ours} in tempering")
+    return InputError(f"{where}{found}; accepted: leave it out there, and use {ours} instead")

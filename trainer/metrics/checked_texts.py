@@ -75,7 +75,7 @@ class RegexAnswer(Metric):
 def _number(text: str) -> int | float | None:
     """The finite number that a text is; None for other texts, also for nan and infinity."""
     with suppress(ValueError):
-        return int(text)  # exact: as floats, neighbouring large numbers would be equal
+        return int(text)  # exact: as floats, neighboring large numbers would be equal
     with suppress(ValueError):
         return number if math.isfinite(number := float(text)) else None
     return None

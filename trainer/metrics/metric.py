@@ -26,7 +26,7 @@ class Metric(Options, where="metrics"):
     def compute(self, predictions: "Compared", references: "Compared") -> dict[str, float]:
         """The results by name, over the whole data set; nan for undefined results.
 
-        Both arguments have equal lengths. They are arrays for classes, label sets and numbers, and
-        lists for other kinds.
+        Both arguments have the same length. They are arrays for classes, label sets and numbers,
+        and lists for other kinds.
         """
         raise AssertionError(f"{type(self).__name__} computes nothing")

@@ -75,12 +75,12 @@ class Squad(Metric):
                 "metrics: a question has no answer; accepted: metrics=question_answering_no_answer"
             )
         texts = [getattr(each, "text", each) for each in predictions]
-        exact, words = _scores(texts, wanted)
-        found = {"exact_match": _percent(exact), "f1": _percent(words)}
-        return found | self._by_group(exact, words, wanted) | self._best(predictions, wanted)
+        exact, f1_scores = _scores(texts, wanted)
+        found = {"exact_match": _percent(exact), "f1": _percent(f1_scores)}
+        return found | self._by_group(exact, f1_scores, wanted) | self._best(predictions, wanted)
 
     def _by_group(
-        self, exact: list[float], words: list[float], wanted: list[list[str]]
+        self, exact: list[float], f1_scores: list[float], wanted: list[list[str]]
     ) -> dict[str, float]:
         if not self.no_answer:
             return {}
@@ -88,7 +88,7 @@ class Squad(Metric):
         values = [
             _percent([score for score, chosen in zip(scores, group, strict=True) if chosen])
             for group in groups
-            for scores in (exact, words)
+            for scores in (exact, f1_scores)
         ]
         return dict(zip(GROUPS, values, strict=True))
 
@@ -97,8 +97,8 @@ class Squad(Metric):
             return {}
         if not all(hasattr(each, "no_answer_score") for each in predictions):
             return dict.fromkeys(BEST, math.nan)
-        exact, words = _scores([each.best for each in predictions], wanted)
-        chosen = [best_threshold(predictions, scores, wanted) for scores in (exact, words)]
+        both = _scores([each.best for each in predictions], wanted)
+        chosen = [best_threshold(predictions, scores, wanted) for scores in both]
         return dict(zip(BEST, [value for pair in chosen for value in pair], strict=True))
 
 
@@ -120,27 +120,27 @@ def best_threshold(
 
     A question whose no-answer score is above the threshold gets no answer. `scores` are those of
     the best spans. If predicting no answer for all questions gives the best score, the threshold is
-    below all scores (SQuAD's script returns 0).
+    below all no-answer scores (SQuAD's script returns 0).
     """
     if not len(predictions):
         return math.nan, math.nan
     texts = [each.best for each in predictions]  # type: ignore[union-attr]
-    above: list[float] = [each.no_answer_score for each in predictions]  # type: ignore[union-attr]
-    order = sorted(range(len(above)), key=above.__getitem__)
+    no_answer = [float(each.no_answer_score) for each in predictions]  # type: ignore[union-attr]
+    order = sorted(range(len(no_answer)), key=no_answer.__getitem__)
     total = best = float(sum(not each for each in references))
-    threshold = above[order[0]] - 1.0
+    threshold = no_answer[order[0]] - 1.0
     for index in order:
         if references[index]:
             total += scores[index]
         elif texts[index]:
             total -= 1.0
         if total > best:
-            best, threshold = total, above[index]
+            best, threshold = total, no_answer[index]
     return 100.0 * best / len(predictions), threshold
 
 
 def _scores(texts: list[str], wanted: list[list[str]]) -> tuple[list[float], list[float]]:
-    """Each answer's exact match and F1, with the reference that gives the best value."""
+    """Each answer's exact match and F1, each the maximum over the answer's references."""
     accepted = [[each for each in several if normalized(each)] or [""] for several in wanted]
     pairs = list(zip(texts, accepted, strict=True))
     exact = [max(exact_match(text, each) for each in several) for text, several in pairs]

@@ -57,8 +57,9 @@ class ModelConfig(ConfigNames):
     """The entries of a config.json and its family's defaults, as attributes to read and set.
 
     `id2label`, `label2id` and `num_labels` always agree. Entries that the family does not have are
-    kept for saving and have no effect; `unused` lists them. An entry can be read and set by the
-    family's name (DistilBERT's `dim`) and by the name in the shared blocks (`hidden_size`).
+    kept for saving and have no effect; `unused` lists them. An entry can be read and set under the
+    name that the family gives it (DistilBERT's `dim`) and under its name in the shared blocks
+    (`hidden_size`).
     """
 
     family: FamilyConfig
@@ -137,7 +138,7 @@ class ModelConfig(ConfigNames):
         if names := self.unused:
             kind = self.family.model_type
             log.warning(
-                "%s: config.json: not used, since %s models have no such entries: %s",
+                "%s: config.json: ignoring entries that %s models do not have: %s",
                 folder,
                 kind,
                 ", ".join(names),
@@ -161,7 +162,7 @@ class ModelConfig(ConfigNames):
         return getattr(self, name) if any(entry in table for table in tables) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of config.json: defaults, overridden by the set entries, and label names."""
+        """The contents of config.json: defaults that are not None, own entries, and labels."""
         names = {str(index): name for index, name in self.id2label.items()}
         labels = {"id2label": names, "label2id": self.label2id}
         set_defaults = {k: v for k, v in self.family.defaults.items() if v is not None}
@@ -248,10 +249,9 @@ class ModelConfig(ConfigNames):
 
 
 def _without_own_code(entries: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return the entries without auto_map, if this package implements the model type.
+    """Return the entries without those of UNSAFE, which point at code.
 
-    The family lists such entries in `no_effect`. Raises InputError for any other entry that points
-    at code.
+    Raises InputError unless a family of this package lists them in `no_effect`.
     """
     unsafe = [name for name in UNSAFE if name in entries]
     native = entries.get("model_type") in native_families() if unsafe else False
@@ -331,7 +331,7 @@ def _names_of_numbers(label2id: object, where: str) -> dict[int, str] | None:
         raise InputError(f"{where}: accepted: a number for each name")
     inverse = {index: name for name, index in label2id.items()}
     if len(inverse) < len(label2id):
-        raise InputError(f"{where}: found one number twice; accepted: numbers that differ")
+        raise InputError(f"{where}: found the same number twice; accepted: distinct numbers")
     return _checked_names(inverse, where)
 
 
@@ -352,7 +352,7 @@ def _checked_names(id2label: Any, where: str) -> dict[int, str] | None:
     if sorted(names) != list(range(len(id2label))) or not names:
         raise InputError(f"{where}: accepted: one name for each of the numbers 0, 1, 2, ...")
     if len(set(names.values())) < len(names):
-        raise InputError(f"{where}: found one name twice; accepted: names that differ")
+        raise InputError(f"{where}: found the same name twice; accepted: distinct names")
     return {index: names[index] for index in range(len(names))}
 
 
@@ -399,7 +399,7 @@ def _check_token_ids(config: ModelConfig, where: str) -> None:
     pad = config.pad_token_id
     if pad is None and config.family.positions_after_pad:
         raise InputError(
-            f"{where}: pad_token_id: found None; accepted: an id, from which positions are counted"
+            f"{where}: pad_token_id: found None; accepted: an id, since positions start after it"
         )
     if pad is not None and not (isinstance(pad, int) and 0 <= pad < config.vocab_size):
         accepted = f"null, or an id below vocab_size ({config.vocab_size})"
@@ -413,10 +413,10 @@ def _check_token_ids(config: ModelConfig, where: str) -> None:
 
 def _check_heads(config: ModelConfig, where: str) -> None:
     heads, entries = config.num_attention_heads, config.family.defaults
-    size_of_head = config.family.synonyms.get("head_dim", "head_dim")
-    own_size = size_of_head in entries and config.head_dim is not None
-    of_decoder = [config.decoder_attention_heads] if "decoder_attention_heads" in entries else []
-    for number in (heads, *of_decoder):
+    head_dim_entry = config.family.synonyms.get("head_dim", "head_dim")
+    own_size = head_dim_entry in entries and config.head_dim is not None
+    decoder_heads = [config.decoder_attention_heads] if "decoder_attention_heads" in entries else []
+    for number in (heads, *decoder_heads):
         if not own_size and config.hidden_size % number:
             raise InputError(
                 f"{where}: hidden size {config.hidden_size} is not divisible by the "
@@ -435,9 +435,8 @@ def _check_quantization(config: ModelConfig, where: str) -> None:
     if found:
         method = found.get("quant_method") if isinstance(found, Mapping) else found
         raise InputError(
-            f"{where}: quantization_config: found {method!r:.60}; accepted: weights in float32, "
-            "bfloat16 or float16 (a copy of the model that is not quantised, which "
-            "model.quantization packs in 4 or 8 bits)"
+            f"{where}: quantization_config: found {method!r:.60}; accepted: unquantized weights in "
+            "float32, bfloat16 or float16, which model.quantization can quantize to 4 or 8 bits"
         )
 
 
@@ -456,4 +455,4 @@ def _check_choices(config: ModelConfig, where: str) -> None:
         value = getattr(config, name)
         probability = ("dropout" in name or "pdrop" in name) and value is not None
         if probability and not (is_number(value) and 0 <= value < 1):
-            raise InputError(f"{where}: {name}: found {value!r}; accepted: from 0 to below 1")
+            raise InputError(f"{where}: {name}: found {value!r}; accepted: at least 0 and below 1")

@@ -33,7 +33,7 @@ class PushSettings(Options, where="push"):
     path: str = ""
     """The folder in the repository where the files of `folder` go; empty: the top level."""
     license: str | None = None
-    """The hub's name of the licence for the model card; null: the licence of the base model."""
+    """The hub's name of the license for the model card; null: the license of the base model."""
     message: str | None = None
     """The commit's message; null: the run's name and step."""
     replace: bool = False

@@ -35,7 +35,7 @@ def class_report(report: Mapping[str, Any], width: int) -> RenderableType | None
     if report["confusion"]:
         matrix = confusion_matrix(report["classes"], report["confusion"])
         if _width(matrix) <= width:
-            parts += [Text("\ntrue class below, predicted class across", style="dim"), matrix]
+            parts += [Text("\nrows: true class, columns: predicted class", style="dim"), matrix]
     return Group(*parts)
 
 

@@ -17,7 +17,7 @@ def settings_lock() -> AbstractContextManager[bool]:
 
 
 def _renew() -> None:
-    """Replace the lock in a forked process, where a thread that held it does not exist."""
+    """Replace the lock in a forked process, where a thread that held it no longer exists."""
     global _lock
     _lock = threading.RLock()
 

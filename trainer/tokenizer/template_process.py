@@ -24,14 +24,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
 SECONDS = 10
-"""The CPU seconds for all renderings of a conversation."""
+"""The limit on CPU time, in seconds, for all renderings of a conversation."""
 GRACE = 2
-"""The CPU seconds from the timeout after `SECONDS` until the kernel kills the process.
+"""The kernel kills the process this many CPU seconds after the limit of `SECONDS`.
 
 Python raises the timeout only between bytecodes, so a long operation can delay it.
 """
 MEMORY = 2**30
-"""The bytes of address space, to which 8 times the length of the request are added."""
+"""The limit on address space in bytes, in addition to 8 times the length of the request."""
 MAX_CHARACTERS = 8 * 2**20
 """The maximum number of characters in one rendering."""
 OPENS, CLOSES = (f"\x00{side}{secrets.token_hex(8)}\x00" for side in "<>")

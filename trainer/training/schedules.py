@@ -29,7 +29,7 @@ def learning_rate(
         return max(floor, peak * plateau_scale)
     if settings.lr_scheduler == "inverse_sqrt":
         return max(floor, peak * _inverse_sqrt(step, warmup, options["timescale"]))
-    progress = (step - warmup) / max(1, total_steps - warmup)  # from 0 to below 1
+    progress = (step - warmup) / max(1, total_steps - warmup)  # at least 0 and below 1
     share = _share_left(settings.lr_scheduler, progress, options)
     return peak * share if floor == 0.0 else floor + (peak - floor) * share
 

@@ -31,7 +31,7 @@ class Lion(torch.optim.Optimizer):
     ) -> None:
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             found = f"found {betas}"
-            accepted = "two numbers, each from 0 to below 1"
+            accepted = "two numbers, each at least 0 and below 1"
             raise InputError(f"trainer.optimizer_options.betas: {found}; accepted: {accepted}")
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         super().__init__(groups, defaults)

@@ -51,5 +51,7 @@ def test_what_is_no_text_is_refused(folder: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             PlainText(**settings).load()  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"validation_fraction: 1; accepted: from 0 to below 1"):
+    with pytest.raises(
+        InputError, match=r"validation_fraction: 1; accepted: at least 0 and below 1"
+    ):
         PlainText(train="x", validation_fraction=1)

@@ -59,7 +59,7 @@ def test_as_many_as_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "ACCELERATE_MIXED_PRECISION",
             "bf16",
-            "mixed_precision: .* trainer.precision=bf16 in tempering",
+            "mixed_precision: .* trainer.precision=bf16 instead",
         ),
     ],
 )

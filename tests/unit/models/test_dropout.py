@@ -92,7 +92,7 @@ def test_neighbours_are_independent():
 
 
 def test_pairs_of_draws_take_every_value_alike():
-    """Joint counts of four neighbouring channels: the chi-square of 16 cells is plausible."""
+    """Joint counts of four neighboring channels: the chi-square of 16 cells is plausible."""
     drawn = mask(keys_of(range(2000)), channels=64).view(-1, 4)
     cells = (drawn * torch.tensor([8.0, 4, 2, 1])).sum(1).long().bincount(minlength=16)
     expected = drawn.shape[0] / 16

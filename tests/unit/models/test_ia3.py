@@ -1,4 +1,4 @@
-"""(IA)^3: trained parameters, resuming, quantised bases, merging, and settings that do not fit."""
+"""(IA)^3: trained parameters, resuming, quantized bases, merging, and settings that do not fit."""
 
 import json
 from pathlib import Path

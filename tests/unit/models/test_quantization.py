@@ -293,7 +293,7 @@ def test_loftq_is_resumed_bitwise_and_ships_the_model_that_was_trained(tmp_path:
     inputs = ragged_table(5).collate(range(5)).inputs()
     found, wanted = (m.eval()(**inputs).logits for m in (shipped, again.model))
     assert (found - wanted).norm() <= 1e-5 * wanted.norm()
-    with pytest.raises(InputError, match="found loftq without quantised weights"):
+    with pytest.raises(InputError, match="found loftq without quantized weights"):
         run(tmp_path / "plain", base, None, init="loftq")
 
 
@@ -369,7 +369,7 @@ def test_what_cannot_be_quantised_or_read_is_refused(
 def test_packed_weights_are_not_trained_whole(tmp_path: Path) -> None:
     llama(tmp_path)
     model = TASKS["causal_lm"].from_pretrained(tmp_path, quantization="int4")
-    with pytest.raises(InputError, match="'q_proj' has quantised weights"):
+    with pytest.raises(InputError, match="'q_proj' has quantized weights"):
         model.add_lora(LoRASettings(rank=2, modules_to_save=["q_proj"]))
     model = TASKS["causal_lm"].from_pretrained(tmp_path)
     model.add_lora(LoRASettings(rank=2, modules_to_save=["q_proj"]))

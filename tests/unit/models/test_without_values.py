@@ -1,4 +1,4 @@
-"""Modules created without values: no memory, no initialisers, and no import of torch's compiler."""
+"""Modules created without values: no memory, no initializers, and no import of torch's compiler."""
 
 import subprocess
 import sys

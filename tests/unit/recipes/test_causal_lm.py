@@ -1,4 +1,4 @@
-"""Causal language modelling: blocks give the losses of separate documents."""
+"""Causal language modeling: blocks give the losses of separate documents."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Masked language modelling: samples, masks over epochs and evaluations, and transformers' loss."""
+"""Masked language modeling: samples, masks over epochs and evaluations, and transformers' loss."""
 
 from pathlib import Path
 from typing import Any

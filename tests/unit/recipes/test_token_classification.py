@@ -191,7 +191,7 @@ SETTINGS = {
     "scheme": ("BILOU", "recipe.scheme: found 'BILOU'; accepted: auto, IO"),
     "align": ("last", "recipe.align: found 'last'; accepted: first, all"),
     "max_length": (0, "recipe.max_length: found 0"),
-    "stride": (128, "recipe.stride: found 128; accepted: from 0 to below 128"),
+    "stride": (128, "recipe.stride: found 128; accepted: at least 0 and below 128"),
     "labels": (["O", "O"], "recipe.labels: a tag occurs twice"),
 }
 

@@ -109,7 +109,7 @@ def test_the_end_says_what_came_out_and_how_to_go_on():
 def test_the_report_keeps_to_the_width(width, matrix):
     lines = _lines(class_report(_report(16), width), width=200)
     assert max(map(len, lines)) <= width
-    assert ("true class below, predicted class across" in lines) == matrix
+    assert ("rows: true class, columns: predicted class" in lines) == matrix
     figures = lines[1].partition("…")[2].split()
     assert figures == ["0.0000"] * (3 if matrix else 1) + ["1"]
 

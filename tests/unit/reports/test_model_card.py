@@ -69,7 +69,7 @@ def test_licence_and_name_of_a_base_on_the_hub(
     for name, words in (("me/gated", "it is gated"), ("me/none", "no such repository")):
         assert base_of(name) == BaseModel(name, name if name == "me/gated" else None)
         (line,) = [record.getMessage() for record in caplog.records if name in record.getMessage()]
-        assert "the licence of the base model is unknown" in line and words in line
+        assert "the license of the base model is unknown" in line and words in line
         assert "\n" not in line and TOKEN not in line
 
 

@@ -26,7 +26,7 @@ def test_a_screen_is_that_of_an_emulator(pictures):
     expected = [line.rstrip() for line in screen.display]
     found = [Text.from_ansi(line).plain for line in pictures["final"](OUTPUT)]
     assert found[:4] == expected[:4] == ["model  bert", "", "eval  step 4", "finished"]
-    assert "\x1b[2mmodel" in pictures["final"](OUTPUT)[0]  # colours are kept
+    assert "\x1b[2mmodel" in pictures["final"](OUTPUT)[0]  # colors are kept
 
 
 def test_a_training_is_drawn_with_its_bar(pictures):

@@ -148,5 +148,5 @@ class Tracker(Callback):
     def load_state(self, state: Mapping[str, Any]) -> None:
         run = state.get("run", "")
         if run and not ID.fullmatch(run):
-            raise ValueError(f"run is {run!r:.60}")
+            raise ValueError(f"the run id is {run!r:.60}, not 1 to 128 letters, digits or _ . -")
         self.run_id = run

@@ -255,7 +255,7 @@ def start_with_rounding_errors(model: Model) -> None:
     packed = {f"{n}.{PACKED}": m.packed for n, m in quantized_layers(model).items() if n in layers}
     if not packed:
         raise InputError(
-            "model.lora.init: found loftq without quantised weights; accepted: default, pissa, or "
+            "model.lora.init: found loftq without quantized weights; accepted: default, pissa, or "
             "loftq with model.quantization"
         )
     if any(value.is_meta for value in packed.values()):

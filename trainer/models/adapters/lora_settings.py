@@ -27,7 +27,7 @@ class LoRASettings(Options, where="model.lora"):
     it.
     """
     init: Literal["default", "pissa", "loftq"] = "default"
-    """The initialisation of adapters. default: one matrix is random, the other is zero. pissa: from
+    """The initialization of adapters. default: one matrix is random, the other is zero. pissa: from
     the largest singular values of the layer's weight (Meng et al., 2024); it is saved as an
     ordinary adapter of twice the rank. Neither changes the initial outputs. loftq: from the largest
     singular values of the rounding errors of model.quantization (Li et al., 2023).
@@ -49,7 +49,7 @@ class LoRASettings(Options, where="model.lora"):
     """
     modules_to_save: list[str] = field(default_factory=list)
     """Modules, by name or suffix (embed_tokens), that are trained and saved in full with the
-    adapters. Heads and randomly initialised modules always are. vLLM cannot load such adapters:
+    adapters. Heads and randomly initialized modules always are. vLLM cannot load such adapters:
     set merge to true for it.
     """
     trainable_tokens: list[int | str] = field(default_factory=list)

@@ -27,7 +27,7 @@ def parameters_of_modules(model: Model, modules: Sequence[str]) -> set[str]:
         if packed := sorted(name for name in inside if weight_name(name) != name):
             layer = packed[0].rpartition(".")[0]
             raise InputError(
-                f"{WHERE}: '{module}' has quantised weights ({layer}), which cannot be trained; "
+                f"{WHERE}: '{module}' has quantized weights ({layer}), which cannot be trained; "
                 "accepted: other modules, or model.quantization=null"
             )
         found |= inside

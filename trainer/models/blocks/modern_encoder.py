@@ -225,13 +225,14 @@ def rotary_bases(config: ModelConfig) -> dict[str, float]:
     """The rotary base of each kind of layer, from rope_parameters or the older entries."""
     parameters = config.rope_parameters
     if isinstance(parameters, Mapping) and not THETAS.keys() >= parameters.keys():
-        raise _refusal("rope_parameters", parameters, f"entries {', '.join(THETAS)}")
+        raise _refusal("rope_parameters", parameters, f"only the entries {' and '.join(THETAS)}")
     bases = {}
     for kind, entry in THETAS.items():
         given = {} if parameters is None else parameters
         given = given.get(kind) or {} if isinstance(given, Mapping) else None
         if not isinstance(given, Mapping) or given.get("rope_type", "default") != "default":
-            raise _refusal("rope_parameters", parameters, "a mapping whose rope_type is default")
+            accepted = "for each kind of layer, a mapping whose rope_type is default"
+            raise _refusal("rope_parameters", parameters, accepted)
         base = given.get("rope_theta", getattr(config, entry))
         if not isinstance(base, (int, float)) or not base > 0:
             raise _refusal("rope_theta", base, "a number above 0")

@@ -10,7 +10,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a [M, K] @ b [K, N] in at least fp32; operands are cast only if necessary."""
+    """Return `a` [M, K] @ `b` [K, N] in at least fp32; without device support, it is cast."""
     if a.dtype in HALF and _device_widens(a):
         return torch.mm(a, b, out_dtype=torch.float32)
     product = a @ b
@@ -18,7 +18,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a [M, K] @ b [K, N] to `total` [M, N], in the dtype of `total`."""
+    """Add `a` [M, K] @ `b` [K, N] to `total` [M, N], in the dtype of `total`."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     elif a.dtype in HALF and total.dtype == torch.float32 and _device_widens(a):

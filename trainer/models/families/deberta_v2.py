@@ -237,7 +237,7 @@ def _token_head(config: ModelConfig) -> nn.Module:
 def _masked_lm_head(config: ModelConfig) -> nn.Module:
     if not config.legacy:
         raise InputError(
-            "config.json: legacy: found False; accepted: True for masked language modelling "
+            "config.json: legacy: found False; accepted: True for masked language modeling "
             "(the head whose tensors are called cls.predictions)"
         )
     return MaskedLMHead(

@@ -136,7 +136,7 @@ def _on_hub(path: str, revision: str | None, token: str | None) -> tuple[bool, M
                 raise
         return True, _metadata(Path(card).read_text(encoding="utf-8", errors="replace"))
     except (InputError, OSError) as error:
-        log.warning("the licence of the base model is unknown: %s", error)
+        log.warning("the license of the base model is unknown: %s", error)
         return exists, {}
 
 
