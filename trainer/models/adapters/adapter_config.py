@@ -109,7 +109,7 @@ def read_adapter_config(file: Path) -> AdapterConfig:
     _refuse_other_kinds(config, file)
     dropout = _number(config, "lora_dropout", 0.0, file)
     if not 0 <= dropout < 1:
-        raise InputError(f"{file}: lora_dropout: found {dropout}; accepted: 0 to below 1")
+        raise InputError(f"{file}: lora_dropout: found {dropout}; accepted: at least 0 and below 1")
     base, revision = _base(config, file)
     return AdapterConfig(
         file=file,

@@ -78,7 +78,8 @@ class LoRASettings(Options, where="model.lora"):
         if self.dora and self.init != "default":
             raise InputError(f"model.lora.init: found {self.init} with dora; accepted: default")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"model.lora.dropout: found {self.dropout}; accepted: 0 to below 1")
+            accepted = "at least 0 and below 1"
+            raise InputError(f"model.lora.dropout: found {self.dropout}; accepted: {accepted}")
         if self.ia3:
             self._refuse_with_ia3()
         elif self.feedforward is not None:
