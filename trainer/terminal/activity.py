@@ -83,9 +83,9 @@ def is_shown() -> bool:
 def done() -> None:
     """Remove the line, because results follow or the command ends. A second call does nothing."""
     global _display
-    display, _display = _display, None
-    if display is not None:
-        display.close()
+    if _display is not None:
+        _display.close()  # if Ctrl-C interrupts it, the next call closes it again
+    _display = None
 
 
 def is_first_rank() -> bool:
@@ -171,8 +171,9 @@ class _Line:
 
     def _draw(self) -> None:
         if self.text and self.at_line_start:
-            self._write(f"{ERASE if self.drawn else ''}{self._text()}")
-            self.drawn = True
+            text = f"{ERASE if self.drawn else ''}{self._text()}"
+            self.drawn = True  # before it is: Ctrl-C may come as soon as the terminal shows it
+            self._write(text)
 
     def _text(self) -> str:
         seconds = time.monotonic() - self.began

@@ -177,7 +177,10 @@ def test_configs_that_a_head_cannot_have():
         ({"layer_types": 3}, "layer_types: found 3"),
         ({"layer_types": [["full_attention"]]}, "layer_types: found [['full_attention']]"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers: found 0"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'}}; accepted: a"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "'yarn'}}; accepted: for each",
+        ),
         ({"rope_parameters": {"full_attention": {"rope_theta": "x"}}}, "rope_theta"),
         ({"rope_parameters": []}, "rope_parameters: found []"),
         ({"global_rope_theta": None}, "rope_theta: found None; accepted: a number above 0"),

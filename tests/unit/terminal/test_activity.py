@@ -1,5 +1,6 @@
 """Activity: a line that is redrawn on a terminal, lines in the log of a long job, else nothing."""
 
+import io
 import os
 import subprocess
 import sys
@@ -69,6 +70,31 @@ def test_the_line_makes_room_for_what_is_printed_and_is_gone_at_the_end(columns)
 
 def test_the_line_is_gone_after_an_error():
     assert on_terminal([__file__, "fail"]).lines == ["a warning", "failed"]
+
+
+class InterruptedOnce(io.StringIO):
+    """A terminal on which Ctrl-C is typed as soon as it shows a text."""
+
+    shown = ""
+
+    def write(self, text):
+        super().write(text)
+        if text != activity.ERASE and not self.shown:
+            self.shown = text
+            raise KeyboardInterrupt
+        return len(text)
+
+
+def test_the_line_is_gone_after_ctrl_c_while_it_is_drawn(monkeypatch):
+    terminal = InterruptedOnce()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(activity, "can_redraw", lambda stream: stream is terminal)
+    monkeypatch.setattr(activity, "REDRAW_SECONDS", 600)
+    with pytest.raises(KeyboardInterrupt), activity.of_command():
+        pass
+    activity.done()
+    assert "reading the config" in terminal.shown
+    assert terminal.getvalue() == terminal.shown + activity.ERASE
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"CI": "true"}])

@@ -166,7 +166,7 @@ def test_the_checkpoint_keeps_the_ids_of_the_runs(tmp_path: Path) -> None:
     kept = json.loads((newest / "state" / "callbacks.json").read_text())["TensorBoard"]
     (tracker,) = [each for each in run.callbacks if isinstance(each, TensorBoard)]
     assert kept == {"run": tracker.run_id} and ID.fullmatch(tracker.run_id)
-    with pytest.raises(ValueError, match="run is"):
+    with pytest.raises(ValueError, match="run id is"):
         TensorBoard().load_state({"run": "../../x"})
 
 
